@@ -69,7 +69,7 @@ describe('through a pipe', () => {
       'b',
       '/base',
       'c',
-      '/adapter yo',
+      '/ adapter  yo ',
       'd',
       '/adapter base',
       'e',
@@ -99,11 +99,12 @@ describe('through a pipe', () => {
 
   test('what cannot be followed is said, the next line is answered, and the exit code tells', async () => {
     const prompts = recordPrompts();
-    const lines = ['/adapter yoo', '/adaptor yo', '/what', 'x'.repeat(200), 'Hello'];
+    const lines = ['/adapter yoo', '/adapter french', '/adaptor yo', '/what', 'x'.repeat(200), 'Hello'];
     const { status, out, err } = await piped(lines.join('\n'), ...both());
     expect([status, out]).toEqual([1, 'Yo.\n']);
     expect(err.split('\n').slice(2, -1)).toEqual([
       'there is no adapter yoo; did you mean yo?',
+      'there is no adapter french; there are base, yo (now), other',
       'there is no /adaptor; did you mean /adapter? /help lists the commands',
       'there is no /what. /help lists the commands',
       '[chat] expected a message of at most 127 tokens with what the template adds, since the model has max_position_embeddings 128, but received 202 (ERR_ARGUMENT)',

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { Interrupted } from '../../lib/cli/command';
+import { platformPackage, thisHost } from '../../lib/native/loader';
 import {
   CausalLM,
   loadDataset,
@@ -809,6 +810,7 @@ describe('exit codes', () => {
 });
 
 test('doctor --json is one object with what the report for people says', async () => {
+  jest.replaceProperty(process, 'env', { ...process.env, LORA_MEMORY_LIMIT: '12GiB' });
   const outcome = await commandLine(['doctor', '--json']);
   const [report] = jsonLines(outcome);
   expect(outcome).toMatchObject({ status: 0, err: '' });
@@ -820,5 +822,14 @@ test('doctor --json is one object with what the report for people says', async (
       .map((line) => line.split(/ {2,}/, 2)),
   );
   expect(Object.keys(report!)).toEqual(Object.keys(lines as object));
-  expect(report).toMatchObject({ node: process.version, threads: expect.any(Number) as number });
+  expect(report).toMatchObject({
+    node: process.version,
+    threads: expect.any(Number) as number,
+    'memory limit': '12GiB',
+    'platform package': platformPackage(thisHost()) ?? 'none is published for this platform',
+  });
+  // Linux alone has more than one C library.
+  expect(report!['C library']).toEqual(
+    process.platform === 'linux' ? expect.stringMatching(/^(glibc|musl)\b/) : undefined,
+  );
 });

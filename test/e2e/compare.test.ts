@@ -66,6 +66,7 @@ test('every variant is measured, as a Trainer and an evaluation of one’s own m
   expect(ofType(events, 'variant').map(({ result }) => result)).toEqual(results);
   // A quarter of 3 steps is 1.
   expect(ofType(events, 'step').filter(({ id }) => id.startsWith('rate-'))).toHaveLength(4);
+  expect(ofType(events, 'step').find(({ id }) => id === `${ids[0]}-s0`)).toMatchObject({ maxSteps: 3 });
   expect(events.at(-1)).toEqual({ type: 'end', comparison });
   expect(rates).toEqual(ofType(events, 'rate').map(({ type: _, ...rate }) => rate));
   for (const { method, lr, trials, atEdge } of rates) {
@@ -243,7 +244,11 @@ test('a folder with other files is refused, and a damaged finding is named', asy
 
 test('a rate with which the loss is no number is a result, and where there is no other an error', async () => {
   const { rates, rows } = await compareMethods(asked('rates', { learningRates: [1e30, 0.01] }));
-  expect(rates[0]).toMatchObject({ lr: 0.01, trials: [{ lr: 1e30, loss: null }, { lr: 0.01 }] });
+  expect(rates[0]).toMatchObject({
+    lr: 0.01,
+    atEdge: true,
+    trials: [{ lr: 1e30, loss: null }, { lr: 0.01 }],
+  });
   expect(rows[0]).toMatchObject({ seeds: 1 });
   const failed = await compareMethods(asked('failed', { learningRates: [1e30] }));
   expect(failed.results[0]!.failed).toMatch(/^\[Trainer\] step \d/);
@@ -272,6 +277,14 @@ test('text without prompts has a loss and texts, and no answers that could be ri
   expect(rows[0]!.exactMatch).toBeUndefined();
 });
 
+test('all five methods but full fine-tuning are compared where none are named', async () => {
+  const { methods: _, ...options } = asked('unnamed', { budget: { steps: 1 } });
+  for await (const event of compareMethods(options)) {
+    expect(event).toMatchObject({ type: 'start', variants: 5 });
+    break;
+  }
+});
+
 test('one at a time', async () => {
   const first = compareMethods(asked('first'));
   const second = compareMethods(asked('second'));
@@ -288,6 +301,10 @@ test.each<[Partial<CompareOptions>, string]>([
     "expected alphas[0] to be a number or a multiple of the rank such as 'r' or '2r' but received '2x'",
   ],
   [{ alphas: ['0r'] }, "but received '0r'"],
+  [
+    { alphas: ['r', '0.00r'] },
+    "expected alphas[1] to be a number or a multiple of the rank such as 'r' or '2r' but received '0.00r'",
+  ],
   [{ targets: ['a/b'] }, "or names of modules with + between them, but received 'a/b'"],
   [{ seeds: 0 }, 'expected seeds to be a whole number of at least 1 but received 0'],
   [{ budget: {} as never }, 'expected budget to be { steps } or { minutes } but received neither'],

@@ -91,6 +91,35 @@ test('a chart is there where an axis has more than one place', () => {
   expect(figures({ ...whole, rows: rows.slice(0, 1) })).toEqual(['curves']);
 });
 
+test('a chart has its places in order and at most twelve lines, of the training those with the lowest losses', () => {
+  const ranks = Array.from({ length: 14 }, (_, i) => i + 2);
+  const results = ranks
+    .flatMap((rank) => (['lora', 'dora'] as const).map((method) => resultOf(method, rank, rank, 0)))
+    .map((result) => {
+      const { method, rank } = result;
+      const targets = `q_${rank! >> 1}`;
+      return { ...result, targets, id: `${method}-r${rank}-a${rank}-${targets}-s0` };
+    });
+  // The best one has its last step first.
+  results.at(-2)!.curve = [
+    [3, 0.1],
+    [1, 0.3],
+  ];
+  const rows = results.map((result) => rowOf(result.id.replace(/-s0$/, ''), [result], 9600));
+  const html = comparisonPage({ ...found(), rows, results });
+  const [, numbers] = /<script type="application\/json" id="numbers">(.*?)<\/script>/s.exec(html)!;
+  type Shown = Record<string, { at: number[]; lines: { label: string; values: (number | null)[] }[] }>;
+  const { charts } = JSON.parse(numbers!) as { charts: Shown };
+  const { curves, ranks: overRanks } = charts;
+  const byLoss = [...rows].sort((a, b) => a.loss!.mean - b.loss!.mean).map(({ id }) => id);
+  expect(curves!.at).toEqual([1, 2, 3]);
+  expect(curves!.lines.map(({ label }) => label)).toEqual(byLoss.slice(0, 12));
+  expect(curves!.lines[0]).toMatchObject({ label: 'lora-r15-a15-q_7', values: [0.3, null, 0.1] });
+  // Seven pairs of ranks have a line of each of the two methods.
+  expect(overRanks!.lines).toHaveLength(12);
+  expect(overRanks!.at).toEqual(Array.from({ length: 12 }, (_, i) => i + 2));
+});
+
 test('a comparison.html of somebody else stays', async () => {
   writeFileSync(join(scratch, 'comparison.html'), 'mine');
   const other = join(scratch, 'lora-native-comparison.html');

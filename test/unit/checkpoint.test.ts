@@ -249,11 +249,15 @@ test('errors', async () => {
     'ERR_ARGUMENT',
     '[loadCheckpoint] expected step to have loadStateDict() but received 1',
   );
-  await expectReject(
-    saveCheckpoint('', {}),
-    'ERR_ARGUMENT',
-    "[saveCheckpoint] expected a directory but received ''",
-  );
+  for (const [given, shown] of [
+    ['', "''"],
+    [5, '5'],
+  ] as const)
+    await expectReject(
+      saveCheckpoint(given as string, {}),
+      'ERR_ARGUMENT',
+      `[saveCheckpoint] expected a directory but received ${shown}`,
+    );
   const file = join(dir, 'checkpoint.safetensors');
   writeFileSync(file, readFileSync(file).subarray(0, 100));
   await expectReject(loadCheckpoint(dir, {}), 'ERR_SAFETENSORS', /checkpoint\.safetensors/);

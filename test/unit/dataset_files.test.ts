@@ -1,7 +1,7 @@
 /** Data files that are large, endless, damaged or given up half-way. */
 import { spawn, spawnSync } from 'node:child_process';
 import { getEventListeners } from 'node:events';
-import { createWriteStream, readdirSync, writeFileSync } from 'node:fs';
+import { createWriteStream, existsSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/index';
@@ -191,6 +191,23 @@ onPosix('a FIFO that is said to be a stream', () => {
     const reading = loadDataset(path, { stream: true });
     spawn('sh', ['-c', '{ head -c 1 "$1"; sleep 0.2; tail -c +2 "$1"; } > "$0"', path, zipped]);
     expect((await reading).length).toBe(3);
+  });
+
+  test('may be a file as well', async () => {
+    const path = join(root, 'plain.jsonl');
+    writeFileSync(path, row.repeat(3));
+    expect((await loadDataset(path, { stream: true })).length).toBe(3);
+  });
+
+  // Linux gives no byte at address 0 of a process.
+  (existsSync('/proc/self/mem') ? test : test.skip)('a failure while it is read is told', async () => {
+    const path = join(root, 'unreadable.jsonl');
+    symlinkSync('/proc/self/mem', path);
+    await expectReject(
+      loadDataset(path, { stream: true }),
+      'ERR_FILE',
+      `[loadDataset] cannot read ${path}: the device reports an input or output error`,
+    );
   });
 
   test('leaves no listener at the signal, and neither does a file', async () => {
