@@ -287,9 +287,4 @@ export class SavedFolder {
     const path = this.moving.has(name) ? join(this.dir, journal, name) : join(this.dir, name);
     return { path, folder: this.dir };
   }
-
-  /** Whether a save had not come to its end. */
-  get unfinished(): boolean {
-    return this.moving.size > 0;
-  }
 }
