@@ -1,9 +1,11 @@
 // Mutation tests of lib/ by StrykerJS: `npm run mutants` (scripts/mutants.mjs), which chooses the files and the sample.
+import { readFileSync } from 'node:fs';
 import all from './jest.config.cjs';
 import leftOut from './test/support/left_out.cjs';
 
 /** @type {import('@stryker-mutator/api/core').PartialStrykerOptions} */
 export default {
+  mutate: JSON.parse(readFileSync(new URL('build/mutate.json', import.meta.url), 'utf8')),
   testRunner: 'by-file',
   jest: {
     enableFindRelatedTests: false, // jest's map of files holds test/ alone
@@ -23,7 +25,7 @@ export default {
   coverageAnalysis: 'perTest',
   concurrency: 4, // half of them check, which is over soon: two run tests
   timeoutMS: 10_000,
-  dryRunTimeoutMinutes: 90, // half an hour of one core, and other work may share it
+  dryRunTimeoutMinutes: 90, // for all of lib/ half an hour of one core, and other work may share it
   ignoreStatic: true,
   // The sandbox needs the add-on, and finds ../shared through a link that scripts/mutants.mjs lays beside it.
   ignorePatterns: ['/build/*', '!/build/Release', '/dist', '/docs', '/native', '/prebuilds'],
