@@ -225,7 +225,7 @@ describe('many examples in memory leave the event loop its turns', () => {
     };
     const { pauses, result } = await pausesOf(() => read());
     expect(result).toBeGreaterThanOrEqual(2500);
-    expect(pauses).toBeGreaterThan(5);
+    expect(pauses).toBeGreaterThan(1000);
     const stop = new AbortController();
     const reason = new Error('enough');
     setTimeout(() => stop.abort(reason), 5);

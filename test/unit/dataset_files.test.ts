@@ -146,7 +146,7 @@ test.each(['\n', ' \n'])('lines of nothing let timers run: %j', async (line) => 
   writeFileSync(path, row + line.repeat(1_000_000 / line.length));
   const { pauses, result } = await pausesOf(() => loadDataset(path));
   expect(result.length).toBe(1);
-  expect(pauses).toBeGreaterThan(5);
+  expect(pauses).toBeGreaterThan(10_000);
 });
 
 test('a line over 512 MiB is an error with its number', async () => {
