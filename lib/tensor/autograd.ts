@@ -214,10 +214,10 @@ export function* backwardSteps(root: Tensor, g?: Tensor): Generator<void, void, 
     );
   }
   const edge = outputOf(root);
-  const nodes = edge === null ? [] : reachable(edge.node);
-  const seed = runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
-  if (edge === null) return addToLeaf(root, seed);
-  edge.node.grads[edge.index] = seed;
+  const seed = (): Tensor => runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
+  if (edge === null) return addToLeaf(root, seed());
+  const nodes = reachable(edge.node);
+  edge.node.grads[edge.index] = seed();
   yield* run(nodes);
 }
 
