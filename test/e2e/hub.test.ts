@@ -251,6 +251,13 @@ test('the licence and the terms come before the first byte, and then the bytes',
   expect(events.at(-1)).toMatchObject({ type: 'download', loaded: all, total: all });
 });
 
+test('the licence of a repository whose card names none is that of its tags', async () => {
+  const { license: _, ...plain } = model();
+  hub.repositories.set(id, { ...plain, tags: ['safetensors', 'license:gpl-3.0', 'region:eu'] });
+  await get();
+  expect(events[0]).toMatchObject({ type: 'repository', license: 'gpl-3.0' });
+});
+
 test('shards come with their index, and nothing else', async () => {
   const index = { weight_map: { a: 'model-1-of-2.safetensors', b: 'model-2-of-2.safetensors' } };
   const files = {
@@ -476,9 +483,12 @@ describe('a server that is busy', () => {
     );
   });
 
-  test('for longer than five minutes is an error at once', async () => {
+  test.each([
+    ['seconds', () => '301'],
+    ['a date', () => new Date(Date.now() + 310_000).toUTCString()],
+  ])('for longer than five minutes, in %s, is an error at once', async (_, wait) => {
     serve();
-    hub.fail(/api\/models/, answer(429, { 'retry-after': '3600' }), 9);
+    hub.fail(/api\/models/, answer(429, { 'retry-after': wait() }), 9);
     await expectReject(get(), 'ERR_HUB', /gives no org\/name: the hub gets too many requests \(429\)/);
     expect(hub.seen).toHaveLength(1);
   });
@@ -622,11 +632,26 @@ describe('redirects', () => {
   test.each([
     ['in a circle', '/loop', /redirects more than 10 times/],
     ['to nowhere', '', /redirects to nowhere/],
+    ['to what is no address', 'http://[', /redirects to no address/],
     ['to what is no address of the web', 'file:///etc/passwd', /redirects to null/],
   ])('%s are an error', async (_what, location, message) => {
     serve();
     hub.fail(/hub GET \/(api|loop)/, answer(302, location === '' ? {} : { location }), 99);
     await expectReject(get(), 'ERR_HUB', message);
+  });
+
+  test('from https to http are an error, and nothing is asked for in the clear', async () => {
+    process.env['HF_ENDPOINT'] = 'https://hub.invalid';
+    const asked: string[] = [];
+    const fetching = jest.spyOn(globalThis, 'fetch').mockImplementation((url) => {
+      asked.push(new URL(url).origin);
+      return Promise.resolve(
+        new Response(null, { status: 302, headers: { location: 'http://store.invalid/' } }),
+      );
+    });
+    await expectReject(get(), 'ERR_HUB', /https:\/\/hub\.invalid redirects to http:\/\/store\.invalid/);
+    fetching.mockRestore();
+    expect(asked).toEqual(['https://hub.invalid']);
   });
 });
 

@@ -20,6 +20,7 @@ export interface FakeRepository {
   /** Who may read it. Default: all. */
   token?: string;
   license?: string;
+  tags?: readonly string[];
 }
 
 export interface Seen {
@@ -149,14 +150,14 @@ export class HubServer {
   #list(
     response: ServerResponse,
     id: string,
-    { files, gated = false, license }: FakeRepository,
+    { files, gated = false, license, tags }: FakeRepository,
     sha: string,
   ): void {
     const siblings = Object.keys(files).map((rfilename) => ({ rfilename }));
     const cardData = license === undefined ? undefined : { license };
     response
       .writeHead(200, { 'content-type': 'application/json' })
-      .end(JSON.stringify({ id, sha, siblings, gated, cardData }));
+      .end(JSON.stringify({ id, sha, siblings, gated, cardData, tags }));
   }
 
   #resolve(

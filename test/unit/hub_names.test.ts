@@ -158,6 +158,10 @@ describe('the variables of Python’s huggingface_hub', () => {
     expect(await findToken('x', undefined, { HF_HOME: '/nowhere' })).toEqual({
       from: `none (HF_TOKEN, or ${join('/nowhere', 'token')})`,
     });
+    const inFile = join(__filename, 'token'); // as where HF_HOME is a file
+    expect(await findToken('x', undefined, { HF_TOKEN_PATH: inFile })).toEqual({
+      from: `none (HF_TOKEN, or ${inFile})`,
+    });
   });
 
   test.each(['not an address', 'ftp://x', 'https://name:word@x', 'https://x?y'])(
