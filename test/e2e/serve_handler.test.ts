@@ -163,6 +163,7 @@ describe('chat', () => {
 
   test.each<[fields: object, options: GenerateOptions]>([
     [{ seed: 8 }, { seed: 8 }],
+    [{ seed: 0 }, { seed: 0 }],
     [{ temperature: 0.3 }, { temperature: 0.3 }],
     [{ top_p: 0.5 }, { topP: 0.5 }],
     [{ top_p: 0 }, { temperature: 0 }],
@@ -207,7 +208,7 @@ describe('completions', () => {
   const path = '/v1/completions';
 
   test('several prompts, texts and ids, are answered in their order', async () => {
-    const { post } = await serve(model, { modelName: 'base' });
+    const { post, stream } = await serve(model, { modelName: 'base' });
     const prompt = ['<|user|>a<|assistant|>', '<|assistant|>Ye'];
     const { body } = await post(path, { prompt });
     expect(body).toMatchObject({
@@ -219,6 +220,10 @@ describe('completions', () => {
       { index: 0, text: 'Yes, fr', logprobs: null, finish_reason: 'stop' },
       { index: 1, text: 's, fr', logprobs: null, finish_reason: 'stop' },
     ]);
+    const streamed = ['', ''];
+    for (const { choices } of await stream(path, { prompt }))
+      for (const { index, text } of choices) streamed[index as number] += text;
+    expect(streamed).toEqual(['Yes, fr', 's, fr']);
     const ids = await post(path, { prompt: [[259], [259, 89]], max_tokens: 2 });
     expect(ids.body['choices'].map(({ text }: Json) => text)).toEqual(['Ye', 'es']);
     expect((await post(path, { prompt: [259] })).body['choices'][0].text).toBe('Yes, fr');
@@ -338,6 +343,14 @@ describe('what a client does wrong', () => {
       null,
       null,
     ],
+    [
+      'a schema that is not there',
+      chat,
+      { ...hi, response_format: { type: 'json_schema' } },
+      400,
+      'missing_required_parameter',
+      'response_format.json_schema',
+    ],
     ['functions', chat, { ...hi, functions: [{ name: 'f' }] }, 400, 'unsupported_parameter', 'functions'],
     ['sound', chat, { ...hi, modalities: ['text', 'audio'] }, 400, 'unsupported_parameter', 'modalities'],
     ['more than the context', chat, { ...hi, max_tokens: 125 }, 400, 'context_length_exceeded', 'messages'],
@@ -397,15 +410,21 @@ describe('what a client does wrong', () => {
     expect([get.status, get.headers.get('allow')]).toEqual([405, 'POST']);
     expect((await fetch(`${url}/v1/models`, { method: 'POST' })).status).toBe(405);
     const body = JSON.stringify(hi);
+    const refused = async (response: Response): Promise<unknown> => [
+      response.status,
+      response.headers.get('connection'),
+      ((await response.json()) as Json)['error'].code,
+    ];
+    const unsupported = [415, 'close', 'unsupported_media_type'];
     const plain = await fetch(url + chat, { method: 'POST', body });
-    expect(plain.status).toBe(415);
+    expect(await refused(plain)).toEqual(unsupported);
     const type = { 'content-type': 'application/json' };
     const packed = await fetch(url + chat, {
       method: 'POST',
       body,
       headers: { ...type, 'content-encoding': 'gzip' },
     });
-    expect(packed.status).toBe(415);
+    expect(await refused(packed)).toEqual(unsupported);
     const bytes = await fetch(url + chat, {
       method: 'POST',
       body: new Uint8Array([0x7b, 0xff]),

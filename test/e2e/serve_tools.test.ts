@@ -140,6 +140,13 @@ test('calls among words, as the model decides; one at most where that is asked f
     [1, 'now'],
   ]);
   expect(events.at(-1).choices[0].finish_reason).toBe('tool_calls');
+  // Words and a call may come in one piece, where they were held back as what may be a stop string.
+  saying(model, [said.join('')]);
+  const [, whole] = await stream(chat, hi);
+  expect(whole.choices[0].delta).toMatchObject({
+    content: 'Let me see.',
+    tool_calls: [{ function: { name: 'get_weather' } }, { function: { name: 'now' } }],
+  });
   const [single] = (await post(chat, { ...hi, parallel_tool_calls: false })).body.choices;
   expect(single.message.tool_calls).toHaveLength(1);
 });

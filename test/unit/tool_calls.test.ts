@@ -78,6 +78,16 @@ const recorded: [name: string, format: ToolFormat, text: string, content: string
     '',
     [['add', {}], paris],
   ],
+  [
+    'two calls without a space, and what looks like their limit in a text',
+    'llama3',
+    '{"name": "add", "parameters": {}};{"name": "get_weather", "parameters": {"city": "};x"}}',
+    '',
+    [
+      ['add', {}],
+      ['get_weather', { city: '};x' }],
+    ],
+  ],
   ['no call', 'llama3', 'The sum is {4}.', 'The sum is {4}.', []],
   ['JSON that is no call', 'llama3', '{"sum": 4}', '{"sum": 4}', []],
   ['nothing', 'llama3', '', '', []],
