@@ -8,6 +8,7 @@ import {
   Lion,
   loadCheckpoint,
   LoRAError,
+  memoryUsage,
   noGrad,
   setThreads,
   tensor,
@@ -16,6 +17,7 @@ import {
   type TrainerOptions,
 } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { ModelSubject } from '../../lib/train/model_subject';
 import { expectReject, expectThrow } from '../support/errors';
 import { bits, relativeError } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
@@ -273,6 +275,13 @@ describe('a run of the Trainer', () => {
       const kept = await CausalLM.fromPretrained(checkpoint);
       models.push(kept);
       expect(await lossOf(kept)).toBeCloseTo(await lossOf(first), dtype === 'f32' ? 6 : 1);
+
+      // What the files hold goes through memory of one tensor at a time, which is given back.
+      const loaded = await load({ seed: 9 }, { dtype });
+      loaded.trainAll();
+      const { tensors } = memoryUsage();
+      await new ModelSubject(loaded).load(checkpoint);
+      expect(memoryUsage().tensors).toBeLessThanOrEqual(tensors);
 
       const second = await load({ seed: 9 }, { dtype });
       const parameters = second.trainAll();

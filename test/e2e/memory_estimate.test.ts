@@ -40,6 +40,16 @@ test.each<LoRAConfigInput>([
   await model.dispose();
 });
 
+test('f32 activations keep the weights of a file in 16 bits', async () => {
+  await collectGarbage();
+  const before = memoryUsage().bytes;
+  const model = await CausalLM.fromPretrained(base, { dtype: 'f32' });
+  const { weights } = estimateMemory(config, { dtype: 'f32' });
+  expect(weights / (memoryUsage().bytes - before)).toBeGreaterThan(0.95);
+  expect(weights / (memoryUsage().bytes - before)).toBeLessThan(1.01);
+  await model.dispose();
+});
+
 test('the weights are those of the file in its dtype', () => {
   const values = 805_120; // of the bundled model, which is stored in bf16
   const { weights } = estimateMemory(config, { dtype: 'bf16' });
@@ -48,10 +58,14 @@ test('the weights are those of the file in its dtype', () => {
   expect(estimateMemory({ ...config, torch_dtype: 'float32', dtype: 'float32' }).weights).toBe(2 * weights);
 });
 
-test('the weights of int8 rows are those in memory', async () => {
-  const int8: TinyModelOptions = { config: quantised(), edit: (tensors) => quantise(tensors, true) };
+test.each([true, false])('the weights of int8 rows are those in memory, a tied head: %j', async (tied) => {
+  const head = { tie_word_embeddings: tied };
+  const int8: TinyModelOptions = {
+    config: { ...quantised(), ...head },
+    edit: (tensors) => quantise(tensors, true),
+  };
   const model = await CausalLM.fromPretrained(await tinyModel(int8), { dtype: 'f32' });
-  const plain = await CausalLM.fromPretrained(await tinyModel(), { dtype: 'f32' });
+  const plain = await CausalLM.fromPretrained(await tinyModel({ config: head }), { dtype: 'f32' });
   const [less, more] = [model, plain].map((one) => estimateMemory(one.config, { dtype: 'f32' }).weights);
   let saved = 0;
   for (const [name, [out, inside]] of expectedTensors(plain.config))
@@ -176,6 +190,12 @@ test('each option changes its part', () => {
   expect(of({ optimizer: 'adamw8bit' }).optimizer).toBeLessThan(plain.optimizer / 3);
   expect(of({ optimizer: 'lion' }).optimizer).toBe(plain.optimizer / 2);
   expect(of({ optimizer: 'sgd' }).optimizer).toBe(0);
+  // The gradients of all weights fill what activations and logits give back, which of a large batch is a small part.
+  const [all, adapter] = [of({ train: 'all', batchSize: 64 }), of({ batchSize: 64 })];
+  for (const part of ['activations', 'logits'] as const) {
+    expect(all[part]).toBeGreaterThan(0.8 * adapter[part]);
+    expect(all[part]).toBeLessThan(adapter[part]);
+  }
   const served = of({ streams: 8 });
   expect(served).toMatchObject({ adapters: 0, optimizer: 0, activations: 0 });
   expect(of({ streams: 16 }).kvCache).toBe(2 * served.kvCache);

@@ -180,6 +180,20 @@ test.each<[string, unknown, Record<string, unknown>, string, string]>([
   ['an empty row', [[1], []], {}, 'ERR_ARGUMENT', 'row 1 is empty'],
   ['no array', 'hello', {}, 'ERR_ARGUMENT', "number[][] or an i32 tensor [batch, seq] but received 'hello'"],
   [
+    'a tensor of floats',
+    tensor([1, 2], { shape: [1, 2] }),
+    {},
+    'ERR_ARGUMENT',
+    'expected ids to be an i32 tensor [batch, seq] but received',
+  ],
+  [
+    'a tensor of one row without its batch',
+    tensor(Int32Array.of(1, 2)),
+    {},
+    'ERR_ARGUMENT',
+    'expected ids to be an i32 tensor [batch, seq] but received',
+  ],
+  [
     'an id too large',
     [[1, 262]],
     {},

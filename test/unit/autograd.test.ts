@@ -11,6 +11,7 @@ import {
 import { rmsNorm, swiglu } from '../../lib/ops';
 import { record } from '../../lib/tensor/autograd';
 import { rawCast } from '../../lib/tensor/raw';
+import { prepareParameters } from '../../lib/tensor/state';
 import { entry } from '../../lib/native/calls';
 import { expectThrow } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
@@ -374,6 +375,9 @@ describe('backward refuses', () => {
       'ERR_ARGUMENT',
       "[backward] the parameter 'w' was changed by a step() after this graph was recorded; compute the loss again",
     );
+    // Nor is it good again where a state is loaded that holds the values of before.
+    prepareParameters('load', 'it', [w], { w: tensor([1], { device }) })();
+    expectThrow(() => early.backward(), 'ERR_ARGUMENT', /^\[backward\] the parameter 'w' was changed/);
     untouched.backward();
     optimizer.zeroGrad();
     w.mul(2).sum().backward();

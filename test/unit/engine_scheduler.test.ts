@@ -2,6 +2,7 @@
 import { plainDefaults } from '../../lib/engine/sampling';
 import { pageLength, PagePool, type PoolMemory } from '../../lib/engine/pages';
 import { PrefixCache } from '../../lib/engine/prefixes';
+import { LoRAError } from '../../lib/errors';
 import { Request, type RequestPlan } from '../../lib/engine/request';
 import { planGeneration } from '../../lib/engine/sampling';
 import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
@@ -222,14 +223,24 @@ test('pages that are kept for later requests keep none from beginning', () => {
   expect([first.ended, second.ended, scheduler.preemptions]).toEqual([true, true, 0]);
 });
 
-test('a row whose pages an older prompt takes in the same turn is not in its step', () => {
+test.each<[what: string, lack: (sizes: { pages: number }, pool: PagePool) => void]>([
+  // It had been free when both began.
+  ['others have taken', (sizes) => (sizes.pages = 0)],
+  [
+    'the system refuses',
+    (_, pool) =>
+      jest.spyOn(pool, 'take').mockImplementationOnce(() => {
+        throw new LoRAError('ERR_OUT_OF_MEMORY', '[alloc] found no memory');
+      }),
+  ],
+])('where %s memory, a row whose pages an older prompt takes is not in its step', (_, lack) => {
   const { pool, submit, step, sizes } = world({ prefillChunk: pageLength });
   const prompt = submit(text(500));
   const row = submit(text(10, 1000));
   for (let i = 0; i < 8; i++) step();
   expect([prompt.pages.length, row.pages.length, pool.free]).toEqual([7, 1, 0]);
   expect(row.generated).toBeGreaterThan(0);
-  sizes.pages = 0; // others have the memory that was free when both began
+  lack(sizes, pool);
   const { chunk, rows } = step();
   expect([chunk?.request, prompt.pages.length, row.pages.length, rows]).toEqual([prompt, 8, 0, []]);
 });
@@ -260,6 +271,18 @@ test('one that sits out for long keeps no other from beginning, though it has al
   while (slow.fetch());
   for (let i = 0; i < 40; i++) step();
   expect(slow.ids.slice(100)).toEqual(text(20, 100));
+});
+
+test('of two that could lose pages it is the one that sits out for long, though the other is younger', () => {
+  const { scheduler, submit, step, wait } = world({ pages: 4 });
+  const slow = submit(text(100), { maxNewTokens: 20 });
+  for (let i = 0; i < 5; i++) step(() => false);
+  expect([slow.held, slow.pages.length]).toEqual([true, 2]);
+  wait(patienceMs);
+  const others = [1, 2].map((i) => submit(text(60, 1000 * i), { maxNewTokens: 10 }));
+  for (let i = 0; i < 15; i++) step((request) => request !== slow);
+  expect(others.map(({ ended }) => ended)).toEqual([true, true]);
+  expect([slow.pages, scheduler.preemptions]).toEqual([[], 1]);
 });
 
 test('consumers that are a little slow cost no second computation', () => {

@@ -191,9 +191,10 @@ describe('normalizeLoRAConfig', () => {
 
 describe('fromPeftJson', () => {
   test('takes what is neutral and keeps it', () => {
-    const { config, raw } = fromPeftJson({ ...neutral, r: 4, lora_alpha: 2.5, a_field_of_tomorrow: null });
+    const tomorrow = { a_field_of_tomorrow: null, a_list_of_tomorrow: [], an_object_of_tomorrow: {} };
+    const { config, raw } = fromPeftJson({ ...neutral, r: 4, lora_alpha: 2.5, ...tomorrow });
     expect(config).toEqual({ ...peftDefaults, r: 4, loraAlpha: 2.5 });
-    expect(raw).toMatchObject({ a_field_of_tomorrow: null, qalora_group_size: 16 });
+    expect(raw).toMatchObject({ ...tomorrow, qalora_group_size: 16 });
   });
 
   test('needs nothing but the type', () => {

@@ -1,6 +1,9 @@
 /** The rows of model cards and reports, each with the record or the option that it depends on. */
 import { resultFacts, settingFacts, subjectFacts, type RunFacts } from '../../lib/train/facts';
 import { RunRecord } from '../../lib/train/record';
+import { bottleneck } from '../../lib/peft/bottleneck';
+import { ia3 } from '../../lib/peft/ia3';
+import { textBlock } from '../../lib/train/report/document';
 
 const evaluation = { type: 'eval', step: 20, loss: 1, tokens: 1234 };
 function results(changes: object, options: object = {}): Record<string, string> {
@@ -138,4 +141,28 @@ test.each<[data: object, expected: string]>([
     Layers: 'k_proj, q_proj',
   });
   expect(of(null, [])).toEqual({ ...common, Trained: '100 parameters (11.11%)' }); // of the model's
+});
+
+test('a bottleneck says its dropout where it has one', () => {
+  const config = { placement: 'houlsby', bottleneckSize: 8, activation: 'relu', dropout: 0 } as const;
+  const rows = { Method: 'bottleneck adapters, houlsby', 'Bottleneck size': '8', Activation: 'relu' };
+  const of = (dropout: number): unknown => Object.fromEntries(bottleneck.facts({ ...config, dropout }));
+  expect(of(0)).toEqual(rows);
+  expect(of(0.1)).toEqual({ ...rows, Dropout: '0.1' });
+});
+
+test('IA³ says of which layers it scales the input, and where it is none', () => {
+  const of = (feedforwardModules: string[]): unknown =>
+    Object.fromEntries(ia3.facts({ targetModules: ['k_proj', 'v_proj'], feedforwardModules } as never));
+  const rows = { Method: 'IA³', 'Scaled layers': 'k_proj, v_proj' };
+  expect(of(['v_proj'])).toEqual({ ...rows, 'of these at their input': 'v_proj' });
+  expect(of([])).toEqual({ ...rows, 'of these at their input': 'none' });
+});
+
+test.each([
+  [2000, ''],
+  [2001, '…'],
+])('of a text of %i letters a report shows 2,000, and says where it is cut', (length, end) => {
+  const shown = `${'x'.repeat(2000)}${end}`;
+  expect(textBlock('Prompt', 'x'.repeat(length))).toBe(`<h3>Prompt</h3>\n<pre>${shown}</pre>`);
 });
