@@ -77,8 +77,7 @@ function sentencePiece(json: Readonly<Record<string, unknown>>): { spacePrefix: 
   const { normalizer, pre_tokenizer: pre } = json;
   const metaspace =
     isRecord(pre) && pre['type'] === 'Metaspace' && pre['replacement'] === '▁' && pre['split'] === false;
-  if (normalizer == null && metaspace)
-    return { spacePrefix: pre['prepend_scheme'] === 'first' || pre['prepend_scheme'] === 'always' };
+  if (normalizer == null && metaspace) return { spacePrefix: pre['prepend_scheme'] !== 'never' };
   if (pre != null) return undefined;
   if (isDeepStrictEqual(normalizer, replace)) return { spacePrefix: false };
   const steps =

@@ -145,6 +145,17 @@ describeWithData('SmolLM2’s own GGUF file', 'models/smollm2-135m', (dir) => {
   }
 });
 
+test.each<[string | undefined, flag: boolean]>([
+  ['first', true],
+  ['always', true],
+  ['never', false],
+  [undefined, true], // which stands for always
+])('a Metaspace with prepend_scheme %s', (prepend_scheme, flag) => {
+  const pre_tokenizer = { type: 'Metaspace', replacement: '▁', split: false, prepend_scheme };
+  const model = { type: 'BPE', byte_fallback: true, vocab: { '▁': 0 }, merges: [] };
+  expect(fieldsOf({ model, pre_tokenizer }, 1)['tokenizer.ggml.add_space_prefix']).toEqual({ flag });
+});
+
 describe('values', () => {
   /** Of the tokenizer of the tiny model: 256 bytes and four special tokens. */
   const fields = (changes: Record<string, GgufField | undefined> = {}): Fields => {
