@@ -156,17 +156,9 @@ export function numbers(
   fractions = digitsBehind(mostDigits),
 ): string | undefined {
   const [least, most] = closed(bounds);
-  const parts =
-    most < 0
-      ? []
-      : least > 0 || (least === 0 && leastOpen)
-        ? decimals(least, most, leastOpen, mostOpen, fractions)
-        : decimals(0, most, false, mostOpen, fractions);
+  const parts = decimals(Math.max(0, least), most, least >= 0 && leastOpen, mostOpen, fractions);
   if (least < 0) {
-    const negative =
-      most < 0 || (most === 0 && mostOpen)
-        ? decimals(-most, -least, mostOpen, leastOpen, fractions)
-        : decimals(0, -least, false, leastOpen, fractions);
+    const negative = decimals(Math.max(0, -most), -least, most <= 0 && mostOpen, leastOpen, fractions);
     if (negative.length > 0) parts.push(`"-" ${group(negative)}`);
   }
   return parts.length > 0 ? parts.join(' | ') : undefined;

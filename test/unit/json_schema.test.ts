@@ -124,6 +124,26 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
     ['-1', '-0.75', '-0.5', '0', '0.25', '0.50', '0.75'],
     ['-1.25', '-0.3', '0.2', '0.251', '1', '1.0'],
   ],
+  ['a list of anything', { type: 'array' }, ['[]', '[1]', '["a",[null]]'], ['{}', '[1', '[,]']],
+  [
+    'a list of what prefixItems says, and no more',
+    { type: 'array', prefixItems: [{ const: 1 }, { const: 2 }] },
+    ['[1,2]'],
+    ['[1,2,3]', '[2,1]'],
+  ],
+  [
+    'a backspace in a class of a pattern',
+    { type: 'string', pattern: '^[\\b]$' },
+    [JSON.stringify('\b')],
+    ['"b"', '"\\\\b"', '""'],
+  ],
+  ['no name', { type: 'object', propertyNames: false }, ['{}'], ['{"":1}', '{"a":1}']],
+  [
+    'a oneOf of values that enums list',
+    { oneOf: [{ enum: [1, 2] }, { enum: [3] }] },
+    ['1', '2', '3'],
+    ['4', '12'],
+  ],
 ])('%s', async (_, schema, good, bad) => {
   const allowed = await Promise.all([...good, ...bad].map((text) => allows(schema, text)));
   expect([...good, ...bad].filter((_, i) => allowed[i])).toEqual(good);
@@ -138,6 +158,8 @@ test.each<[pattern: string, good: string[], bad: string[]]>([
   ['x{0}^a', ['a', 'ab'], ['b', 'ba']],
   ['(?:^|x)a', ['a', 'xa', 'bxa'], ['b', 'ba']],
   ['(?:(?=x)^)?xa', ['xa', 'bxa'], ['a', 'bx']],
+  ['^(?:a(?=b))?b', ['b', 'ab'], ['a', 'aab']],
+  ['(?:x*y)^a|b', ['b', 'ab'], ['ya', 'xya']],
 ])('where a text begins: %s', async (pattern, good, bad) => {
   const texts = [...good, ...bad];
   expect(texts.filter((text) => new RegExp(pattern, 'u').test(text))).toEqual(good);
@@ -159,6 +181,7 @@ test.each<[string, unknown[]]>([
   ['what is no schema', [null, { type: 'string' }]],
   ['what is no list of schemas', [{ anyOf: 5 }, { type: 'string' }]],
   ['any value', [{}, { type: 'string' }]],
+  ['a value that both list', [{ enum: [1, 2] }, { enum: [2, 3] }]],
   ['more schemas than are compared', [kinds(17), { type: 'object', ...kind('other') }]],
 ])('oneOf with %s is not told apart', (_, oneOf) => {
   expectThrow(
@@ -188,6 +211,17 @@ test('a schema is so long at most', () => {
     () => schemaGrammar(text(131_073)),
     'ERR_ARGUMENT',
     '[generate] jsonSchema at #: expected at most 131072 characters of JSON but received 131073',
+  );
+});
+
+test('schemas are within so many others at most', () => {
+  const list = (depth: number): JsonSchema =>
+    depth === 0 ? { const: 1 } : { type: 'array', items: list(depth - 1) };
+  expect(schemaGrammar(list(64)).states).toBe(0);
+  expectThrow(
+    () => schemaGrammar(list(65)),
+    'ERR_ARGUMENT',
+    `[generate] jsonSchema at #${'/items'.repeat(65)}: expected schemas within at most 64 others but received more`,
   );
 });
 
