@@ -228,16 +228,23 @@ describe('what is not computed so is refused, by its key', () => {
           },
         ],
       ]);
-    const write = (values: number[]): Promise<string> =>
-      writeGguf(unused('.gguf'), { metadata, tensors: factors(values) });
+    const write = (values: number[], type = 'none'): Promise<string> =>
+      writeGguf(
+        unused('.gguf'),
+        { metadata, tensors: factors(values) },
+        { 'llama.rope.scaling.type': { text: type } },
+      );
     expect((await errorOf(CausalLM.fromPretrained(await write([8, 1, 8])))).message).toContain(
       'rope_freqs.weight that are not those of Llama 3',
     );
     expect((await errorOf(CausalLM.fromPretrained(await write([1, 8])))).message).toContain(
       'rope_freqs.weight',
     );
-    expect(await logitsOf(await write([1, 1, 1]))).toEqual(
-      await logitsOf(await converted(await tinyModel())),
+    const plain = await logitsOf(await converted(await tinyModel()));
+    expect(await logitsOf(await write([1, 1, 1]))).toEqual(plain);
+    expect(await logitsOf(await write([1, 1, 1], 'llama3'))).toEqual(plain);
+    expect((await errorOf(CausalLM.fromPretrained(await write([1, 1, 1], 'yarn')))).message).toContain(
+      'llama.rope.scaling.type = yarn beside rope_freqs.weight, which is not supported',
     );
   });
 });

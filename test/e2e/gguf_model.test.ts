@@ -93,6 +93,17 @@ describe('a model of each family', () => {
     expect(await logitsOf(file, {}, ids)).not.toEqual(await logitsOf(plain, {}, ids));
   });
 
+  test('texts end with the tokens that end a text, a turn or a message', async () => {
+    const parts = await ggufParts(await converted(await tinyModel()));
+    const file = await writeGguf(unused('.gguf'), parts, {
+      'tokenizer.ggml.eot_token_id': { u32: 258 },
+      'tokenizer.ggml.eom_token_id': { u32: 259 },
+    });
+    const model = await CausalLM.fromPretrained(file);
+    expect(model.config.eosTokenIds).toEqual([257, 258, 259]);
+    await model.dispose();
+  });
+
   test('yarn, and frequencies as the file says', async () => {
     const rope = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
     const dir = await tinyModel({ config: { rope_scaling: rope, rope_theta: 20000 } });
@@ -104,6 +115,10 @@ describe('a model of each family', () => {
       'llama.rope.scaling.original_context_length': { u32: 32 },
     });
     expect(await logitsOf(file)).toEqual(await logitsOf(dir));
+    const [ours, theirs] = [await CausalLM.fromPretrained(file), await CausalLM.fromPretrained(dir)];
+    expect(ours.config.rope).toEqual(theirs.config.rope);
+    await ours.dispose();
+    await theirs.dispose();
   });
 });
 
@@ -149,6 +164,7 @@ describe('a GGUF file is taken where a directory is', () => {
       architectures: ['LlamaForCausalLM'],
       model_type: 'llama',
       rms_norm_eps: 1e-5,
+      eos_token_id: 257,
     });
     expect(back.tokenizer.encode('a')).toEqual([256, 97]);
     expect(back.tokenizer.hasChatTemplate).toBe(true);

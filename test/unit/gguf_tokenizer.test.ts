@@ -189,6 +189,24 @@ describe('values', () => {
     expect(llama.encode('a')).toEqual([256, 97]);
   });
 
+  test('an id of 2^32 - 1 is none', async () => {
+    const none = { u32: 2 ** 32 - 1 };
+    const tokenizer = await ofValues(
+      fields({ [key('bos_token_id')]: none, [key('padding_token_id')]: none }),
+    );
+    expect(tokenizer.specialTokens).toEqual({});
+    expect(tokenizer.encode('a')).toEqual([97]);
+  });
+
+  test('pieces without those of bytes: what is none of them is the unknown token', async () => {
+    const tokenizer = await ofValues({
+      [key('model')]: { text: 'llama' },
+      [key('tokens')]: { texts: ['<unk>', '<s>', '</s>', '▁', 'a'] },
+      [key('scores')]: { f32s: [0, 0, 0, -1, -2] },
+    });
+    expect(tokenizer.encode('aéa')).toEqual([1, 3, 4, 0, 4]);
+  });
+
   test('without types, special tokens are those that have a name', async () => {
     const tokenizer = await ofValues(fields({ [key('token_type')]: undefined }));
     expect(tokenizer.decode([256, 97], { skipSpecialTokens: true })).toBe('a');
