@@ -103,8 +103,7 @@ export function translateOniguruma(pattern: string): string {
       if (!group) throw new SyntaxError(`${rest.slice(0, 4)}… is not supported`);
       taken = group[0];
       written = group[2] === undefined ? taken : `(?P<${group[2]}>`;
-    } else if (/^[}\]]/.test(rest)) written = `\\${taken}`;
-    else if (taken === '{') {
+    } else if (taken === '{') {
       const count = /^\{(,?)(\d+(?:,\d*)?)\}/.exec(rest);
       taken = count?.[0] ?? taken;
       written = count ? `{${count[1] === ',' ? '0,' : ''}${count[2]!}}` : '\\{';

@@ -401,7 +401,7 @@ export class Tokenizer {
         template: ChatTemplate.from(source, undefined, this.specialTokens, this.#limits)!,
       };
     }
-    const template = source === undefined ? this.#template : this.#own?.template;
+    const template = source === undefined ? this.#template : this.#own!.template;
     if (template) return template;
     throw new LoRAError(
       'ERR_UNSUPPORTED',

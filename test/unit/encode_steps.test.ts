@@ -7,7 +7,7 @@ import { loadDataset } from '../../lib/data/dataset';
 import { atOnce } from '../../lib/tensor/pace';
 import { bpeSteps } from '../../lib/text/bpe_steps';
 import { encodeSteps } from '../../lib/text/encode_steps';
-import { insideOf } from '../../lib/text/library';
+import { insideOf, installParts } from '../../lib/text/library';
 import { publishedPatterns } from '../../lib/text/split_patterns';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
@@ -132,6 +132,10 @@ describe('the same tokens', () => {
     ['a piece of two characters each', bpe({}, { pre_tokenizer: { type: 'FixedLength', length: 2 } })],
     ['what is removed', bpe({}, { pre_tokenizer: split(' ', { behavior: 'Removed' }) })],
     ['what is matched', bpe({}, { pre_tokenizer: split('[ab]+', { invert: true }) })],
+    [
+      'what is matched, where the rest is removed',
+      bpe({}, { pre_tokenizer: split('[ab]+', { invert: true, behavior: 'Removed' }) }),
+    ],
     ['an end of word', bpe({ end_of_word_suffix: '</w>', unk_token: 'd' })],
     ['suffixes', bpe({ continuing_subword_suffix: '@@', unk_token: 'd' })],
     ['whole words first', bpe({ ignore_merges: true }, { pre_tokenizer: { type: 'WhitespaceSplit' } })],
@@ -161,6 +165,7 @@ describe('the same tokens', () => {
   ];
   test.each(cases)('%s', (...[, json, config]) => {
     const library = new HuggingFaceTokenizer(checkTokenizerJson(json, 'x').json, config ?? {});
+    installParts(library);
     const check = (one: string): void => {
       const [expected, made] = both(library, one);
       expectSame(made, expected);
@@ -172,6 +177,7 @@ describe('the same tokens', () => {
       fc.property(text, (sample) => check(sample + long + sample)),
       { numRuns: 20 },
     );
+    check("a 1.b's\n".repeat(300)); // more words than are looked for in one step
   });
 });
 
@@ -220,6 +226,7 @@ describe('an expression that is none of the published ones', () => {
       load({ pre_tokenizer: { type: 'Split', pattern: { Regex }, behavior: 'Isolated' } }),
     ).rejects.toMatchObject({
       code: 'ERR_UNSUPPORTED',
+      op: 'tokenizer',
       message: expect.stringContaining(
         `of Split is none of the published patterns, and not an expression that runs in linear time (${reason})`,
       ) as string,
@@ -230,6 +237,11 @@ describe('an expression that is none of the published ones', () => {
     const normalizer = { type: 'Replace', pattern: { String: 'x' }, content: "$&$`$'$1" };
     const tokenizer = await load({ normalizer });
     expect(tokenizer.decode(tokenizer.encode('axb', { addSpecialTokens: false }))).toBe("a$&$`$'$1b");
+  });
+
+  test('a replacement without content takes away', async () => {
+    const tokenizer = await load({ normalizer: { type: 'Replace', pattern: { String: 'x' } } });
+    expect(tokenizer.decode(tokenizer.encode('axb', { addSpecialTokens: false }))).toBe('ab');
   });
 });
 

@@ -78,6 +78,8 @@ describe('generation_config.json', () => {
     const warn = jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
     try {
       defaults(json);
+      for (const [, options] of warn.mock.calls as unknown[][])
+        expect(options).toEqual({ code: 'LORA_GENERATION_CONFIG' });
       return warn.mock.calls.map(([text]) => String(text));
     } finally {
       warn.mockRestore();

@@ -108,6 +108,7 @@ test('chat templates: in the configuration, by name, and in a file of their own'
   const named = await load({
     'tokenizer_config.json': {
       chat_template: [
+        null,
         { name: 'default', template: 'plain {{ flag }}' },
         { name: 'tool_use', template: '{{ tools | length }} tools' },
       ],
