@@ -810,11 +810,12 @@ describe('exit codes', () => {
 });
 
 test('doctor --json is one object with what the report for people says', async () => {
-  jest.replaceProperty(process, 'env', { ...process.env, LORA_MEMORY_LIMIT: '12GiB' });
+  const environment = jest.replaceProperty(process, 'env', { ...process.env, LORA_MEMORY_LIMIT: '12GiB' });
   const outcome = await commandLine(['doctor', '--json']);
   const [report] = jsonLines(outcome);
   expect(outcome).toMatchObject({ status: 0, err: '' });
   const { out } = await commandLine(['doctor']);
+  environment.restore();
   const lines = Object.fromEntries(
     out
       .trimEnd()
