@@ -208,6 +208,23 @@ TEST_CASE("faults: each error at each call is survived and said, and another dev
   }
 }
 
+TEST_CASE("faults: where every launch is waited for, an error names the op that it stopped") {
+  ResetFake();
+  setenv("LORA_CUDA_SYNC", "1", 1);
+  Program program(0);
+  unsetenv("LORA_CUDA_SYNC");
+  Fake().on_launch = [](const FakeLaunch&) { Fake().stream_error = cudaErrorIllegalAddress; };
+  try {
+    program.Run();
+    FAIL("expected an error");
+  } catch (const Error& error) {
+    CHECK(error.code() == "ERR_DEVICE_LOST");
+    CHECK(error.op() == "low_rank_down");  // of the program's first launch
+    CHECK(std::string(error.what()).find("cudaErrorIllegalAddress") != std::string::npos);
+  }
+  ResetFake();
+}
+
 TEST_CASE("launches: a kernel is loaded by its first one, and later ones make no other call") {
   ResetFake();
   const auto count = [](const std::string& name) {
