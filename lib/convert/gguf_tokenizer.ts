@@ -77,7 +77,10 @@ function sentencePiece(json: Readonly<Record<string, unknown>>): { spacePrefix: 
   const { normalizer, pre_tokenizer: pre } = json;
   const metaspace =
     isRecord(pre) && pre['type'] === 'Metaspace' && pre['replacement'] === '▁' && pre['split'] === false;
-  if (normalizer == null && metaspace) return { spacePrefix: pre['prepend_scheme'] !== 'never' };
+  if (normalizer == null && metaspace) {
+    const scheme = pre['prepend_scheme'] ?? 'always';
+    return { spacePrefix: scheme === 'always' || scheme === 'first' };
+  }
   if (pre != null) return undefined;
   if (isDeepStrictEqual(normalizer, replace)) return { spacePrefix: false };
   const steps =

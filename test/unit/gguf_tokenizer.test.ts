@@ -145,11 +145,13 @@ describeWithData('SmolLM2’s own GGUF file', 'models/smollm2-135m', (dir) => {
   }
 });
 
-test.each<[string | undefined, flag: boolean]>([
+test.each<[string | null | undefined, flag: boolean]>([
   ['first', true],
   ['always', true],
   ['never', false],
+  ['other', false], // as encode() takes it
   [undefined, true], // which stands for always
+  [null, true],
 ])('a Metaspace with prepend_scheme %s', (prepend_scheme, flag) => {
   const pre_tokenizer = { type: 'Metaspace', replacement: '▁', split: false, prepend_scheme };
   const model = { type: 'BPE', byte_fallback: true, vocab: { '▁': 0 }, merges: [] };
