@@ -55,6 +55,7 @@ rmSync(sandboxes, { recursive: true, force: true });
 mkdirSync(sandboxes, { recursive: true });
 if (existsSync(join(root, '../shared'))) symlinkSync(join(root, '../shared'), join(sandboxes, 'shared'));
 
+// The module and Stryker's processes read these when they load it.
 process.env.LORA_MUTANTS_SEED = values.seed;
 process.env.LORA_MUTANTS_SHARE = values.share;
 const { placesOfSample } = await import('./mutants/sample.mjs');

@@ -210,11 +210,15 @@ TEST_CASE("faults: each error at each call is survived and said, and another dev
 
 TEST_CASE("faults: where every launch is waited for, an error names the op that it stopped") {
   ResetFake();
-  setenv("LORA_CUDA_SYNC", "1", 1);
-  Program program(0);
-  unsetenv("LORA_CUDA_SYNC");
-  Fake().on_launch = [](const FakeLaunch&) { Fake().stream_error = cudaErrorIllegalAddress; };
+  Fake().fail_with = cudaErrorIllegalAddress;
+  Fake().fail_for_good = true;
+  Fake().on_launch = [](const FakeLaunch&) {
+    if (Fake().failed.empty()) Fake().fail_at = static_cast<int>(Fake().called.size()) + 1;
+  };
   try {
+    setenv("LORA_CUDA_SYNC", "1", 1);
+    Program program(0);
+    unsetenv("LORA_CUDA_SYNC");
     program.Run();
     FAIL("expected an error");
   } catch (const Error& error) {
@@ -222,7 +226,7 @@ TEST_CASE("faults: where every launch is waited for, an error names the op that 
     CHECK(error.op() == "low_rank_down");  // of the program's first launch
     CHECK(std::string(error.what()).find("cudaErrorIllegalAddress") != std::string::npos);
   }
-  ResetFake();
+  CheckClean();
 }
 
 TEST_CASE("launches: a kernel is loaded by its first one, and later ones make no other call") {
