@@ -15,6 +15,7 @@ import { endedAnswers } from '../examples/data/answers.mjs';
 import { defaultThreads, facts } from './machine.mjs';
 import { findModel, shared } from './models.mjs';
 import { withTables } from './report/comparison.mjs';
+import { resultsText } from './report/results_text.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const page = join(root, 'docs/concepts/comparison.md');
@@ -133,7 +134,7 @@ if (unknown.length > 0)
 for (const name of positionals) {
   const results = await ask(name);
   const file = values.publish ? kept(name) : join(root, `benchmarks/results/local-comparison-${name}.json`);
-  writeFileSync(file, `${JSON.stringify(results, null, 1)}\n`);
+  writeFileSync(file, resultsText(results));
   console.log(file);
 }
 const text = readFileSync(page, 'utf8');

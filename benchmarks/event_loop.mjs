@@ -19,6 +19,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { watched } from './loop_watch.mjs';
+import { resultsText } from './report/results_text.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const { values: options } = parseArgs({
@@ -127,5 +128,5 @@ const report = {
   model: basename(resolve(options.model)),
   results,
 };
-if (options.out) writeFileSync(options.out, `${JSON.stringify(report, null, 2)}\n`);
+if (options.out) writeFileSync(options.out, resultsText(report));
 else console.log(JSON.stringify(report));

@@ -6,6 +6,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chart } from './report/chart.mjs';
 import { summary, withSummary } from './report/readme.mjs';
+import { resultsText } from './report/results_text.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const readme = join(root, 'README.md');
@@ -15,7 +16,7 @@ const read = (file) => readFileSync(file, 'utf8');
 function contents(results, name) {
   const path = (extension) => `benchmarks/results/${name}.${extension}`;
   return {
-    [path('json')]: `${JSON.stringify(results, null, 1)}\n`,
+    [path('json')]: resultsText(results),
     [path('svg')]: chart(results),
     'README.md': withSummary(read(readme), summary(results, path('json'), path('svg'))),
   };

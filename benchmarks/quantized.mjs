@@ -16,6 +16,7 @@ import { defaultThreads, facts } from './machine.mjs';
 import { findModel } from './models.mjs';
 import { peakBytes } from './processes/peak.mjs';
 import { writeRandomModel } from './random_model.mjs';
+import { resultsText } from './report/results_text.mjs';
 import { ratio, spread } from './stats.mjs';
 
 const all = ['step', 'memory', 'decode', 'load', 'losses', '7b'];
@@ -225,7 +226,7 @@ try {
   for (const row of wanted) {
     report.rows[row] = await rows[row](scratch);
     console.log(row, JSON.stringify(report.rows[row], null, 1));
-    writeFileSync(values.out, `${JSON.stringify(report, null, 1)}\n`); // what is measured is kept
+    writeFileSync(values.out, resultsText(report)); // what is measured is kept
   }
 } finally {
   rmSync(scratch, { recursive: true, force: true });

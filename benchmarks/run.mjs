@@ -22,6 +22,7 @@ import { findPython, Rival } from './providers/rival.mjs';
 import { chart } from './report/chart.mjs';
 import { ratios } from './report/numbers.mjs';
 import { isQuiet } from './report/readme.mjs';
+import { resultsText } from './report/results_text.mjs';
 import { legend, Table } from './report/table.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -181,7 +182,7 @@ const results = {
   failures,
 };
 mkdirSync(dirname(options.out), { recursive: true });
-writeFileSync(options.out, `${JSON.stringify(results, null, 1)}\n`);
+writeFileSync(options.out, resultsText(results));
 writeFileSync(options.out.replace(/(\.json)?$/, '.svg'), chart(results));
 if (options.json) console.log(JSON.stringify(results));
 print(`\n${legend}\n${rows.length} rows in ${results.seconds} s, written to ${options.out}`);
