@@ -128,6 +128,15 @@ describe('tables', () => {
     expect(await texts(file(name, content))).toEqual(prompts);
   });
 
+  test('the last field of a record may be empty', async () => {
+    const table = file('d.csv', 'instruction,output,input\na,b,\nc,d,"e"\nf,g,""\n');
+    expect(await texts(table)).toEqual([
+      '<user>a<assistant>[b]',
+      '<user>c\n\ne<assistant>[d]',
+      '<user>f<assistant>[g]',
+    ]);
+  });
+
   test.each([
     ['prompt,completion\na\n', 2, 'expected 2 fields, as many as the first line names, but received 1'],
     [
@@ -199,6 +208,9 @@ describe('rows', () => {
     expect(await load({ ...said(...parts.slice(0, 2)), system: 's' })).toEqual([
       '<system>s<user>a<assistant>[b]',
     ]);
+    // A table has an empty field where a row says nothing.
+    for (const system of ['', null])
+      expect(await load({ ...said(...parts.slice(0, 2)), system })).toEqual(['<user>a<assistant>[b]']);
     expect(await load(said(['system', 's'], ['human', 'a'], ['gpt', 'b']))).toEqual([
       '<system>s<user>a<assistant>[b]',
     ]);
@@ -321,6 +333,17 @@ describe('a folder', () => {
     expect(await texts(path, { ...all, split: 'train' })).toEqual(['[t0]']);
     expect(await texts(path, { ...all, split: 'valid' })).toEqual(['[t1]']);
     expect(await texts(path, { ...all, split: 'test' })).toEqual(['[t2]']);
+  });
+
+  test.each([
+    ['train', ['train', 'training']],
+    ['valid', ['valid', 'validation', 'val', 'dev', 'eval']],
+    ['test', ['test']],
+  ] as const)('the file of %s is called %s', async (split, names) => {
+    for (const name of names)
+      expect(await texts(folder('notes.jsonl', `${name}.jsonl`), { split, trainOn: 'all' })).toEqual([
+        '[t1]',
+      ]);
   });
 
   test('without a file, with two, or with a link: refused', async () => {
