@@ -90,6 +90,19 @@ describe('lanes', () => {
     expect([begun, reasons]).toEqual([[1, 2], [failure]]);
   });
 
+  test('nothing is under way any more when it rejects', async () => {
+    let running = 0;
+    const work = async (item: number, signal: AbortSignal): Promise<void> => {
+      if (item === 2) throw new Error('no');
+      running++;
+      await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()));
+      for (let i = 0; i < 3; i++) await turn(); // what it holds is given back
+      running--;
+    };
+    await expect(inLanes([1, 2], 2, undefined, work)).rejects.toThrow('no');
+    expect(running).toBe(0);
+  });
+
   test('the signal ends them with its reason', async () => {
     const stop = new AbortController();
     const reason = new Error('enough');
