@@ -56,6 +56,16 @@ function found(): Omit<Comparison, 'report' | 'file'> {
   };
 }
 
+test('a row has the most memory that a seed of it took, whichever took it', () => {
+  for (const bytes of [
+    [5, 3],
+    [3, 5],
+  ]) {
+    const results = bytes.map((peakBytes, seed) => ({ ...resultOf('lora', 2, 2, seed), peakBytes }));
+    expect(rowOf('lora-r2-a2-all-linear', results, 9600).peakBytes).toBe(5);
+  }
+});
+
 const text = (html: string): string =>
   html
     .replace(/<(script|style)(?: [^>]*)?>[\s\S]*?<\/\1>/g, '')
