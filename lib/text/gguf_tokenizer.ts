@@ -10,8 +10,10 @@ import { preTokenizers, tokenTypes, type PreTokenizerKind } from './gguf_kinds';
 const key = (name: string): string => `tokenizer.ggml.${name}`;
 type Json = Record<string, unknown>;
 
-/** The longest piece of SentencePiece's: each way to divide it is looked for. */
+/** The longest piece of SentencePiece's. */
 const mostCharacters = 256;
+/** How often pieces may begin with other ones: each time is a way to divide one. In SmolLM2's vocabulary it is four times for each piece. */
+const mostDivisions = 2 ** 22;
 /** An id that stands for none. */
 const noId = 2 ** 32 - 1;
 
@@ -86,31 +88,66 @@ function* mergesOf(values: GgufValues, tokens: readonly Token[]): Generator<void
   if (scores.length !== count) values.fail(`has ${count} tokens and ${scores.length} scores`);
   const ids = new Map<string, number>();
   for (const { text, type, id } of tokens) if (type === tokenTypes.normal) ids.set(text, id);
-  const found: { pair: [string, string]; score: number; token: number; left: number; right: number }[] = [];
-  let done = 0;
   for (const [text, token] of ids) {
-    const score = scores[token]!;
-    if (Number.isNaN(score)) values.fail(`has the score NaN for token ${token}`);
+    if (Number.isNaN(scores[token])) values.fail(`has the score NaN for token ${token}`);
     if (text.length > mostCharacters)
       values.fail(`has a token of ${text.length} characters, ${token}: ${mostCharacters} are read at most`);
-    let at = 0;
-    for (const character of text) {
-      at += character.length;
-      const pair: [string, string] = [text.slice(0, at), text.slice(at)];
-      const [left, right] = [ids.get(pair[0]), ids.get(pair[1])];
-      if (left !== undefined && right !== undefined) found.push({ pair, score, token, left, right });
-    }
-    done += text.length;
-    if (done > 1024) {
-      done = 0;
-      yield;
-    }
   }
+  const found = yield* divisionsOf(values, ids);
   const sorted = yield* sortInSlices(
     found,
-    (a, b) => b.score - a.score || a.token - b.token || a.left - b.left || a.right - b.right,
+    (a, b) =>
+      scores[b.token]! - scores[a.token]! || a.token - b.token || a.left - b.left || a.right - b.right,
   );
   return sorted.map(({ pair }) => pair);
+}
+
+interface Division {
+  readonly pair: [string, string];
+  readonly token: number;
+  readonly left: number;
+  readonly right: number;
+}
+
+/** Every way to divide a piece into two others. The first of the two is a piece that it begins with, so nothing else is looked up. */
+function* divisionsOf(
+  values: GgufValues,
+  ids: ReadonlyMap<string, number>,
+): Generator<void, Division[], void> {
+  const texts = yield* sortInSlices([...ids.keys()], (a, b) => (a < b ? -1 : Number(a > b)));
+  const beginnings = yield* beginningsOf(values, texts);
+  const found: Division[] = [];
+  for (const [i, text] of texts.entries()) {
+    for (let at = beginnings[i]!; at >= 0; at = beginnings[at]!) {
+      const left = texts[at]!;
+      const rest = text.slice(left.length);
+      const right = ids.get(rest);
+      if (right === undefined) continue;
+      found.push({ pair: [left, rest], token: ids.get(text)!, left: ids.get(left)!, right });
+    }
+    if (i % 64 === 0) yield;
+  }
+  return found;
+}
+
+/** Of each piece, where the longest other one lies that it begins with, or −1. The pieces are in order, so it lies among the last ones before. */
+function* beginningsOf(values: GgufValues, texts: readonly string[]): Generator<void, Int32Array, void> {
+  const beginnings = new Int32Array(texts.length);
+  const depths = new Int32Array(texts.length);
+  let divisions = 0;
+  for (const [i, text] of texts.entries()) {
+    let at = i - 1;
+    while (at >= 0 && !text.startsWith(texts[at]!)) at = beginnings[at]!;
+    beginnings[i] = at;
+    depths[i] = at < 0 ? 0 : depths[at]! + 1;
+    divisions += depths[i];
+    if (divisions > mostDivisions)
+      values.fail(
+        `has ${key('tokens')} that begin with other ones more than ${mostDivisions} times, which is not read`,
+      );
+    if (i % 1024 === 0) yield;
+  }
+  return beginnings;
 }
 
 const space = '▁';

@@ -2,7 +2,11 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
+import type { GgufValue } from '../../lib/formats/gguf_header';
+import { GgufValues } from '../../lib/formats/gguf_values';
 import type { GgufField } from '../../lib/formats/gguf_write';
+import { atOnce } from '../../lib/tensor/pace';
+import { ggufTokenizerJson } from '../../lib/text/gguf_tokenizer';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { ggufBytes } from '../support/gguf_bytes';
 import { describeWithData, sharedData } from '../support/shared_data';
@@ -198,6 +202,39 @@ describe('values', () => {
     );
     expect(tokenizer.specialTokens).toEqual({});
     expect(tokenizer.encode('a')).toEqual([97]);
+  });
+
+  test('pieces of equal scores are joined in the order of their ids', async () => {
+    const pieces = (texts: readonly string[]): Promise<Tokenizer> =>
+      ofValues({
+        [key('model')]: { text: 'llama' },
+        [key('tokens')]: { texts: ['<unk>', '<s>', '</s>', 'a', 'b', 'c', ...texts] },
+        [key('scores')]: { f32s: [0, 0, 0, -9, -9, -9, -1, -1] },
+        [key('add_bos_token')]: { flag: false },
+        [key('add_space_prefix')]: { flag: false },
+      });
+    // The pair of the lower id goes first, wherever it stands and whichever letters it has.
+    expect((await pieces(['ab', 'bc'])).encode('abc')).toEqual([6, 5]);
+    expect((await pieces(['bc', 'ab'])).encode('abc')).toEqual([3, 6]);
+  });
+
+  test('pieces that begin with many other ones are refused before they are divided', () => {
+    const chains = 130;
+    const texts = Array.from({ length: chains * 256 }, (_, i) =>
+      `${String.fromCharCode(0x4e00 + Math.floor(i / 256))}`.padEnd((i % 256) + 1, 'a'),
+    );
+    const values = new GgufValues(
+      'FILE',
+      new Map<string, GgufValue>([
+        [key('model'), 'llama'],
+        [key('tokens'), texts],
+        [key('scores'), new Float32Array(texts.length)],
+        [key('token_type'), new Int32Array(texts.length).fill(1)],
+      ]),
+    );
+    expect(() => atOnce(ggufTokenizerJson(values))).toThrow(
+      'FILE has tokenizer.ggml.tokens that begin with other ones more than 4194304 times',
+    );
   });
 
   test('pieces without those of bytes: what is none of them is the unknown token', async () => {
