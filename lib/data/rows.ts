@@ -5,6 +5,7 @@ import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
 import { describe, isListOf } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';
+import { countedAnswers, wrongWeight } from './message_weights';
 import { tokensBefore } from './token_spans';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
@@ -130,15 +131,17 @@ export abstract class RowKind {
     return ids;
   }
 
-  /** Tokens of a text of which only the spans count. A token that begins before a span and ends within it counts. */
+  /**
+   * Tokens of a text of which the spans alone count; `leftOut`: of which all others do. A token that begins before a span and ends within it
+   * belongs to the span.
+   */
   protected async spans(
     ids: readonly number[],
     words: string,
     spans: Turns['spans'],
-    addSpecialTokens: boolean,
+    { addSpecialTokens, leftOut = false }: { addSpecialTokens: boolean; leftOut?: boolean },
   ): Promise<number[]> {
-    if (this.options.trainOn === 'all') return [...ids];
-    const labels = ids.map(() => ignoredLabel);
+    const labels = leftOut ? [...ids] : ids.map(() => ignoredLabel);
     const characters = [...new Set(spans.flat())].sort((a, b) => a - b);
     const counts = await tokensBefore(characters, words, ids, (part) => this.encode(part, addSpecialTokens));
     if (counts === undefined)
@@ -147,8 +150,13 @@ export abstract class RowKind {
       );
     const before = new Map(characters.map((character, i) => [character, counts[i]!]));
     for (const [begin, end] of spans)
-      for (let i = before.get(begin)!; i < before.get(end)!; i++) labels[i] = ids[i]!;
+      for (let i = before.get(begin)!; i < before.get(end)!; i++)
+        labels[i] = leftOut ? ignoredLabel : ids[i]!;
     return labels;
+  }
+
+  protected get trainsAll(): boolean {
+    return this.options.trainOn === 'all';
   }
 
   /** A conversation through the chat template. */
@@ -162,13 +170,28 @@ export abstract class RowKind {
         'expected the tokenizer of a model, which has turns(messages), for conversations',
         'ERR_ARGUMENT',
       );
+    const wrong = wrongWeight(messages, this.trainsAll);
+    if (wrong !== undefined) throw new RowError(wrong);
     const { chatTemplate, signal } = this.options;
     const how = { template: chatTemplate ?? undefined, tools };
     const turns = tokenizer.turnsAsync
       ? await tokenizer.turnsAsync(messages, { ...how, signal })
       : tokenizer.turns(messages, how);
     const inputIds = await this.encode(turns.text, false);
-    return { inputIds, labels: await this.spans(inputIds, turns.text, turns.spans, false) };
+    const spans = this.#weighted(messages, turns.spans);
+    const masked = { addSpecialTokens: false, leftOut: this.trainsAll };
+    return { inputIds, labels: await this.spans(inputIds, turns.text, spans, masked) };
+  }
+
+  /** The spans of the answers that count; where all tokens do, of those that do not. */
+  #weighted(messages: readonly ChatMessage[], spans: Turns['spans']): Turns['spans'] {
+    const counted = countedAnswers(messages);
+    if (counted.every(Boolean)) return this.trainsAll ? [] : spans;
+    if (spans.length !== counted.length)
+      throw new RowError(
+        `expected the chat template to mark each of ${counted.length} messages of the assistant, some of which do not count, but received ${spans.length} marks`,
+      );
+    return spans.filter((_, i) => counted[i] !== this.trainsAll);
   }
 
   protected get hasTemplate(): boolean {
@@ -181,7 +204,9 @@ export abstract class RowKind {
   protected async plain(prompt: string, completion: string): Promise<Tokens> {
     const words = prompt + completion;
     const inputIds = await this.encode(words);
-    const labels = await this.spans(inputIds, words, [[prompt.length, words.length]], true);
+    const labels = this.trainsAll
+      ? inputIds
+      : await this.spans(inputIds, words, [[prompt.length, words.length]], { addSpecialTokens: true });
     const whole = this.withEnd(inputIds.slice());
     return { inputIds: whole, labels: [...labels, ...whole.slice(inputIds.length)] };
   }
@@ -214,7 +239,7 @@ class Messages extends RowKind {
         'ERR_UNSUPPORTED',
       );
     const turns = await this.conversation(messages, toolsOf(row));
-    if (this.options.trainOn !== 'all' && !messages.some(({ role }) => role === 'assistant'))
+    if (!this.trainsAll && !messages.some(({ role }) => role === 'assistant'))
       throw new RowError('expected a message of the assistant, of which the tokens count');
     return turns;
   }
@@ -237,6 +262,8 @@ const speakers: Readonly<Record<string, string>> = {
 function sharedMessage(given: unknown, i: number): ChatMessage {
   const { from, value, ...rest } = isRecord(given) ? given : {};
   if (from === undefined && typeof rest['role'] === 'string') return rest as ChatMessage;
+  const { weight, train } = rest;
+  const counts = { ...(weight != null && { weight }), ...(train != null && { train }) };
   if (typeof from !== 'string' || typeof value !== 'string')
     throw new RowError(
       `expected message ${i + 1} of "conversations" to be { from, value } of two texts but received ${describe(given)}`,
@@ -245,7 +272,7 @@ function sharedMessage(given: unknown, i: number): ChatMessage {
     throw new RowError(
       `expected "from" of message ${i + 1} to be one of ${Object.keys(speakers).join(', ')} but received ${describe(from)}`,
     );
-  return { role: speakers[from]!, content: value };
+  return { role: speakers[from]!, content: value, ...counts };
 }
 
 class ShareGpt extends Messages {

@@ -4,7 +4,7 @@ import { isRecord } from '../formats/json';
 import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import { check, checkBoolean, describe } from '../validate';
-import { holdsMore, messageForms, type ChatMessage } from './messages';
+import { checkRoles, holdsMore, messageForms, callsKey, unnamedCalls, type ChatMessage } from './messages';
 import { BoundedTemplate } from './template';
 import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
 
@@ -68,7 +68,13 @@ export class ChatTemplate {
   readonly #limits: Limits;
   readonly #parsed = new Map<string, BoundedTemplate>();
 
-  private constructor(sources: ReadonlyMap<string, string>, tokens: SpecialTokens, limits: Limits) {
+  private constructor(
+    sources: ReadonlyMap<string, string>,
+    tokens: SpecialTokens,
+    limits: Limits,
+    /** Where it is from, for messages. */
+    private readonly origin: string,
+  ) {
     this.#limits = limits;
     this.#sources = sources;
     this.#tokens = tokens;
@@ -83,6 +89,7 @@ export class ChatTemplate {
     config: unknown,
     tokens: SpecialTokens,
     limits = defaultLimits,
+    origin = 'of the model',
   ): ChatTemplate | undefined {
     const sources = new Map<string, string>();
     if (Array.isArray(config)) {
@@ -91,7 +98,7 @@ export class ChatTemplate {
           sources.set(entry.name, entry.template);
     } else if (typeof config === 'string') sources.set('default', config);
     if (jinja !== undefined) sources.set('default', jinja);
-    return sources.size ? new ChatTemplate(sources, tokens, limits) : undefined;
+    return sources.size ? new ChatTemplate(sources, tokens, limits, origin) : undefined;
   }
 
   /**
@@ -208,18 +215,73 @@ export class ChatTemplate {
         `[${op}] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
         { op },
       );
-    const chosen = this.#choose(options);
+    const [name, source] = this.#choose(options);
+    const forms = messageForms(messages);
+    checkRoles(messages, this.#parse(name, source).roles);
     let failure: unknown;
-    for (const form of messageForms(messages))
+    for (const form of forms) {
+      let text: string;
       try {
-        return { form, text: this.#run(...chosen, form, options) };
+        text = this.#run(name, source, form, options);
       } catch (error) {
         failure ??= error;
+        continue;
       }
+      this.#checkCalls(form, text, [name, source], options);
+      return { form, text };
+    }
     throw failure;
   }
 
-  /** Runs a template, which is parsed once by its name. */
+  /** @throws ERR_UNSUPPORTED where the template leaves out calls of tools, so that an empty answer would stand for them. */
+  #checkCalls(
+    form: readonly ChatMessage[],
+    text: string,
+    [name, source]: [string, string],
+    options: ChatTemplateOptions,
+  ): void {
+    let index = form.findIndex((message) => {
+      const key = callsKey(message);
+      return key !== undefined && !new RegExp(`\\b${key}\\b`).test(source);
+    });
+    if (index < 0) {
+      index = unnamedCalls(form, text);
+      // Some templates write the arguments alone.
+      if (index < 0 || this.#writesCalls(form, text, index, [name, source], options)) return;
+    }
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] the chat template '${name}' ${this.origin} does not write the ${callsKey(form[index]!)} of message ${index + 1} (assistant): give a template that does`,
+      { op },
+    );
+  }
+
+  /** Whether the text of a conversation is another one without the calls of a message. */
+  #writesCalls(
+    form: readonly ChatMessage[],
+    text: string,
+    index: number,
+    chosen: [string, string],
+    options: ChatTemplateOptions,
+  ): boolean {
+    const silent: ChatMessage = { ...form[index]!, content: form[index]!.content ?? '' };
+    for (const key of ['tool_calls', 'function_call']) delete silent[key];
+    try {
+      return this.#run(...chosen, form.with(index, silent), options) !== text;
+    } catch {
+      return true;
+    }
+  }
+
+  /** What a name stands for is parsed once. */
+  #parse(name: string, source: string): BoundedTemplate {
+    return this.#guarded(() => {
+      let template = this.#parsed.get(name);
+      if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));
+      return template;
+    });
+  }
+
   #run(
     name: string,
     source: string,
@@ -227,18 +289,22 @@ export class ChatTemplate {
     options: ChatTemplateOptions,
     spent?: (steps: number) => void,
   ): string {
+    const template = this.#parse(name, source);
+    const variables = {
+      documents: null,
+      ...this.#tokens,
+      ...options.variables,
+      messages,
+      tools: options.tools ?? null,
+      add_generation_prompt: options.addGenerationPrompt ?? false,
+    };
+    return this.#guarded(() => template.render(variables, spent));
+  }
+
+  /** Whatever fails inside the package is an error of ours. */
+  #guarded<T>(run: () => T): T {
     try {
-      let template = this.#parsed.get(name);
-      if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));
-      const variables = {
-        documents: null,
-        ...this.#tokens,
-        ...options.variables,
-        messages,
-        tools: options.tools ?? null,
-        add_generation_prompt: options.addGenerationPrompt ?? false,
-      };
-      return template.render(variables, spent);
+      return run();
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
       const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, 1000);

@@ -1,7 +1,7 @@
 /** The messages of a conversation: what a program or a data set gives, in the forms in which templates take it. */
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
-import { check, describe, isListOf } from '../validate';
+import { check, describe, isListOf, suggest } from '../validate';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {
@@ -126,6 +126,38 @@ export function messageForms(given: unknown): ChatMessage[][] {
   const silent = texts.some(({ content }) => content === null);
   return silent ? [...forms, ...forms.map(withTexts)] : forms;
 }
+
+/** The roles that every template may be given. */
+const commonRoles = ['system', 'developer', 'user', 'assistant', 'tool'];
+
+/**
+ * Most templates write a role that they do not know as they are given it, which the model has never seen.
+ * @throws ERR_DATA for a role that is neither common nor one of the template's own.
+ */
+export function checkRoles(messages: readonly ChatMessage[], own: ReadonlySet<string>): void {
+  for (const [i, { role }] of messages.entries()) {
+    if (commonRoles.includes(role) || own.has(role)) continue;
+    const known = [...new Set([...commonRoles, ...own])];
+    const near = suggest(role, known);
+    const help = near === undefined ? '' : `; did you mean '${near}'?`;
+    refuse(`the role of message ${i + 1} to be one of ${known.join(', ')}`, `${describe(role)}${help}`);
+  }
+}
+
+const nameOf = (call: unknown): unknown =>
+  isRecord(call) ? (isRecord(call['function']) ? call['function']['name'] : call['name']) : undefined;
+
+/** The key of a message that holds its calls of tools; undefined where it calls none. */
+export const callsKey = (message: ChatMessage): 'tool_calls' | 'function_call' | undefined =>
+  !callsTools(message) ? undefined : isRecord(message['function_call']) ? 'function_call' : 'tool_calls';
+
+/** The first message of which a text does not name all the tools that it calls; −1 where there is none. */
+export const unnamedCalls = (messages: readonly ChatMessage[], text: string): number =>
+  messages.findIndex((message) => {
+    const key = callsKey(message);
+    const calls: unknown[] = key === undefined ? [] : [message[key]].flat();
+    return calls.map(nameOf).some((name) => typeof name === 'string' && !text.includes(name));
+  });
 
 /** Whether a value of JSON holds more values than `most`, itself among them. Takes no stack. */
 export function holdsMore(value: unknown, most: number): boolean {

@@ -7,6 +7,7 @@
 import { Environment, Interpreter, parse, Template, tokenize } from '@huggingface/jinja';
 import { LoRAError } from '../errors';
 import { checkLimit, limitText, type Limits } from '../formats/limits';
+import { comparedRoles } from './template_roles';
 import { callCost, operatorCost, type Arguments } from './template_costs';
 import {
   charactersPerStep,
@@ -335,6 +336,8 @@ export class BoundedTemplate {
   readonly #program: Program;
   readonly #limits: Limits;
   readonly #bodies = new WeakMap<Node, number>();
+  /** The texts that it compares roles with. */
+  readonly roles: ReadonlySet<string>;
 
   /** @throws what the package throws for a text that is no template, and ERR_DATA for one that is too long. */
   constructor(source: string, limits: Limits) {
@@ -356,6 +359,7 @@ export class BoundedTemplate {
       );
     this.#limits = limits;
     this.#program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+    this.roles = comparedRoles(this.#program);
     markOutput(this.#program as unknown as Node, this.#bodies);
   }
 

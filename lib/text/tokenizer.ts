@@ -398,7 +398,7 @@ export class Tokenizer {
       );
       this.#own = {
         source,
-        template: ChatTemplate.from(source, undefined, this.specialTokens, this.#limits)!,
+        template: ChatTemplate.from(source, undefined, this.specialTokens, this.#limits, 'that was given')!,
       };
     }
     const template = source === undefined ? this.#template : this.#own!.template;

@@ -373,6 +373,98 @@ describe('tools of a row', () => {
   });
 });
 
+describe('messages that say whether they count', () => {
+  const said = (...words: object[]): ChatMessage[] =>
+    dialogue.map((message, i) => ({ ...message, ...words[i] }));
+  const none = {};
+
+  test.each([
+    ['marks', true, 'Green.</s>'],
+    ['prefixes', false, 'Green.</s>\n'],
+  ])("OpenAI's weight and axolotl's train leave answers out, by %s", async (_, marks, counted) => {
+    const tokenizer = await tokenizerOf(chatml(marks));
+    for (const word of [{ weight: 0 }, { train: false }, { weight: 0, train: false }])
+      expect((await learnt(tokenizer, { messages: said(none, none, word) })).counted).toBe(counted);
+    const both = {
+      messages: said({ weight: 0 }, { train: null }, { train: true }, { weight: null }, { weight: 1 }),
+    };
+    expect(await learnt(tokenizer, both)).toEqual(await learnt(tokenizer, { messages: dialogue }));
+  });
+
+  test('so do those of ShareGPT and of a side of { prompt, completion }', async () => {
+    const tokenizer = await tokenizerOf(chatml(true));
+    const from = ['system', 'human', 'gpt', 'human', 'gpt'];
+    const conversations = said(none, none, { weight: 0 }).map(({ content, weight }, i) => ({
+      from: from[i],
+      value: content,
+      weight,
+    }));
+    expect((await learnt(tokenizer, { conversations })).counted).toBe('Green.</s>');
+    const messages = said(none, none, none, none, { train: false });
+    const row = { prompt: messages.slice(0, 4), completion: messages.slice(4) };
+    expect((await learnt(tokenizer, row)).counted).toBe('Blue.</s>');
+  });
+
+  test("beside trainOn 'all' everything else counts", async () => {
+    const { counted, text } = await learnt(
+      await tokenizerOf(chatml(false)),
+      { messages: said(none, { weight: 1 }, { weight: 0 }) },
+      { trainOn: 'all' },
+    );
+    expect(counted).toBe(text.replace('Blue.</s>\n', '|'));
+  });
+
+  test('a row of which no answer counts is left out', async () => {
+    const path = join(dir, 'silent.jsonl');
+    const weighted = { messages: said(none, none, { weight: 0 }, none, { weight: 0 }) };
+    writeFileSync(path, `${JSON.stringify(weighted)}\n${JSON.stringify({ messages: dialogue })}`);
+    expect(await loadDataset(path, { tokenizer: await tokenizerOf(chatml(true)) })).toMatchObject({
+      length: 1,
+      dropped: 1,
+    });
+  });
+
+  test.each<[object[], LoadDatasetOptions, string]>([
+    [[none, none, { weight: 0.5 }], {}, `"weight" of message 3 ('assistant') to be 0 or 1 but received 0.5`],
+    [
+      [none, none, none, none, { weight: '0' }],
+      {},
+      `"weight" of message 5 ('assistant') to be 0 or 1 but received '0'`,
+    ],
+    [[none, none, { train: 0 }], {}, `"train" of message 3 ('assistant') to be true or false but received 0`],
+    [
+      [none, none, { train: true, weight: 0 }],
+      {},
+      `"weight" and "train" of message 3 ('assistant') to say the same but received 0 and true`,
+    ],
+    [
+      [none, { train: true }],
+      {},
+      `"train" of message 2 ('user') to be false, since only messages of the assistant count, but received true`,
+    ],
+    [
+      [{ weight: 0 }],
+      { trainOn: 'all' },
+      `"weight" of message 1 ('system') to be 1 beside trainOn 'all', which counts it, but received 0`,
+    ],
+  ])('%j is refused', async (given, options, sentence) => {
+    await expectReject(
+      learnt(await tokenizerOf(chatml(true)), { messages: said(...given) }, options),
+      'ERR_DATA',
+      new RegExp(`:1: expected ${sentence.replace(/[()]/g, '\\$&')}$`),
+    );
+  });
+
+  test('marks that do not tell the answers apart are refused', async () => {
+    const one = '{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}';
+    await expectReject(
+      learnt(await tokenizerOf(one), { messages: said(none, none, { weight: 0 }) }),
+      'ERR_DATA',
+      /:1: expected the chat template to mark each of 2 messages of the assistant, some of which do not count, but received 1 marks$/,
+    );
+  });
+});
+
 test('a conversation without an answer is refused, and told by its line', async () => {
   await expectReject(
     learnt(await tokenizerOf(chatml(true)), { messages: dialogue.slice(0, 2) }),

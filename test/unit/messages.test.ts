@@ -110,6 +110,52 @@ describe.each(Object.entries(paths))('through %s', (name, write) => {
     expect(error!.message).toContain(sentence);
   });
 
+  test.each([
+    ['usr', "; did you mean 'user'?"],
+    ['critic', ''],
+  ])('the role %s, which the template does not name, is refused', async (role, help) => {
+    const error = await write(await tokenizerOf(plain), [user('Hi'), { role, content: 'Hi' }, answer]).then(
+      () => undefined,
+      (reason: unknown) => reason as { code: string; message: string },
+    );
+    expect(error).toMatchObject({ code: 'ERR_DATA' });
+    expect(error!.message).toContain(
+      `expected the role of message 2 to be one of system, developer, user, assistant, tool but received '${role}'${help}`,
+    );
+  });
+
+  test('roles that the template compares with are taken, and so are the common ones', async () => {
+    const named = `{% set role = messages[0].role %}{% if role in ['critic', 'editor'] or "guest" != messages[0]['role'] or role == 'x' ~ 'y' %}{% endif %}${plain}`;
+    const tokenizer = await tokenizerOf(named);
+    for (const role of ['critic', 'editor', 'guest', 'system', 'developer', 'user', 'tool'])
+      expect(await write(tokenizer, [{ role, content: 'Hi' }, answer])).toBe(
+        `<|${role}|>Hi;<|assistant|>Yes.;`,
+      );
+  });
+
+  test.each([
+    ['tool_calls', '{{ m.content or "" }}'],
+    ['tool_calls', '{{ m.content or "" }}{% if m.tool_calls and false %}!{% endif %}'],
+    ['function_call', '{{ m.content or "" }}{{ m.tool_calls }}'],
+  ])('calls in %s are refused where the template is %s', async (key, said) => {
+    const tokenizer = await tokenizerOf(`{% for m in messages %}<|{{ m.role }}|>${said};{% endfor %}`);
+    const called = { name: 'get_time', arguments: {} };
+    const silent: Message = {
+      role: 'assistant',
+      content: null,
+      ...(key === 'tool_calls' ? { tool_calls: [{ function: called }] } : { function_call: called }),
+    };
+    const error = await write(tokenizer, [user('Hi'), silent, answer]).then(
+      () => undefined,
+      (reason: unknown) => reason as { code: string; message: string },
+    );
+    expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED' });
+    expect(error!.message).toContain(
+      `the chat template 'default' of the model does not write the ${key} of message 2 (assistant)`,
+    );
+    expect(await write(tokenizer, [user('Hi'), { ...answer, tool_calls: [] }])).toContain('Yes.');
+  });
+
   const calls: [what: string, template: string][] = [
     ['is joined with texts', template("{{ '' + m.content }}", '{{ call.function.arguments | tojson }}')],
     [
