@@ -264,6 +264,25 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     expect(weights(adapter)).toBe(before);
   });
 
+  test.each<[Partial<TrainerOptions>, string, Partial<TrainerOptions>?]>([
+    [{ neftuneNoiseAlpha: 5 }, 'neftuneNoiseAlpha was 5 and is nothing'],
+    [{ packing: true }, 'packing was true and is nothing'],
+    [{ groupByLength: true }, 'groupByLength was true and is nothing'],
+    [{ loraPlusRatio: 4 }, 'loraPlusRatio was 4 and is nothing'],
+    [{ schedule: 'wsd', decaySteps: 2 }, 'decaySteps was 2 and is 3', { schedule: 'wsd', decaySteps: 3 }],
+    [{ schedule: 'wsd', decaySteps: 2 }, 'schedule was "wsd" and is "cosine"'],
+  ])('%j of the run before: %s', async (before, message, now = {}) => {
+    const folder = fresh();
+    await another();
+    await abortAt(2, { outDir: folder, ...before });
+    await another();
+    await expectReject(
+      Promise.resolve(trainer({ outDir: folder, resume: true, ...now }).run()),
+      'ERR_ARGUMENT',
+      `[Trainer] ${join(folder, readdirSync(folder)[0]!)} is of a run with other settings: ${message}; start with a new outDir, or with those of that run`,
+    );
+  });
+
   test('another adapter', async () => {
     for (const old of [...fixture.model.adapters.keys()]) await fixture.model.removeAdapter(old);
     fixture.addAdapter('mine', { loraAlpha: 8 });
@@ -577,6 +596,24 @@ describe('a checkpoint of a stranger', () => {
       /is of step 100, and this run ends after step \d$/,
     );
   });
+});
+
+test('a run whose tokens end exactly before a checkpoint does not go on from it', async () => {
+  const constant = { schedule: 'constant', maxSteps: undefined } as const;
+  const outDir = fresh();
+  await another();
+  const { steps } = await collect(trainer({ ...constant, maxSteps: 3, outDir, saveEvery: 3 }));
+  const maxTokens = steps[0]!.tokens + steps[1]!.tokens;
+  const resume = join(outDir, 'checkpoint-3');
+  await another();
+  await expectReject(
+    Promise.resolve(trainer({ ...constant, maxTokens, resume }).run()),
+    'ERR_ARGUMENT',
+    `[Trainer] ${resume} is of step 3, and this run ends after step 2`,
+  );
+  // With a token more its third step is its last.
+  const { events } = await collect(trainer({ ...constant, maxTokens: maxTokens + 1, resume }));
+  expect(events.at(-1)).toMatchObject({ type: 'end', step: 3 });
 });
 
 test('the digest takes rows of any length', () => {
