@@ -268,6 +268,14 @@ describe('on a tiny model', () => {
     expect([sent[2]!.length, sent[2]!.slice(-4)]).toEqual([128, ids('yz a')]);
   });
 
+  test('a choice of one token less than the context is compared behind one token of its query', async () => {
+    const forward = jest.spyOn(model, 'forwardInSlices');
+    await model.evaluateTask([{ query: 'pq', choices: ['b'.repeat(126), 'a'], gold: 0 }]);
+    const [rows, options] = forward.mock.calls[0] as unknown as [number[][], { labels: number[][] }];
+    expect(rows[0]).toEqual(ids(`q ${'b'.repeat(126)}`));
+    expect(options.labels[0]).toEqual([-100, ...ids(` ${'b'.repeat(126)}`)]);
+  });
+
   test('batches change the speed alone', async () => {
     const rows = shapes.map(([, row]) => row as ChoiceRow).slice(0, 1);
     const questions = [...rows, { query: 'Other:', choices: ['abc', 'd', 'efgh'], gold: 2 }, ...rows];
@@ -403,6 +411,11 @@ describe('on a tiny model', () => {
       [{ query: 'q', choices: ['a', 'b'.repeat(200)], gold: 0 }],
       /choice 1 of 'q' to have from 1 to 127 tokens behind it but it has 201/,
     ],
+    [
+      'a choice of as many tokens as the context',
+      [{ query: 'q', choices: ['a', 'b'.repeat(127)], gold: 0 }],
+      /choice 1 of 'q' to have from 1 to 127 tokens behind it but it has 128/,
+    ],
     ['nothing', '\n', /expected at least one example/],
   ])('a file with %s is refused by its line', async (_what, rows, sentence) => {
     const file = typeof rows === 'string' ? join(dir, 'bad.jsonl') : write('bad.jsonl', rows);
@@ -453,6 +466,13 @@ test('every answer of a conversation is asked for, behind all that was said befo
     ['<|user|>A<|assistant|>', 'Yo.'],
     ['<|user|>A<|assistant|>Yo.<|user|>B<|assistant|>', 'Hi!'],
     ['<|user|>A<|assistant|>', 'Yo.'],
+  ]);
+
+  await model.loadAdapter(await answeringAdapter(base, 'Yo, man!', join(dir, 'long')), { name: 'long' });
+  const short = await model.evaluateTask(data, { adapters: ['yo', 'long'], maxNewTokens: 5 });
+  expect(short.results.map(({ adapter, cut }) => [adapter, cut])).toEqual([
+    ['yo', 0],
+    ['long', 3],
   ]);
   await model.dispose();
   rmSync(base, { recursive: true });
