@@ -11,6 +11,7 @@ import {
   type CompareOptions,
   type Comparison,
 } from '../../lib/index';
+import { settingOfSweep } from '../../lib/compare/methods';
 import { expectReject, expectThrow } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { temporaryFolder } from '../support/temporary';
@@ -259,6 +260,18 @@ test('a rate with which the loss is no number is a result, and where there is no
     'ERR_NON_FINITE',
     has('no learning rate of lora gave a loss that is a number: tried were 1e+30, 1e+29'),
   );
+});
+
+test('the rate is chosen on the middle of the ranks, in the order of numbers', () => {
+  const axes = { methods: ['lora'], alphas: ['2r', 1], targets: ['mlp', 'attention'] } as const;
+  for (const [ranks, rank] of [
+    [[16, 4, 8], 8],
+    [[4, 16], 4],
+    [[2], 2],
+  ] as const)
+    expect(settingOfSweep('lora', { ...axes, ranks })).toEqual({
+      ...{ method: 'lora', rank, alpha: 2 * rank, targets: 'mlp' },
+    });
 });
 
 test('a budget of minutes ends with the step that reaches it', async () => {
