@@ -20,8 +20,6 @@ export type { DeviceInfo, MemoryUsage } from './native/binding';
 export type { Device } from './native/device';
 export { CausalLM } from './models/causal_lm';
 export type {
-  AddAdapterOptions,
-  CombineAdaptersOptions,
   ForwardOptions,
   ForwardOutput,
   FromPretrainedOptions,
@@ -46,7 +44,8 @@ export type {
   WeightsProgress,
 } from './hub/progress';
 export { Adapter } from './peft/adapter';
-export type { CombineMethod } from './peft/combine';
+export type { AddAdapterOptions } from './peft/adapter_set';
+export type { CombineAdaptersOptions, CombineMethod } from './peft/combine';
 export type { TokenRows } from './models/batch';
 export type { ChatTemplateOptions, ChatVariables } from './text/chat';
 export type { ChatMessage } from './text/messages';
@@ -79,7 +78,7 @@ export { Lion } from './optim/lion';
 export type { LionOptions, LionParameterGroup } from './optim/lion';
 export { SGD } from './optim/sgd';
 export type { SGDOptions, SGDParameterGroup } from './optim/sgd';
-export type { OptimizerName } from './train/optimizer';
+export type { OptimizerName } from './options/table';
 export type { Optimizer, OptimizerGroup, OptimizerOptions } from './optim/optimizer';
 export { clipGradNorm } from './optim/clip';
 export { constantSchedule, cosineSchedule, linearSchedule, wsdSchedule } from './optim/schedules';

@@ -1,6 +1,6 @@
 /** Tables as RFC 4180 has them: fields between commas or tabs, in quotes where they hold one, a quote or a line break. */
 import { failAt } from './json_rows';
-import type { Line } from './lines';
+import type { Line } from './sources';
 
 type Row = Readonly<Record<string, unknown>>;
 

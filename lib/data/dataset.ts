@@ -25,11 +25,11 @@ import {
   readLines,
   readObjects,
   type DataFormat,
-  type Line,
   type LineOptions,
 } from './lines';
 import { MemoryDataset } from './memory_dataset';
 import { columnKeys, RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
+import type { Line } from './sources';
 import { partCharacters, TextPieces } from './text_pieces';
 
 /** How a data set is read. */

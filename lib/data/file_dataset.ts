@@ -4,7 +4,7 @@ import { InputFile } from '../formats/input';
 import { check, describe } from '../validate';
 import { Column } from './columns';
 import type { DatasetCounts, Example } from './example';
-import type { Line } from './lines';
+import type { Line } from './sources';
 
 /** Where rows lie, and the tokens of their examples. */
 export class Places {

@@ -1,5 +1,5 @@
 /** The objects of a JSON file: those of one list, or one after the other. */
-import type { Line } from './lines';
+import type { Line } from './sources';
 
 const [quote, backslash, comma, lineFeed] = [0x22, 0x5c, 0x2c, 0x0a];
 const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d];

@@ -6,7 +6,7 @@ import { createGunzip } from 'node:zlib';
 import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { JsonObjects } from './json_objects';
-import { fileSource, streamSource } from './sources';
+import { fileSource, streamSource, type Line } from './sources';
 
 const op = 'loadDataset';
 const supported =
@@ -99,17 +99,6 @@ async function peek(source: Bytes): Promise<{ head: Buffer; all: Bytes }> {
     }
   }
   return { head, all: all() };
-}
-
-/** A line of a file. */
-export interface Line {
-  readonly line: string;
-  /** From 1. */
-  readonly number: number;
-  /** Where its bytes begin in the (unzipped) content. */
-  readonly offset: number;
-  /** How many bytes it has, without the line feed. */
-  readonly bytes: number;
 }
 
 /** How the lines of a file are read. */

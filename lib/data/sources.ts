@@ -14,6 +14,17 @@ export interface ByteSource {
   close(): Promise<void>;
 }
 
+/** A line of these bytes, or an object of a JSON file. */
+export interface Line {
+  readonly line: string;
+  /** From 1. */
+  readonly number: number;
+  /** Where its bytes begin in the (unzipped) content. */
+  readonly offset: number;
+  /** How many bytes it has, without the line feed. */
+  readonly bytes: number;
+}
+
 const chunkBytes = 2 ** 18;
 
 /** A regular file, to the end that it has when that is reached. */

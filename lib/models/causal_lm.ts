@@ -21,7 +21,8 @@ import type { Parameter } from '../tensor/tensor';
 import type { EvaluateOptions, Evaluation } from './evaluate';
 import { check, checkOptions, describe, refuseF16Training } from '../validate';
 import type { Adapter } from '../peft/adapter';
-import { AdapterSet } from '../peft/adapter_set';
+import { AdapterSet, type AddAdapterOptions } from '../peft/adapter_set';
+import type { CombineAdaptersOptions } from '../peft/combine';
 import type { ModelConfig } from './config';
 import { forwardSteps, planForward } from './forward';
 import type { GenerationResult, Prompt } from './generate';
@@ -43,8 +44,6 @@ import type { DataSource } from '../data/example';
 import type { Decoder } from './decoder';
 import { TrainedBase, type TrainAllOptions } from './trained_base';
 import type {
-  AddAdapterOptions,
-  CombineAdaptersOptions,
   ForwardOptions,
   ForwardOutput,
   FromPretrainedOptions,

@@ -1,8 +1,7 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
 import { isRecord } from '../formats/json';
-import { trainerOptions } from '../options/table';
+import { trainerOptions, type OptimizerName } from '../options/table';
 import { quantisedBytes } from '../tensor/frozen_weight';
-import type { OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
 import { methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';

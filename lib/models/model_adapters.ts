@@ -6,8 +6,8 @@ import type { Device } from '../native/device';
 import { embedding } from '../ops';
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
-import type { AdapterSet } from '../peft/adapter_set';
-import { combineOptions, combinePlan } from '../peft/combine';
+import type { AdapterSet, AddAdapterOptions } from '../peft/adapter_set';
+import { combineOptions, combinePlan, type CombineAdaptersOptions } from '../peft/combine';
 import type { AdaptedBase } from '../peft/method';
 import {
   checkMethod,
@@ -24,7 +24,7 @@ import type { Tokenizer } from '../text/tokenizer';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
 import { combineAdapters } from './combine_adapters';
 import type { ModelConfig } from './config';
-import type { AddAdapterOptions, CombineAdaptersOptions, LoadAdapterOptions } from './options';
+import type { LoadAdapterOptions } from './options';
 
 /** The model that is adapted. */
 export interface AdaptedModel {

@@ -5,7 +5,7 @@ import type { SourceOptions } from '../hub/source';
 import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
-import type { CombineMethod } from '../peft/combine';
+import type { AddAdapterOptions } from '../peft/adapter_set';
 import type { AdapterMethodName } from '../peft/methods';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from '../engine/sampling';
@@ -80,15 +80,6 @@ export interface ForwardOutput<O extends ForwardOptions> {
       : Tensor | undefined;
 }
 
-/** The options of {@link CausalLM.addAdapter}. */
-export interface AddAdapterOptions {
-  /** What calls name it by. Default 'default'. */
-  name?: string | undefined;
-  /** Decides the initial weights and the masks of dropout. Default 0. */
-  seed?: number | undefined;
-  /** Makes it the active one although there are others. Default false. */
-  activate?: boolean | undefined;
-}
 /** The options of {@link CausalLM.loadAdapter}. */
 export interface LoadAdapterOptions<Name extends AdapterMethodName = AdapterMethodName>
   extends AddAdapterOptions, SourceOptions {
@@ -106,22 +97,4 @@ export interface GenerateOptions extends SamplingOptions, ChatVariables {
   continueAssistant?: boolean | undefined;
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null | undefined;
-}
-
-/** The options of {@link CausalLM.combineAdapters}. */
-export interface CombineAdaptersOptions extends AddAdapterOptions {
-  /** The weight of each adapter, of any sign. Default: 1 for each. */
-  weights?: readonly number[] | undefined;
-  /** How they become one; the guide says how far each is from the sum. Default 'cat', which is the sum. */
-  method?: CombineMethod | undefined;
-  /** The rank of 'svd'. Default: the largest of the adapters. */
-  svdRank?: number | undefined;
-  /** The share of values that 'ties', 'magnitude_prune' and 'dare_linear' keep, above 0 and at most 1. */
-  density?: number | undefined;
-  /** What 'ties' elects the sign of a value by: the sum of the values, or how many have it. Default 'total'. */
-  majoritySignMethod?: 'total' | 'frequency' | undefined;
-  /** Decides which values 'dare_linear' keeps, and the masks of dropout. Default 0. */
-  seed?: number | undefined;
-  /** Whether its parameters get gradients. Default false. */
-  trainable?: boolean | undefined;
 }

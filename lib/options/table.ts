@@ -287,6 +287,9 @@ export const trainerOptions = {
   parameters: { type: 'object' },
 } as const satisfies Options;
 
+/** The optimizers that have a name: {@link AdamW}, {@link AdamW8bit}, {@link SGD} without momentum, {@link Lion}. */
+export type OptimizerName = (typeof trainerOptions.optimizer.choices)[number];
+
 /** How tokens are drawn; what a program gives is checked in engine/sampling.ts. */
 export const generationOptions = {
   maxNewTokens: {

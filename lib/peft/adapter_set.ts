@@ -7,6 +7,16 @@ import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
 
+/** The options of {@link CausalLM.addAdapter}. */
+export interface AddAdapterOptions {
+  /** What calls name it by. Default 'default'. */
+  name?: string | undefined;
+  /** Decides the initial weights and the masks of dropout. Default 0. */
+  seed?: number | undefined;
+  /** Makes it the active one although there are others. Default false. */
+  activate?: boolean | undefined;
+}
+
 /** A name, an adapter of this model, or null for the base alone; undefined is the active one. */
 export type AdapterChoice = string | Adapter | null | undefined;
 

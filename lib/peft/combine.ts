@@ -1,15 +1,33 @@
 /** Several adapters as one: PEFT's add_weighted_adapter, computed in double and rounded once to f32. */
 import { LoRAError } from '../errors';
-import type { CombineAdaptersOptions } from '../models/options';
 import { Random } from '../data/random';
 import { check, checkInteger, checkNumber, checkOneOf, describe, isListOf } from '../validate';
 import { f32Tensor, type AdapterLayer } from './adapter_layers';
+import type { AddAdapterOptions } from './adapter_set';
 import { truncatedProduct } from './truncated_svd';
 
 export const combineMethods = ['cat', 'svd', 'linear', 'ties', 'magnitude_prune', 'dare_linear'] as const;
 
 /** How adapters become one. */
 export type CombineMethod = (typeof combineMethods)[number];
+
+/** The options of {@link CausalLM.combineAdapters}. */
+export interface CombineAdaptersOptions extends AddAdapterOptions {
+  /** The weight of each adapter, of any sign. Default: 1 for each. */
+  weights?: readonly number[] | undefined;
+  /** How they become one; the guide says how far each is from the sum. Default 'cat', which is the sum. */
+  method?: CombineMethod | undefined;
+  /** The rank of 'svd'. Default: the largest of the adapters. */
+  svdRank?: number | undefined;
+  /** The share of values that 'ties', 'magnitude_prune' and 'dare_linear' keep, above 0 and at most 1. */
+  density?: number | undefined;
+  /** What 'ties' elects the sign of a value by: the sum of the values, or how many have it. Default 'total'. */
+  majoritySignMethod?: 'total' | 'frequency' | undefined;
+  /** Decides which values 'dare_linear' keeps, and the masks of dropout. Default 0. */
+  seed?: number | undefined;
+  /** Whether its parameters get gradients. Default false. */
+  trainable?: boolean | undefined;
+}
 
 /** What an adapter adds to a layer: factor · up · down. */
 export interface CombinedPart {

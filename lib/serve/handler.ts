@@ -63,7 +63,8 @@ const metricsType = 'text/plain; version=0.0.4; charset=utf-8';
 
 const gets: Readonly<Record<string, (call: Call) => Promise<void>>> = {
   '/v1/models': listModels,
-  '/metrics': async ({ service, exchange }) => exchange.text(service.metrics.text(service), metricsType),
+  '/metrics': async ({ service: { metrics, model, queue, adapters }, exchange }) =>
+    exchange.text(metrics.text({ engine: model.engineStats(), queue, adapters }), metricsType),
 };
 
 const modelPath = '/v1/models/';

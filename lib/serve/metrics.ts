@@ -1,6 +1,8 @@
 /** What a server counts, in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats). */
+import type { EngineStats } from '../engine/engine';
 import type { Exchange } from './exchange';
-import type { Service } from './service';
+import type { FairQueue } from './fair_queue';
+import type { ServedAdapters } from './served_adapters';
 
 const prefix = 'lora_native_';
 
@@ -47,6 +49,13 @@ const family = (name: string, kind: Kind, help: string, lines: readonly string[]
   ...lines,
 ];
 
+/** What is read when it is asked for, where the rest is counted. */
+interface Gauges {
+  readonly engine: EngineStats;
+  readonly queue: Pick<FairQueue, 'running' | 'waiting'>;
+  readonly adapters: Pick<ServedAdapters, 'resident' | 'loads'>;
+}
+
 export class Metrics {
   /** By path and status; paths are those of the server, so that a client cannot make more of them. */
   readonly #requests = new Map<string, { readonly labels: Labels; count: number }>();
@@ -68,9 +77,8 @@ export class Metrics {
     this.#completionTokens += facts.completionTokens ?? 0;
   }
 
-  /** All of it, with what the engine and the queue say now. */
-  text({ model, queue, adapters }: Service): string {
-    const engine = model.engineStats();
+  /** All of it, with what the engine, the queue and the adapters say now. */
+  text({ engine, queue, adapters }: Gauges): string {
     const one = (name: string, kind: Kind, help: string, value: number): string[] =>
       family(name, kind, help, [series(name, {}, value)]);
     const requests = [...this.#requests.values()].map(({ labels, count }) =>

@@ -4,7 +4,7 @@ import { AdamW8bit } from '../optim/adamw8bit';
 import { Lion } from '../optim/lion';
 import { Optimizer } from '../optim/optimizer';
 import { SGD } from '../optim/sgd';
-import type { trainerOptions } from '../options/table';
+import type { OptimizerName } from '../options/table';
 import type { Parameter } from '../tensor/tensor';
 import { check, describe } from '../validate';
 
@@ -13,9 +13,7 @@ const kinds = {
   adamw8bit: AdamW8bit,
   sgd: SGD,
   lion: Lion,
-} as const satisfies Record<(typeof trainerOptions.optimizer.choices)[number], unknown>;
-/** The optimizers that have a name: {@link AdamW}, {@link AdamW8bit}, {@link SGD} without momentum, {@link Lion}. */
-export type OptimizerName = keyof typeof kinds;
+} as const satisfies Record<OptimizerName, unknown>;
 
 export interface OptimizerChoice {
   readonly optimizer?: OptimizerName | Optimizer | undefined;

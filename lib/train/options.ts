@@ -13,9 +13,9 @@ import {
 } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
 import { checkedOptions, lackOf, type CheckedValues } from '../options/option';
-import { trainerOptions } from '../options/table';
+import { trainerOptions, type OptimizerName } from '../options/table';
 import { check, checkOptions, describe } from '../validate';
-import { checkOptimizer, type OptimizerName } from './optimizer';
+import { checkOptimizer } from './optimizer';
 
 const schedules = {
   constant: constantSchedule,
