@@ -29,13 +29,23 @@ const partOfTrial = 1 / 4;
 /** Examples whose answers are shown. */
 const shownExamples = 5;
 
-const scoresShape: Shape = { loss: 'number', samples: 'list' };
-const trialShape: Shape = { method: 'string', lr: 'number', loss: 'number or null' };
-const resultShape: Shape = {
-  ...{ id: 'string', method: 'string', seed: 'number', lr: 'number', trainableParameters: 'number' },
-  ...{ peakBytes: 'number', steps: 'number', tokens: 'number', seconds: 'number', tokensPerSecond: 'number' },
-  curve: 'list',
-};
+const scoreShape: Shape = { exactMatch: 'number or absent', f1: 'number or absent' };
+const baseShape: Shape = { loss: 'number', ...scoreShape, samples: 'samples' };
+const trialShape = (method: MethodName, lr: number): Shape => ({
+  method: { is: method },
+  lr: { is: lr },
+  loss: 'number or null',
+});
+const resultShape = (variant: Variant): Shape => ({
+  ...Object.fromEntries(
+    Object.entries({ id: idOf(variant), ...variant }).map(([key, is]) => [key, { is }] as const),
+  ),
+  ...{ lr: 'number', trainableParameters: 'number', peakBytes: 'number', steps: 'number' },
+  ...{ tokens: 'number', seconds: 'number', tokensPerSecond: 'number', curve: 'points' },
+  ...scoreShape,
+  ...{ loss: 'number or absent', samples: 'samples or absent' },
+  ...{ fileBytes: 'number or absent', failed: 'string or absent' },
+});
 
 const trialBudget = (budget: CompareBudget): CompareBudget =>
   'steps' in budget
@@ -81,7 +91,7 @@ export class ComparisonRun {
     const variants = seeds.flatMap((seed) => settings.map((setting): Variant => ({ ...setting, seed })));
     const results = new Map<string, VariantResult>();
     for (const variant of variants) {
-      const known = await study.find<VariantResult>(idOf(variant), resultShape);
+      const known = await study.find<VariantResult>(idOf(variant), resultShape(variant));
       if (known) results.set(idOf(variant), known);
     }
     await this.#checkTargets();
@@ -130,7 +140,7 @@ export class ComparisonRun {
   /** The base alone, measured once. */
   async #base(): Promise<HeldOutScores> {
     const { study } = this.parts;
-    const known = await study.find<HeldOutScores>('base', scoresShape);
+    const known = await study.find<HeldOutScores>('base', baseShape);
     if (known) return known;
     const scores = await this.#measure(null);
     this.#forget();
@@ -172,7 +182,7 @@ export class ComparisonRun {
   async *#trial(variant: Variant, lr: number): AsyncGenerator<CompareStepEvent, Trial, void> {
     const { options, evalData, study } = this.parts;
     const name = `rate-${variant.method}-${lr}`;
-    const known = await study.find<Trial>(name, trialShape);
+    const known = await study.find<Trial>(name, trialShape(variant.method, lr));
     if (known) return known;
     const { batchSize, evalLimit: limit, signal } = options;
     const trial = yield* this.#with(

@@ -14,15 +14,40 @@ import { op } from './options';
 const questionFile = 'question.json';
 const findings = 'findings';
 
-/** What every finding of a kind has, so that a damaged or foreign file is told before its values are used. */
-export type Shape = Readonly<Record<string, 'number' | 'string' | 'list' | 'number or null' | 'any'>>;
+const isNumber = (value: unknown): boolean => Number.isFinite(value);
+const isText = (value: unknown): boolean => typeof value === 'string';
+const areAll = (value: unknown, fits: (item: unknown) => boolean): boolean =>
+  Array.isArray(value) && value.every(fits);
+const isPoint = (value: unknown): boolean =>
+  Array.isArray(value) && value.length === 2 && value.every(isNumber);
+const isSample = (value: unknown): boolean =>
+  isRecord(value) && [value['prompt'], value['expected'], value['text']].every(isText);
 
-const fits = (kind: Shape[string], value: unknown): boolean => {
-  if (kind === 'any') return true;
-  if (kind === 'list') return Array.isArray(value);
-  if (kind === 'number or null') return value === null || Number.isFinite(value);
-  return kind === 'number' ? Number.isFinite(value) : typeof value === kind;
-};
+const kinds = {
+  number: ['a number', isNumber],
+  'number or null': ['a number or null', (value) => value === null || isNumber(value)],
+  'number or absent': ['a number', (value) => value === undefined || isNumber(value)],
+  'string or absent': ['a string', (value) => value === undefined || isText(value)],
+  points: ['a list of [step, loss]', (value) => areAll(value, isPoint)],
+  samples: ['a list of objects of prompt, expected and text', (value) => areAll(value, isSample)],
+  'samples or absent': [
+    'a list of objects of prompt, expected and text',
+    (value) => value === undefined || areAll(value, isSample),
+  ],
+} satisfies Record<string, readonly [words: string, fits: (value: unknown) => boolean]>;
+
+/** What a finding holds, so that a damaged or foreign file is told before its values are used: the kind of each value, or the value. */
+export type Shape = Readonly<Record<string, keyof typeof kinds | { readonly is: string | number | null }>>;
+
+/** What is expected of the first value that does not fit. */
+function misfit(shape: Shape, value: Readonly<Record<string, unknown>>): string | undefined {
+  for (const [key, kind] of Object.entries(shape)) {
+    const [words, fits] =
+      typeof kind === 'string' ? kinds[kind] : [describe(kind.is), (own: unknown) => own === kind.is];
+    if (!fits(value[key])) return `expected ${key} to be ${words} but received ${describe(value[key])}`;
+  }
+  return undefined;
+}
 
 export class Study {
   private constructor(readonly dir: string) {}
@@ -76,13 +101,12 @@ export class Study {
     if (!existsSync(path)) return undefined;
     const value = await readJson({ path, folder: this.dir });
     const wrong = isRecord(value)
-      ? Object.entries(shape).find(([key, kind]) => !fits(kind, value[key]))
-      : (['', 'any'] as const);
+      ? misfit(shape, value)
+      : `expected an object but received ${describe(value)}`;
     if (wrong === undefined) return value as T;
-    const received = isRecord(value) ? describe(value[wrong[0]]) : describe(value);
     throw new LoRAError(
       'ERR_FILE',
-      `[${op}] ${path} is no finding of a comparison: expected ${wrong[0] === '' ? 'an object' : `${wrong[0]} to be a ${wrong[1]}`} but received ${received}; remove it, and it is found again`,
+      `[${op}] ${path} is no finding of this comparison: ${wrong}; remove it, and it is found again`,
       { op },
     );
   }

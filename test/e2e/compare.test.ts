@@ -234,13 +234,34 @@ test('a folder with other files is refused, and a damaged finding is named', asy
   expect(readdirSync(options.outDir)).toEqual(['notes.txt']);
   rmSync(options.outDir, { recursive: true });
   await compareMethods(options);
-  const finding = join(options.outDir, 'findings/lora-r2-a4-all-linear-s0.json');
-  writeFileSync(finding, JSON.stringify({ ...JSON.parse(readFileSync(finding, 'utf8')), peakBytes: 'much' }));
-  await expectReject(
-    compareMethods(options),
-    'ERR_FILE',
-    has(`${finding} is no finding of a comparison: expected peakBytes to be a number but received 'much'`),
-  );
+  const damaged = async (name: string, change: Record<string, unknown>, sentence: string): Promise<void> => {
+    const finding = join(options.outDir, 'findings', `${name}.json`);
+    const whole = readFileSync(finding, 'utf8');
+    writeFileSync(finding, JSON.stringify({ ...JSON.parse(whole), ...change }));
+    await expectReject(
+      compareMethods(options),
+      'ERR_FILE',
+      has(`${finding} is no finding of this comparison: expected ${sentence}`),
+    );
+    writeFileSync(finding, whole);
+  };
+  const [result, sample] = ['lora-r2-a4-all-linear-s0', { prompt: '', expected: '' }];
+  const samples = 'samples to be a list of objects of prompt, expected and text';
+  const curve = 'curve to be a list of [step, loss] but received ';
+  await damaged(result, { peakBytes: 'much' }, "peakBytes to be a number but received 'much'");
+  for (const wrong of [5, [null], [[1]], [[1, '2']], [[1, 2, 3]]])
+    await damaged(result, { curve: wrong }, curve);
+  for (const wrong of ['a', [5], [null], [sample]]) {
+    await damaged(result, { samples: wrong }, samples);
+    await damaged('base', { samples: wrong }, samples);
+  }
+  await damaged('base', { samples: undefined }, `${samples} but received undefined`);
+  await damaged(result, { loss: 'low' }, 'loss to be a number');
+  await damaged('base', { exactMatch: [1] }, 'exactMatch to be a number');
+  await damaged(result, { failed: 1 }, 'failed to be a string');
+  await damaged(result, { rank: 4 }, 'rank to be 2 but received 4');
+  await damaged(result, { seed: 1 }, 'seed to be 0 but received 1');
+  await compareMethods(options);
 });
 
 test('a rate with which the loss is no number is a result, and where there is no other an error', async () => {
