@@ -77,6 +77,9 @@ else {
         throw new Error(`run ${runs} ended with other weights (--seed ${values.seed})`);
       const left = readdirSync(dir).filter((name) => name.startsWith('.'));
       if (left.length > 0) throw new Error(`run ${runs} left ${left.join(', ')}`);
+      const checkpoints = readdirSync(dir).filter((name) => name.startsWith('checkpoint-'));
+      if (checkpoints.sort().join() !== 'checkpoint-23,checkpoint-24')
+        throw new Error(`run ${runs} left ${checkpoints.join(', ')} with saveLimit 2`);
       rmSync(dir, { recursive: true });
     }
     console.log(

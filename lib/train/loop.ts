@@ -93,6 +93,8 @@ export class TrainingLoop {
       if (this.#stopsEarly) record.ended = `early, since ${this.#evaluations.sentence}`;
       await optimizer[settle](); // no later step tells whether the last one failed
       await this.#saveFinal();
+      // A process that was killed behind its last checkpoint has removed none of the older ones, and this run may have made none.
+      await this.#parts.output?.prune(this.#kept);
     } catch (error) {
       yield* this.#keep(error);
       throw error;
@@ -174,14 +176,19 @@ export class TrainingLoop {
   }
 
   async #checkpoint(output: OutputDirectory): Promise<CheckpointEvent> {
-    const { options, subject, optimizer, settings } = this.#parts;
+    const { subject, optimizer, settings } = this.#parts;
     const step = this.#step;
     const state = { step, settings, data: this.#taken.value, evaluations: this.#evaluations.state };
-    const keep = options.keepBest ? this.#evaluations.best?.step : undefined;
-    const kept = { limit: options.saveLimit, keep, card: this.#parts.card() };
-    const dir = await output.saveCheckpoint(state, subject, optimizer, kept);
+    const more = { ...this.#kept, card: this.#parts.card() };
+    const dir = await output.saveCheckpoint(state, subject, optimizer, more);
     this.#savedAt = step;
     return { type: 'checkpoint', step, dir };
+  }
+
+  /** Which checkpoints stay. */
+  get #kept(): { limit: number | undefined; keep: number | undefined } {
+    const { saveLimit: limit, keepBest } = this.#parts.options;
+    return { limit, keep: keepBest ? this.#evaluations.best?.step : undefined };
   }
 
   /** Saves the final adapter. With keepBest that is the one of the best evaluation, which the adapter in memory then is, too. */

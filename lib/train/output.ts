@@ -83,15 +83,16 @@ export class OutputDirectory {
       });
       if (card !== undefined) await writeCard(dir, temporary, card);
     });
-    if (limit !== undefined) await this.#keep(limit, keep);
+    await this.prune({ limit, keep });
     return dir;
   }
 
-  /** Removes all but the newest checkpoints, each of which vanishes at once. */
-  async #keep(limit: number, keptStep: number | undefined): Promise<void> {
+  /** Removes all but the newest `limit` checkpoints and that of step `keep`; each vanishes at once. */
+  async prune({ limit, keep }: Pick<CheckpointOptions, 'limit' | 'keep'>): Promise<void> {
+    if (limit === undefined) return;
     const older = (await checkpointsOf(this.dir)).slice(0, -limit);
     for (const { step, path } of older) {
-      if (step === keptStep) continue;
+      if (step === keep) continue;
       const doomed = temporaryBeside(path);
       try {
         await rename(path, doomed);

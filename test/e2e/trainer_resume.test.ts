@@ -232,6 +232,16 @@ test('saveLimit keeps the newest checkpoints', async () => {
   ).toEqual(['checkpoint-10', 'checkpoint-8']);
 });
 
+test('of a run that was killed before it removed older checkpoints, none stays when it has ended', async () => {
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ outDir, saveEvery: 2 })); // as if each removal had been cut off
+  await another();
+  const { steps } = await collect(trainer({ outDir, saveEvery: 2, saveLimit: 1, resume: true }));
+  expect(steps).toEqual([]);
+  expect(readdirSync(outDir).filter((name) => /checkpoint/.test(name))).toEqual(['checkpoint-10']);
+});
+
 describe('a checkpoint that does not fit is refused by what differs, and nothing has changed', () => {
   let outDir: string;
   beforeEach(async () => {
