@@ -17,6 +17,26 @@ export function holdFor(handle: object, release: () => void): () => void {
 }
 
 /**
+ * A run whose inputs `plan` checks now, as they are when the call is made. What it throws reaches whoever awaits or iterates the handle: a call
+ * that gives a Promise throws nothing past its `.catch`.
+ */
+export function plannedRun<Event, Result>(
+  op: string,
+  plan: () => (handle: RunHandle<Event, Result>) => AsyncGenerator<Event, Result, void>,
+): RunHandle<Event, Result> {
+  let start: ReturnType<typeof plan>;
+  try {
+    start = plan();
+  } catch (error) {
+    start = () => {
+      throw error;
+    };
+  }
+  const handle: RunHandle<Event, Result> = new RunHandle(op, () => start(handle));
+  return handle;
+}
+
+/**
  * A run: a Promise of its result, and an AsyncIterable of its events.
  *
  * It begins in the next turn of the event loop and goes on by itself, whether somebody awaits it or not. Whoever wants

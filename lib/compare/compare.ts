@@ -4,7 +4,7 @@ import type { DataSource } from '../data/example';
 import { measuringFile } from '../data/folders';
 import { LoRAError } from '../errors';
 import { toPath } from '../formats/paths';
-import { RunHandle } from '../handle';
+import { plannedRun, type RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
 import { fromPretrainedOptionNames } from '../models/load_model';
 import { ComparisonRun } from './comparison_run';
@@ -31,7 +31,7 @@ let busy = false;
  * `peakBytes` is of one variant alone: the counter of the bytes that tensors hold begins anew with each, on every device, and what the
  * program held before the call is taken away. It has the base model, but not JavaScript's heap.
  *
- * @throws ERR_ARGUMENT for a bad option, and (when it runs) for an `outDir` with the results of another question, naming what differs;
+ * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option, and for an `outDir` with the results of another question, naming what differs;
  * ERR_BUSY while another comparison runs in the thread; what {@link CausalLM.fromPretrained}, {@link loadDataset} and {@link Trainer} throw.
  * A loss that is no number, and memory that runs out, are results of a variant.
  *
@@ -41,8 +41,10 @@ let busy = false;
  * const { rows, report } = await run.result;
  */
 export function compareMethods(options: CompareOptions): RunHandle<CompareEvent, Comparison> {
-  const resolved = resolveCompare(options);
-  return new RunHandle(op, () => compare(resolved));
+  return plannedRun(op, () => {
+    const resolved = resolveCompare(options);
+    return () => compare(resolved);
+  });
 }
 
 /** Of a folder the file that measures. */

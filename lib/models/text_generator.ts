@@ -6,7 +6,7 @@ import { LoRAError } from '../errors';
 import type { TokenConstraint } from '../grammar/constraint';
 import { Grammars } from '../grammar/grammars';
 import { packagePath } from '../grammar/package';
-import { RunHandle } from '../handle';
+import { plannedRun, type RunHandle } from '../handle';
 import type { Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import type { AdapterSet } from '../peft/adapter_set';
@@ -57,15 +57,20 @@ export class TextGenerator {
   }
 
   generate(prompt: Prompt, options: GenerateOptions): RunHandle<GeneratedToken, GenerationResult> {
+    const op = 'generate';
     const { adapters, decoder } = this.#model;
-    const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
-    if (plan.grammar !== undefined) this.#checkGrammar();
-    const chat = conversationOptions(prompt, options);
-    const adapter = adapters.resolve('generate', options.adapter);
-    const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
-      this.#generate(prompt, chat, plan, adapter, handle),
-    );
-    return handle;
+    return plannedRun(op, () => {
+      this.#model.checkAlive(op);
+      const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
+      if (plan.grammar !== undefined) this.#checkGrammar();
+      const chat = conversationOptions(prompt, options);
+      const adapter = adapters.resolve(op, options.adapter);
+      return (handle) => {
+        this.#model.checkAlive(op);
+        adapters.resolve(op, adapter); // it may have been removed or merged since the call
+        return this.#generate(prompt, chat, plan, adapter, handle);
+      };
+    });
   }
 
   async *#generate(
@@ -77,8 +82,6 @@ export class TextGenerator {
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
     const { adapters, decoder, tokenizer } = this.#model;
     const neededTokenizer = (): Tokenizer => this.#model.neededTokenizer();
-    this.#model.checkAlive('generate');
-    adapters.resolve('generate', adapter); // it may have been removed or merged since the call
     const held: { generation?: RunningGeneration; constraints?: TokenConstraint[] } = {};
     const releaseAdapter = adapters.acquire('generate', adapter);
     const release = this.#generations.add(handle, () => {

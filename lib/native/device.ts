@@ -195,6 +195,6 @@ export function roomInQueue(device: Device): Promise<void> | null {
  * await synchronize('cpu');
  * console.log(performance.now() - start);
  */
-export function synchronize(device: Device = 'cpu'): Promise<void> {
-  return binding().synchronize(nativeDevice(deviceName('synchronize', device)));
+export async function synchronize(device: Device = 'cpu'): Promise<void> {
+  await binding().synchronize(nativeDevice(deviceName('synchronize', device)));
 }

@@ -1,7 +1,7 @@
 import { checkRereadable } from '../data/batches';
 import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
-import { holdFor, RunHandle } from '../handle';
+import { holdFor, plannedRun, type RunHandle } from '../handle';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import type { Parameter } from '../tensor/tensor';
@@ -78,18 +78,17 @@ export class Trainer {
   /**
    * Trains. Iterate the handle for its events, which wait for the consumer, or await it for the result. A Trainer runs once.
    *
-   * @throws (when it runs) ERR_BUSY while another run trains the adapter, ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
+   * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option, ERR_BUSY while another run trains the adapter, ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
    * ERR_FILE for an `outDir` that holds a run or cannot be written, and for a disk with too little room, the reason of the signal when aborted.
    * @example
    * const { step, loss, dir } = await new Trainer({ model, data, outDir: 'run', maxSteps: 200 }).run({ signal });
    */
   run(options: RunOptions = {}): RunHandle<TrainerEvent, TrainerResult> {
-    checkOptions('run', options, ['signal']);
-    checkSignal('run', options.signal);
-    const handle: RunHandle<TrainerEvent, TrainerResult> = new RunHandle('run', () =>
-      this.#run(options, handle),
-    );
-    return handle;
+    return plannedRun('run', () => {
+      checkOptions('run', options, ['signal']);
+      checkSignal('run', options.signal);
+      return (handle) => this.#run(options, handle);
+    });
   }
 
   /** Takes what the run changes, and its model, until the returned function is called. */

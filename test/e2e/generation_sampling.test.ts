@@ -110,8 +110,8 @@ test('generation_config.json: lengths, what may not come, and texts that end it'
   expect(ids.slice(0, 8)).not.toContain(eos);
 });
 
-test('a bias outside of the vocabulary is refused at the call', () => {
-  expect(() => random.generate(prompt, { logitBias: new Map([[1e6, 1]]) })).toThrow(
+test('a bias outside of the vocabulary is refused', async () => {
+  await expect(random.generate(prompt, { logitBias: new Map([[1e6, 1]]) })).rejects.toThrow(
     `[generate] expected the ids of logitBias from 0 to ${random.config.vocabSize - 1} but received 1000000`,
   );
 });

@@ -119,14 +119,14 @@ test('a one-shot source for several evaluations', () => {
   expect(() => start({ ...unknown, evalData, evalEvery: 99 })).toThrow('pass a function');
 });
 
-test('no options at all, and those of run()', () => {
+test('no options at all, and those of run()', async () => {
   const none = undefined as unknown as TrainerOptions;
   expect(() => new Trainer(none)).toThrow('expected an object of options but received undefined');
   const trainer = start();
-  expect(() => trainer.run({ sginal: 1 } as object)).toThrow("did you mean 'signal'?");
+  await expect(trainer.run({ sginal: 1 } as object)).rejects.toThrow("did you mean 'signal'?");
   const signal = 5 as unknown as AbortSignal;
-  expectThrow(
-    () => trainer.run({ signal }),
+  await expectReject(
+    trainer.run({ signal }),
     'ERR_ARGUMENT',
     '[run] expected signal to be an AbortSignal but received 5',
   );

@@ -1,4 +1,4 @@
-import { RunHandle } from '../../lib/handle';
+import { plannedRun, RunHandle } from '../../lib/handle';
 import { expectReject } from '../support/errors';
 
 /** A run of three events that writes down what happens to it. */
@@ -120,6 +120,43 @@ test('is a promise: catch, finally, Promise.all, a tag', async () => {
   expect(await Promise.race([make().handle])).toBe('result');
   expect(Object.prototype.toString.call(promise)).toBe('[object Promise]');
   expect(log).toEqual(['finally']);
+});
+
+test('what is wrong at the call rejects the promise or is thrown into the loop, and is unhandled only where it reaches nobody', async () => {
+  const unhandled: unknown[] = [];
+  const note = (reason: unknown): void => void unhandled.push(reason);
+  process.on('unhandledRejection', note);
+  try {
+    const wrong = (): RunHandle<number, string> =>
+      plannedRun<number, string>('run', () => {
+        throw new Error('wrong');
+      });
+    expect(await wrong().catch((error: Error) => error.message)).toBe('wrong');
+    const loop = async (): Promise<void> => {
+      for await (const event of wrong()) expect(event).toBe('none');
+    };
+    await expect(loop()).rejects.toThrow('wrong');
+    const late = wrong()[Symbol.asyncIterator]();
+    await turn();
+    await expect(late.next()).rejects.toThrow('wrong');
+    await turn();
+    expect(unhandled).toEqual([]);
+  } finally {
+    process.off('unhandledRejection', note);
+  }
+});
+
+test('the inputs of a planned run are those of the call', async () => {
+  const inputs = { last: 2 };
+  const handle = plannedRun<number, string>('run', () => {
+    const { last } = inputs;
+    return async function* () {
+      yield last;
+      return `to ${last}`;
+    };
+  });
+  inputs.last = 3;
+  expect(await handle).toBe('to 2');
 });
 
 test('a failure reaches the awaiter and the loop', async () => {

@@ -361,7 +361,7 @@ describe('devices', () => {
     );
     await synchronize();
     await synchronize('reference');
-    expectThrow(() => synchronize('gpu' as never), 'ERR_ARGUMENT', /^\[synchronize\] expected device to be/);
+    await expectReject(synchronize('gpu' as never), 'ERR_ARGUMENT', /^\[synchronize\] expected device to be/);
   });
 });
 
