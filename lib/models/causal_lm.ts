@@ -169,7 +169,7 @@ export class CausalLM {
   get adapters(): ReadonlyMap<string, Adapter> {
     return this.#adapters.all;
   }
-  /** The adapter of calls that name none; null: the base alone. */
+  /** The adapter of calls that name none; null: the base alone, or with what is merged into it. */
   get activeAdapter(): Adapter | null {
     return this.#adapters.active;
   }
@@ -234,7 +234,7 @@ export class CausalLM {
   /**
    * Chooses the adapter of calls that name none; null: the base alone.
    *
-   * @throws ERR_ARGUMENT for an unknown name.
+   * @throws ERR_ARGUMENT for an unknown name; ERR_BUSY while an adapter is merged.
    * @example
    * model.setAdapter('default');
    * model.setAdapter(null);
@@ -306,6 +306,11 @@ export class CausalLM {
     return parameters.reduce((sum, { numel }) => sum + numel, 0);
   }
 
+  /** @internal What a call names to run on the weights as they are: null, or undefined while an adapter is merged into them. */
+  get noAdapter(): null | undefined {
+    return this.#adapters.merged === null ? null : undefined;
+  }
+
   /** @internal What trainAll() gave; none while all is frozen. */
   get trainedParameters(): Parameter[] {
     return this.#trained.parameters;
@@ -354,13 +359,12 @@ export class CausalLM {
   /**
    * Generates text: iterate the handle for tokens, or await it for the result. Calls that overlap run together; each gives what it
    * gives alone. Leaving the loop ends the generation and frees what it holds.
-   * @throws (when it runs) ERR_ARGUMENT for an empty prompt and one beyond the model's context; ERR_BUSY during a merge and beyond
-   * maxQueued; the reason of the signal.
+   * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option, an empty prompt and one beyond the model's context; ERR_BUSY during a
+   * merge and beyond maxQueued; the reason of the signal.
    * @example
    * for await (const { text } of model.generate('Once', { maxNewTokens: 20 })) process.stdout.write(text);
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): RunHandle<GeneratedToken, GenerationResult> {
-    this.#checkAlive('generate');
     return this.#generator.generate(prompt, options);
   }
 
@@ -414,7 +418,8 @@ export class CausalLM {
   }
 
   /**
-   * Adds an adapter into the base weights, W + s·A·B computed in f32 and rounded once; it is then no longer active.
+   * Adds an adapter into the base weights, W + s·A·B computed in f32 and rounded once; it is then no longer active. Until unmerge(), calls
+   * that name no adapter get the merged weights where none is active; a call with another adapter or null, an active adapter and setAdapter() are ERR_BUSY.
    *
    * @throws ERR_BUSY while another is merged, or a run or generation reads the weights; ERR_ARGUMENT for an unknown name.
    * @example

@@ -7,7 +7,7 @@ import type { Tensor } from '../tensor/tensor';
 
 /** The options of {@link CausalLM.evaluate}. */
 export interface EvaluateOptions {
-  /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
+  /** A name, an Adapter, or null for the base alone; while one is merged, ERR_BUSY. Default: the active adapter, or what is merged. */
   adapter?: string | Adapter | null | undefined;
   /** Examples per forward pass; it changes speed and memory only. Default 4. */
   batchSize?: number | undefined;

@@ -53,7 +53,7 @@ export interface ForwardResult {
 function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet): ForwardUse {
   const choice = options.adapter;
   const each = (Array.isArray(choice) ? choice : [choice]).map((one: AdapterChoice) =>
-    adapters.resolveForForward(op, one),
+    adapters.resolve(op, one),
   );
   const train = options.train ?? (isRecording() && each.some((adapter) => adapter?.trainable));
   checkBoolean(op, 'train', train);

@@ -75,6 +75,7 @@ export class ModelAdapters {
     try {
       this.model.checkAlive(op);
       adapters.checkName(op, source.name); // again: others may have come meanwhile
+      if (options.activate) adapters.checkActivates(op);
     } catch (error) {
       adapter.dispose();
       throw error;
@@ -95,7 +96,7 @@ export class ModelAdapters {
       op,
       () => `expected a list of adapters but received ${describe(given)}`,
     );
-    const found = given.map((one) => adapters.resolve(op, one)!);
+    const found = given.map((one) => adapters.resolveForCombining(op, one));
     const plan = combinePlan(op, found.length, { ...settings, seed });
     const releases = found.map((adapter) => adapter.acquire());
     try {
@@ -116,6 +117,7 @@ export class ModelAdapters {
     checkInteger(op, 'seed', seed);
     checkBoolean(op, 'trainable', trainable);
     checkBoolean(op, 'activate', activate);
+    if (activate) adapters.checkActivates(op);
     return { name, base: idOfSnapshot(directory) ?? directory, trainable, seed, device };
   }
 

@@ -16,14 +16,15 @@ import type { TokenRows } from './batch';
 import type { ModelConfig } from './config';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
 import type { ForwardResult } from './forward';
-import type { ForwardOptions } from './options';
+import type { ForwardOptions, GenerateOptions } from './options';
 
 /** The model that is measured. */
-export interface MeasuredModel extends Pick<TaskSubject, 'tokenizer' | 'hasTokenizer' | 'generate'> {
+export interface MeasuredModel extends Pick<TaskSubject, 'tokenizer' | 'hasTokenizer'> {
   readonly config: ModelConfig;
   readonly adapters: AdapterSet;
   /** Sequences that are generated at once. */
   lanes(): number;
+  generate(prompt: number[], options: GenerateOptions): ReturnType<TaskSubject['generate']>;
   /** A forward pass during which the event loop goes on. */
   forward(ids: TokenRows, options: ForwardOptions): Promise<ForwardResult>;
   /** @throws ERR_DISPOSED */
@@ -45,7 +46,7 @@ export class ModelEvaluations {
     try {
       const { batchSize, signal } = options;
       const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> =>
-        (await this.#forward(inputIds, { labels, reduction: 'sum', adapter })).loss!;
+        (await this.#forward(inputIds, { labels, reduction: 'sum' }, adapter)).loss!;
       const firstCounts = (adapter?.virtualTokens ?? 0) > 0;
       return await evaluate(lossOf, data, { batchSize, signal, firstCounts });
     } finally {
@@ -69,7 +70,8 @@ export class ModelEvaluations {
   }
 
   #subject(adapters: readonly (Adapter | null)[]): TaskSubject {
-    const { config, tokenizer, hasTokenizer, generate } = this.model;
+    const { model } = this;
+    const { config, tokenizer, hasTokenizer, adapters: choices } = model;
     const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = config;
     // All adapters read the same texts.
     const virtual = Math.max(...adapters.map((adapter) => adapter?.virtualTokens ?? 0));
@@ -79,12 +81,14 @@ export class ModelEvaluations {
       context: maxPositionEmbeddings - virtual,
       prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
       lanes: this.model.lanes(),
-      evaluate: (examples, wanted) => this.evaluate(examples, wanted),
-      generate,
+      evaluate: (examples, wanted) =>
+        this.evaluate(examples, { ...wanted, adapter: choices.choiceOf(wanted.adapter) }),
+      generate: (prompt, wanted) =>
+        model.generate(prompt, { ...wanted, adapter: choices.choiceOf(wanted.adapter) }),
       rowLosses: async (rows, adapter) => {
         const ids = rows.map(({ inputIds }) => inputIds);
         const labels = rows.map((row) => row.labels);
-        const { rowLosses } = await this.#forward(ids, { labels, rowLosses: true, adapter });
+        const { rowLosses } = await this.#forward(ids, { labels, rowLosses: true }, adapter);
         const losses = await Promise.all(rowLosses!.map((loss) => loss.item()));
         for (const loss of rowLosses!) loss.dispose();
         return losses;
@@ -93,7 +97,12 @@ export class ModelEvaluations {
   }
 
   /** Without gradients and without dropout. */
-  #forward(ids: TokenRows, options: ForwardOptions): Promise<ForwardResult> {
-    return noGrad(() => this.model.forward(ids, { ...options, train: false }));
+  #forward(
+    ids: TokenRows,
+    options: Omit<ForwardOptions, 'adapter' | 'train'>,
+    resolved: Adapter | null,
+  ): Promise<ForwardResult> {
+    const adapter = this.model.adapters.choiceOf(resolved);
+    return noGrad(() => this.model.forward(ids, { ...options, adapter, train: false }));
   }
 }

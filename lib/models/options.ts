@@ -48,7 +48,7 @@ export interface ForwardOptions {
   logits?: boolean | undefined;
   /**
    * A name, an Adapter, or null for the base alone; or a list with one of these for each row, whose logits and gradients are then those of a
-   * call of its own. Default: the active adapter.
+   * call of its own. While one is merged, ERR_BUSY. Default: the active adapter, or what is merged.
    */
   adapter?: string | Adapter | null | readonly (string | Adapter | null)[] | undefined;
   /** Keeps only the input of each block for backward(), which computes the block once more: less memory, more time, the same bits. Default false. */
@@ -95,6 +95,6 @@ export interface LoadAdapterOptions<Name extends AdapterMethodName = AdapterMeth
 export interface GenerateOptions extends SamplingOptions, ChatVariables {
   /** The last message is the beginning of the assistant's answer: the text is what follows it. Default false. */
   continueAssistant?: boolean | undefined;
-  /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
+  /** A name, an Adapter, or null for the base alone; while one is merged, ERR_BUSY. Default: the active adapter, or what is merged. */
   adapter?: string | Adapter | null | undefined;
 }

@@ -65,9 +65,10 @@ export class TextGenerator {
       if (plan.grammar !== undefined) this.#checkGrammar();
       const chat = conversationOptions(prompt, options);
       const adapter = adapters.resolve(op, options.adapter);
+      const { merged } = adapters;
       return (handle) => {
         this.#model.checkAlive(op);
-        adapters.resolve(op, adapter); // it may have been removed or merged since the call
+        adapters.checkSince(op, adapter, merged);
         return this.#generate(prompt, chat, plan, adapter, handle);
       };
     });

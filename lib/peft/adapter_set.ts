@@ -3,7 +3,6 @@ import { LoRAError } from '../errors';
 import { disposeMerged, type Linear, type Merged } from '../linear/linear';
 import { binding } from '../native/calls';
 import { nativeDevice, roomInQueue } from '../native/device';
-import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
 
@@ -17,7 +16,7 @@ export interface AddAdapterOptions {
   activate?: boolean | undefined;
 }
 
-/** A name, an adapter of this model, or null for the base alone; undefined is the active one. */
+/** A name, an adapter of this model, or null for the base alone; undefined is the active one, or what is merged. */
 export type AdapterChoice = string | Adapter | null | undefined;
 
 function busy(op: string, message: string): never {
@@ -105,27 +104,57 @@ export class AdapterSet {
     return adapter;
   }
 
-  /** The adapter that a call means. @throws ERR_ARGUMENT, or ERR_BUSY when the merged state forbids it. */
+  /**
+   * The adapter that a call runs with; null: the weights as they are. While one is merged there are no others: an adapter would run on top of
+   * the merged one, and the base alone is not there.
+   * @throws ERR_ARGUMENT, or ERR_BUSY while the merged state forbids it.
+   */
   resolve(op: string, choice: AdapterChoice): Adapter | null {
     const adapter = this.#lookup(op, choice);
-    if (adapter && adapter === this.merged)
+    const { merged } = this;
+    if (merged === null || (choice === undefined && adapter === null)) return adapter;
+    const wanted = adapter === null ? 'the base alone' : `adapter '${adapter.name}'`;
+    const why =
+      adapter === merged
+        ? `${wanted} is merged into the base weights`
+        : `${wanted}${choice === undefined ? ', the active one,' : ''} cannot be used while '${merged.name}' is merged into the base weights`;
+    busy(op, `${why}: call unmerge() first${this.#active === null ? ', or name no adapter' : ''}`);
+  }
+
+  /** @throws where what resolve() gave, while `merged` was merged, has been removed since, or means other weights. */
+  checkSince(op: string, adapter: Adapter | null, merged: Adapter | null): void {
+    if (adapter) this.resolve(op, adapter);
+    else if (merged !== this.merged)
+      busy(op, `adapter '${(merged ?? this.merged)!.name}' was ${merged ? 'un' : ''}merged since the call`);
+  }
+
+  /** The adapters that are combined: a merged one is part of the weights. */
+  resolveForCombining(op: string, choice: string | Adapter): Adapter {
+    const adapter = this.#named(op, choice);
+    if (adapter === this.merged)
       busy(op, `adapter '${adapter.name}' is merged into the base weights: call unmerge() first`);
     return adapter;
   }
 
-  /** The same, for a call that may be part of training. */
-  resolveForForward(op: string, choice: AdapterChoice): Adapter | null {
-    const adapter = this.resolve(op, choice);
-    if (this.#merged && adapter?.trainable && isRecording())
-      busy(
-        op,
-        `'${this.#merged.adapter.name}' is merged into the base weights: call unmerge() before training '${adapter.name}'`,
-      );
-    return adapter;
+  /** What a further call of the same work names to get what resolve() gave. */
+  choiceOf(adapter: Adapter | null): AdapterChoice {
+    return adapter ?? (this.#merged ? undefined : null);
   }
 
   activate(choice: string | Adapter | null): void {
-    this.#active = this.resolve('setAdapter', choice);
+    const adapter = this.#lookup('setAdapter', choice);
+    this.checkActivates('setAdapter');
+    this.#active = adapter;
+  }
+
+  /** @throws ERR_BUSY while an adapter is merged, with which no other one can be active. */
+  checkActivates(op: string): void {
+    const { merged } = this;
+    if (merged)
+      busy(
+        op,
+        `another adapter cannot become the active one while '${merged.name}' is merged into the base weights: call unmerge() first`,
+      );
   }
 
   /**
@@ -226,8 +255,7 @@ export class AdapterSet {
     const { adapter, linears, wasActive } = this.#merged;
     for (const linear of linears) linear.unmerge();
     this.#merged = undefined;
-    // Unless the program has chosen another one meanwhile.
-    if (wasActive && this.#active === null) this.#active = adapter;
+    if (wasActive) this.#active = adapter;
   }
 
   /** An adapter whose training would be lost when the base alone is saved. */

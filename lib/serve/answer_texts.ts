@@ -99,7 +99,13 @@ async function generate(
   const virtual = adapter?.virtualTokens ?? 0;
   const limits = prompts.map(({ length }) => tokensAfter(service, plan, { length, virtual }));
   const handles = prompts.map((ids, i) =>
-    model.generate(ids, { ...sampling, maxNewTokens: limits[i], logprobs, adapter, signal }),
+    model.generate(ids, {
+      ...sampling,
+      maxNewTokens: limits[i],
+      logprobs,
+      adapter: adapter ?? model.noAdapter,
+      signal,
+    }),
   );
   const choices = prompts.length * sampling.n;
   const tokens: GeneratedToken[][] = Array.from({ length: choices }, () => []);

@@ -19,7 +19,7 @@ export interface TaskProgress {
 
 /** The options of {@link CausalLM.evaluateTask}. */
 export interface EvaluateTaskOptions {
-  /** Names or Adapters; null: the base alone. Each is measured on the same rows. Default: the active adapter. */
+  /** Names or Adapters; null: the base alone. Each is measured on the same rows. Default: the active adapter, or what is merged. */
   adapters?: readonly (string | Adapter | null)[] | undefined;
   /** Rows per forward pass; it changes speed and memory only. Default 4. */
   batchSize?: number | undefined;

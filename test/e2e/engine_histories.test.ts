@@ -66,11 +66,12 @@ const deed: fc.Arbitrary<Deed> = fc.oneof(
 
 /** Prompts of which some begin with others, some by more than a page of 64. */
 const prompts = [text(70, 1), [...text(70, 1), 9, 8], text(5, 2), [...text(66, 1), 200]];
-const wishOf = ({ wish, adapter, tokens, sampled }: Deed & { do: 'submit' }): Wish => {
+/** While an adapter is merged, requests name none. */
+const wishOf = ({ wish, adapter, tokens, sampled }: Deed & { do: 'submit' }, { merged }: State): Wish => {
   const prompt = prompts[wish]!;
   return {
     prompt,
-    adapter,
+    adapter: merged === null ? adapter : undefined,
     maxNewTokens: Math.min(tokens, 128 - prompt.length),
     temperature: sampled ? 0.8 : 0,
     seed: 7,
@@ -167,7 +168,10 @@ test(
     const alone = await load();
     let state = begun();
     let oracle = begun();
-    for (const own of names) for (const one of [model, alone]) addAdapter(one, own, state[own]);
+    for (const one of [model, alone]) {
+      for (const own of names) addAdapter(one, own, state[own]);
+      one.setAdapter(null);
+    }
     const known = new Map<string, number[]>();
     /** The ids of the request in a new engine. */
     const expected = async ({ wish, state: then }: Running): Promise<number[]> => {
@@ -197,7 +201,7 @@ test(
       for (const one of deeds) {
         switch (one.do) {
           case 'submit':
-            await unlessBusy(() => requests.push(submit(model, wishOf(one), state)));
+            await unlessBusy(() => requests.push(submit(model, wishOf(one, state), state)));
             break;
           case 'turns':
             await turns(one.count);

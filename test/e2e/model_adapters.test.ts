@@ -256,9 +256,7 @@ test.each<[string, TinyModelOptions]>([
 
   const busy = expect.objectContaining({ code: 'ERR_BUSY' });
   expect(() => model.forward(rows, { adapter: 'default' })).toThrow(busy);
-  expect(() => model.forward(rows, { labels: rows, adapter: other })).toThrow(busy); // it would be trained
-  expect(() => model.setAdapter('default')).toThrow(busy);
-  expect(() => model.generate([1], { adapter: a })).toThrow(busy);
+  await refusesOthers(model, other);
   await expect(model.merge('other')).rejects.toEqual(busy);
   await expect(model.removeAdapter('default')).rejects.toEqual(busy);
   await expect(model.save(join(scratch, 'no'), { merge: 'other' })).rejects.toEqual(busy);
@@ -268,6 +266,52 @@ test.each<[string, TinyModelOptions]>([
   expect((await logitsOf(model, null)).equals(base)).toBe(true);
   expect((await logitsOf(model)).equals(adapted)).toBe(true);
   await expect(model.unmerge()).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+});
+
+/** All that would run on top of the merged adapter, or promises the base alone. */
+async function refusesOthers(model: CausalLM, other: Adapter): Promise<void> {
+  const busy = expect.objectContaining({ code: 'ERR_BUSY' });
+  const examples = rows.map((inputIds) => ({ inputIds }));
+  for (const adapter of ['default', 'other', other, null]) {
+    expect(() => model.forward(rows, { adapter })).toThrow(busy);
+    expect(() => noGrad(() => model.forward(rows, { adapter: [adapter, adapter] }))).toThrow(busy);
+    expect(() => model.setAdapter(adapter)).toThrow(busy);
+    await expect(model.generate([1], { adapter })).rejects.toEqual(busy);
+    await expect(model.evaluate(examples, { adapter })).rejects.toEqual(busy);
+    await expect(model.evaluateTask(examples, { adapters: [adapter] })).rejects.toEqual(busy);
+  }
+  expect(() => model.forward(rows, { labels: rows, adapter: other })).toThrow(busy); // it would be trained
+  expect(() => model.addAdapter({}, { name: 'third', activate: true })).toThrow(busy);
+  expect(() => model.acquireForTraining('Trainer', other)).toThrow(busy);
+}
+
+test('calls without an adapter get the merged weights, those made before merge() or unmerge() nothing else', async () => {
+  const model = await load();
+  fillAdapter(model.addAdapter({ r: 2, targetModules: 'all-linear' }), 3, 0.4);
+  const examples = rows.map((inputIds) => ({ inputIds }));
+  const measured = async (): Promise<unknown[]> => {
+    const [one] = (await model.evaluateTask(examples)).results;
+    const { ids } = await model.generate([1, 2], { maxNewTokens: 6, ignoreEos: true });
+    return [(await model.evaluate(examples)).loss, one!.loss]
+      .map((loss) => loss!.toFixed(4))
+      .concat(ids.join());
+  };
+  const adapted = await measured();
+  model.setAdapter(null);
+  const base = await measured();
+  expect(base[0]).not.toBe(adapted[0]);
+  await model.merge('default');
+  expect(await measured()).toEqual(adapted);
+  await model.unmerge();
+  expect(await measured()).toEqual(base);
+
+  // An iterated handle begins with its first event.
+  const before = model.generate([1])[Symbol.asyncIterator]();
+  await model.merge('default');
+  await expect(before.next()).rejects.toThrow("[generate] adapter 'default' was merged since the call");
+  const during = model.generate([1])[Symbol.asyncIterator]();
+  await model.unmerge();
+  await expect(during.next()).rejects.toThrow("[generate] adapter 'default' was unmerged since the call");
 });
 
 test.each([
@@ -308,17 +352,20 @@ test.each([
   },
 );
 
-test('unmerge leaves the adapter that was chosen meanwhile, and base alone, when that was active', async () => {
+test('unmerge leaves the adapter that was active, and the base alone, where that was', async () => {
   const model = await load();
   const a = model.addAdapter({ r: 2 }, { name: 'a' });
-  const b = model.addAdapter({ r: 2 }, { name: 'b' });
-  await model.merge('a');
-  model.setAdapter('b');
-  await model.unmerge();
-  expect(model.activeAdapter).toBe(b);
+  const b = model.addAdapter({ r: 2 }, { name: 'b', activate: true });
   await model.merge('a'); // not the active one
   expect(model.activeAdapter).toBe(b);
+  expect(() => model.forward(rows)).toThrow(
+    "[forward] adapter 'b', the active one, cannot be used while 'a' is merged into the base weights: call unmerge() first",
+  );
+  await expect(model.generate([1])).rejects.toMatchObject({ code: 'ERR_BUSY' });
+  await model.unmerge();
+  expect(model.activeAdapter).toBe(b);
   model.setAdapter(null);
+  await model.merge('a');
   await model.unmerge();
   expect(model.activeAdapter).toBeNull();
   model.setAdapter(a);

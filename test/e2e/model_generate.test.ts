@@ -146,11 +146,12 @@ describe('a conversation', () => {
     ['tools', { tools }, 'expected a prompt of messages beside tools but received'],
     ['variables', { variables: {} }, 'expected a prompt of messages beside variables but received'],
     ['continueAssistant', { continueAssistant: true }, 'expected a prompt of messages beside continueAss'],
-  ])('a text takes no %s', (_, options, sentence) => {
+  ])('a text takes no %s', async (_, options, sentence) => {
     for (const given of ['Hi', [1, 2]])
-      expect(() => model.generate(given, options)).toThrow(
-        expect.objectContaining({ code: 'ERR_ARGUMENT', message: expect.stringContaining(sentence) }),
-      );
+      await expect(model.generate(given, options)).rejects.toMatchObject({
+        code: 'ERR_ARGUMENT',
+        message: expect.stringContaining(sentence),
+      });
   });
 });
 
@@ -256,7 +257,8 @@ test('dispose waits for running generations', async () => {
   await m.dispose();
   expect(count).toBe(20);
   await running;
-  expect(() => m.generate(prompt)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+  await expect(m.generate(prompt)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+  await expect(m.evaluateTask([])).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
 });
 
 test('dispose inside the loop of a generation ends the loop', async () => {
@@ -321,10 +323,13 @@ test.each<[string, object, string]>([
   ['topP 0', { topP: 0 }, 'expected topP to be above 0 and at most 1 but received 0'],
   ['an empty stop', { stop: [''] }, 'expected stop to be a non-empty string or an array of them'],
   ['an unknown adapter', { adapter: 'x' }, "the model has no adapter 'x'"],
-])('generate refuses %s', (_, options, sentence) => {
-  expect(() => model.generate(prompt, options)).toThrow(
-    expect.objectContaining({ code: 'ERR_ARGUMENT', message: expect.stringContaining(sentence) }),
-  );
+])('generate refuses %s, through its promise and in its loop', async (_, options, sentence) => {
+  const refusal = { code: 'ERR_ARGUMENT', message: expect.stringContaining(sentence) };
+  expect(await model.generate(prompt, options).catch((error: unknown) => error)).toMatchObject(refusal);
+  const loop = async (): Promise<void> => {
+    for await (const _ of model.generate(prompt, options));
+  };
+  await expect(loop()).rejects.toMatchObject(refusal);
 });
 
 test.each<[string, unknown, string]>([

@@ -249,3 +249,18 @@ test('a thousand requests of one client do not hold back another one', async () 
   expect(ended.indexOf('one')).toBeLessThan(4); // the second, but for how answers of several connections arrive
   served.server.closeAllConnections();
 });
+
+test('the name of the base means the weights as they are: with the adapter that the program has merged', async () => {
+  const served = await serve(model, { modelName: 'base', adapters: folders(1) });
+  await model.loadAdapter(join(allowed, 'a1'), { name: 'own' }); // the first one, and so active
+  expect(await says(served, 'base')).toBe('Yes, fr');
+  await model.merge('own');
+  try {
+    expect(await says(served, 'base')).toBe('Bca.');
+    expect(await says(served, 'own')).toEqual([503, 'busy']);
+    expect(await says(served, 'n0')).toEqual([503, 'busy']);
+  } finally {
+    await model.unmerge();
+  }
+  expect([await says(served, 'base'), await says(served, 'n0')]).toEqual(['Yes, fr', 'Abc.']);
+});
