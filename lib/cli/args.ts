@@ -23,47 +23,68 @@ export function wantsHelp(argv: readonly string[]): boolean {
 const refusal = (key: string, flag: Flag): string[] =>
   flag.type === 'boolean' && flag.default === true ? [`no-${flagName(key)}`] : [];
 
-function checkNames(name: string, command: Command, argv: readonly string[]): void {
-  const known = Object.entries(command.flags).flatMap(([key, flag]) => [
-    flagName(key),
-    ...refusal(key, flag),
-  ]);
-  for (const argument of argv) {
-    if (argument === '--') break;
-    const [, given] = /^--([^=]+)/.exec(argument) ?? [];
-    if (given === undefined || known.includes(given)) continue;
-    const near = suggest(given, known) ?? suggest(camel(given), known.map(camel));
-    throw new UsageError(
-      `unknown flag --${given}${near === undefined ? '.' : `; did you mean --${flagName(near)}?`} See lora-native ${name} --help`,
-    );
-  }
+type Words = Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>;
+
+/** A flag where it stands on a command line. */
+interface Given {
+  readonly name: string;
+  /** As it was typed: --port, -h. */
+  readonly rawName: string;
+  readonly value?: string | undefined;
+  /** Whether the value follows an equals sign. */
+  readonly inlineValue?: boolean | undefined;
 }
 
-type Words = Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>;
+/** Numbers are negative where they begin with a dash; other values are a flag whose value was forgotten. */
+const numeric = new Set(['number', 'integer', 'steps']);
+
+/** @throws UsageError for a flag that there is not, without the value that it needs, or with one that it does not take. */
+function checkGiven(command: string, flags: ReadonlyMap<string, Flag>, given: Given): void {
+  const { name, rawName, value, inlineValue } = given;
+  const fail = (sentence: string): never => {
+    throw new UsageError(`${sentence} See lora-native ${command} --help`);
+  };
+  const flag = flags.get(name);
+  if (flag === undefined) {
+    const known = [...flags.keys()];
+    const long = rawName.startsWith('--');
+    const near = long ? (suggest(name, known) ?? suggest(camel(name), known.map(camel))) : undefined;
+    return fail(`unknown flag ${rawName}${near === undefined ? '.' : `; did you mean --${flagName(near)}?`}`);
+  }
+  if (flag.type === 'boolean') return value === undefined ? undefined : fail(`${rawName} takes no value.`);
+  const word = placeholder(flag);
+  if (value === undefined) return fail(`${command} needs ${word} after ${rawName}.`);
+  if (inlineValue || !/^-./.test(value) || (numeric.has(flag.type) && /^-\.?\d/.test(value))) return;
+  fail(
+    `${command} needs ${word} after ${rawName}: one that begins with a dash is written ${rawName}=${value}.`,
+  );
+}
 
 /** The words of a command line, by flag. */
 function wordsOf(
   name: string,
-  command: Command,
+  { flags }: Command,
   argv: readonly string[],
 ): { values: Words; positionals: readonly string[] } {
-  checkNames(name, command, argv);
-  const options = Object.entries(command.flags).flatMap(([key, flag]) => {
+  const known = new Map<string, Flag>();
+  const options = Object.entries(flags).flatMap(([key, flag]) => {
     const { type, short, repeat = type === 'numbers' } = flag;
     const kind = type === 'boolean' ? ('boolean' as const) : ('string' as const);
     const named = [flagName(key), { type: kind, ...(short ? { short } : {}), multiple: repeat }] as const;
-    return [named, ...refusal(key, flag).map((no) => [no, { type: kind }] as const)];
+    const all = [named, ...refusal(key, flag).map((no) => [no, { type: kind }] as const)];
+    for (const [spelt] of all) known.set(spelt, flag);
+    return all;
   });
-  try {
-    return parseArgs({
-      args: [...argv],
-      allowPositionals: true,
-      strict: true,
-      options: Object.fromEntries(options),
-    });
-  } catch (error) {
-    throw new UsageError(`${(error as Error).message}. See lora-native ${name} --help`);
-  }
+  // Not strict: its sentences are those of Node's parser, and it takes no negative number after a space.
+  const { values, positionals, tokens } = parseArgs({
+    args: [...argv],
+    allowPositionals: true,
+    strict: false,
+    tokens: true,
+    options: Object.fromEntries(options),
+  });
+  for (const token of tokens) if (token.kind === 'option') checkGiven(name, known, token);
+  return { values, positionals };
 }
 
 /** The value of one flag out of its words, or a UsageError that says what is expected. */

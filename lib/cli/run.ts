@@ -32,7 +32,8 @@ async function readConfig(path: string): Promise<ConfigFile> {
 
 /** Runs one command line, the words after `lora-native`, and gives its exit code. */
 export async function runCommandLine(argv: readonly string[], console: Console): Promise<number> {
-  const [name, ...rest] = argv;
+  // The help of a command may be asked for from either side.
+  const [name, ...rest] = argv[0] === 'help' && argv.length > 1 ? [...argv.slice(1), '--help'] : argv;
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
     console.stdout.write(`${overview()}\n`);
     return name === undefined ? 2 : 0;

@@ -35,7 +35,7 @@ export const serve = defineCommand({
       defaultText: 'they load none',
     },
     host: { type: 'string', value: 'ADDRESS', default: '127.0.0.1', help: 'the address to listen on' },
-    port: { type: 'integer', minimum: 0, default: 8080, help: 'the port; 0 is a free one' },
+    port: { type: 'integer', minimum: 0, maximum: 65535, default: 8080, help: 'the port; 0 is a free one' },
     apiKey: {
       type: 'string',
       value: 'KEY',

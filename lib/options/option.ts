@@ -24,6 +24,8 @@ export interface Option {
   choices?: readonly string[];
   /** The least number that is allowed. */
   minimum?: number;
+  /** The largest one, beside `minimum`. */
+  maximum?: number;
   /** What a number must be larger than. */
   above?: number;
   /** Options that must be given too; with a word, that one. */
@@ -88,14 +90,15 @@ export function valuesOf<O extends Options, V extends object>(
 }
 
 /** What a value must be, for "expected maxSteps to be …". */
-export function expectation({ type, choices, minimum, above }: Option): string {
+export function expectation({ type, choices, minimum, maximum, above }: Option): string {
   if (choices !== undefined) return `one of ${choices.join(', ')}`;
   if (type === 'boolean') return 'true or false';
   if (type === 'string') return 'a text';
   if (type === 'names') return 'a list of names';
   if (type === 'numbers') return 'an object of numbers';
   if (type === 'steps') return 'a whole number of at least 0, or below 1 as a share of all steps';
-  const bound = minimum === undefined ? '' : ` of at least ${minimum}`;
+  const most = maximum === undefined ? '' : ` and at most ${maximum}`;
+  const bound = minimum === undefined ? '' : ` of at least ${minimum}${most}`;
   return `a ${type === 'integer' ? 'whole ' : ''}number${above === undefined ? bound : ` above ${above}`}`;
 }
 
@@ -104,7 +107,7 @@ const isNumber = (value: unknown): value is number => Number.isFinite(value);
 
 /** Whether a value is what the row says. */
 export function allows(
-  { type, choices, minimum = -Infinity, above = -Infinity, repeat }: Option,
+  { type, choices, minimum = -Infinity, maximum = Infinity, above = -Infinity, repeat }: Option,
   value: unknown,
 ): boolean {
   if (type === 'object') return true;
@@ -113,7 +116,7 @@ export function allows(
   if (type === 'numbers') return isRecord(value) && Object.values(value).every(isNumber);
   if (type === 'string')
     return repeat ? isListOf(value, isText) : isText(value) && (choices?.includes(value) ?? true);
-  if (!isNumber(value) || value < minimum || value <= above) return false;
+  if (!isNumber(value) || value < minimum || value > maximum || value <= above) return false;
   return type === 'number' || Number.isSafeInteger(value) || (type === 'steps' && value < 1);
 }
 

@@ -14,6 +14,7 @@ const bake = defineCommand({
     offset: { type: 'number', help: 'may be negative' },
     form: { type: 'string', choices: ['round', 'square'], default: 'round', help: 'its form' },
     top: { type: 'string', help: 'what lies on it', defaultText: 'nothing' },
+    door: { type: 'integer', minimum: 1, maximum: 8, default: 8, help: 'which one' },
     slow: { type: 'boolean', help: 'slowly' },
     json: { type: 'boolean', help: 'as JSON' },
     help: helpFlag,
@@ -35,6 +36,7 @@ describe('parse', () => {
         offset: undefined,
         form: 'round',
         top: undefined,
+        door: 8,
         slow: false,
         json: false,
         help: false,
@@ -59,6 +61,7 @@ describe('parse', () => {
         offset: -0.001,
         form: 'square',
         top: '',
+        door: 8,
         slow: true,
         json: false,
         help: false,
@@ -91,12 +94,36 @@ describe('parse', () => {
     [['nut', '--ovne', 'o'], 'unknown flag --ovne; did you mean --oven? See lora-native bake --help'],
     [['nut', '--layerCount', '2'], 'unknown flag --layerCount; did you mean --layer-count?'],
     [['nut', '--zzzzzz'], 'unknown flag --zzzzzz. See lora-native bake --help'],
-    [['nut', '--oven'], "Option '--oven <value>' argument missing. See lora-native bake --help"],
-    [['nut', '--oven', 'o', '--slow=yes'], "Option '--slow' does not take an argument"],
-    [['nut', '--oven', 'o', '-x'], "Unknown option '-x'"],
+    [['nut', '--oven'], 'bake needs NAME after --oven. See lora-native bake --help'],
+    [['nut', '--oven', 'o', '--slow=yes'], '--slow takes no value. See lora-native bake --help'],
+    [['nut', '--oven', 'o', '-x'], 'unknown flag -x. See lora-native bake --help'],
+    [['nut', '--oven', 'o', '-hv'], 'unknown flag -v. See lora-native bake --help'],
+    [
+      ['nut', '--oven', 'o', '--heat', '-1'],
+      'expected --heat to be a number of at least 0 but received "-1"',
+    ],
+    [['nut', '--oven', 'o', '--heat', '--slow'], 'bake needs N after --heat: one that begins with a dash'],
+    [
+      ['nut', '--oven', '--slow'],
+      'bake needs NAME after --oven: one that begins with a dash is written --oven=--slow.',
+    ],
+    [['nut', '--oven', '-3'], 'bake needs NAME after --oven'],
+    [
+      ['nut', '--oven', 'o', '--door', '70000'],
+      'a whole number of at least 1 and at most 8 but received "70000"',
+    ],
   ])('%j is wrong usage: %s', (argv, sentence) => {
     expect(() => read(...argv)).toThrow(UsageError);
     expect(() => read(...argv)).toThrow(sentence);
+  });
+
+  test('takes negative numbers, and other values with a dash after an equals sign', () => {
+    const given = ['nut', '--oven=-o', '--offset', '-.5', '--top', '-'];
+    expect(read(...given).values).toMatchObject({ oven: '-o', offset: -0.5, top: '-' });
+    expect(read('nut', '--oven=o', '--offset', '-2e3', '--door', '8').values).toMatchObject({
+      offset: -2000,
+      door: 8,
+    });
   });
 
   test('gives a flag that may be repeated as a list', () => {
@@ -126,6 +153,7 @@ Usage: lora-native bake CAKE [flags]
   --offset N       may be negative
   --form TEXT      its form: round, square (default round)
   --top TEXT       what lies on it (default nothing)
+  --door N         which one (default 8)
   --slow           slowly
   --json           as JSON
   -h, --help       this text
@@ -176,6 +204,20 @@ describe('lora-native', () => {
       expect(await commandLine([argument])).toEqual({ ...bare, status: 0 });
     for (const [name, { summary }] of Object.entries(commands))
       expect(bare.out).toMatch(new RegExp(`^ {2}${name} +${summary.replaceAll('.', '\\.')}$`, 'm'));
+  });
+
+  test('help NAME is NAME --help', async () => {
+    const { train, serve } = commands;
+    expect(await commandLine(['help', 'train'])).toEqual({
+      status: 0,
+      out: `${help('train', train!)}\n`,
+      err: '',
+    });
+    expect((await commandLine(['help', 'serve', '--all'])).out).toBe(`${help('serve', serve!, true)}\n`);
+    expect(await commandLine(['help', 'trian'])).toMatchObject({
+      status: 2,
+      err: 'lora-native: unknown command trian; did you mean train? See lora-native --help\n',
+    });
   });
 
   test('an unknown command names the near one', async () => {
