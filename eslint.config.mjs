@@ -22,6 +22,7 @@ const node = Object.fromEntries(
     'queueMicrotask',
     'TextDecoder',
     'TextEncoder',
+    'Request',
   ].map((name) => [name, 'readonly']),
 );
 

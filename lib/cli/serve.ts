@@ -9,6 +9,7 @@ import { readText } from '../formats/json';
 import { adapterConfigFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import { isHubName } from '../hub/names';
+import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
 import type { ServeLogger } from '../serve/options';
 import { adaptersFlag, adapterSources } from './adapters';
@@ -70,6 +71,13 @@ export const serve = defineCommand({
       default: 5000,
       help: 'a connection may wait for its next request',
     },
+    cors: {
+      type: 'string',
+      value: 'ORIGIN',
+      repeat: true,
+      help: "pages that may ask, such as https://app.example, or '*'; may be repeated",
+      defaultText: 'none',
+    },
     noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
@@ -81,6 +89,11 @@ export const serve = defineCommand({
     const sources = adapterSources(values.adapter);
     for (const [name, source] of sources) await checkFolder(name, source);
     const apiKeys = [...values.apiKey, ...(await keysOf(values.apiKeyFile))];
+    const wrong: string | undefined = values.cors.find((origin: unknown) => !isOrigin(origin));
+    if (wrong !== undefined)
+      throw new UsageError(
+        `--cors: expected '*' or an origin such as https://app.example but received ${wrong}`,
+      );
     const model = await loadModel(values, console);
     try {
       const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, defaultMaxTokens, logPrompts } = values;
@@ -93,6 +106,7 @@ export const serve = defineCommand({
         maxRunning: maxBatchSize,
         ...{ maxQueued, maxAdapters, defaultMaxTokens, logPrompts },
         page: !values.noPage,
+        cors: values.cors.length === 0 ? undefined : { origin: values.cors },
         logger: values.json ? jsonLogger(console) : plainLogger(console),
       });
       const server = createServer(timeoutsOf(values), handler);

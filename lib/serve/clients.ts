@@ -1,8 +1,8 @@
 /** Who sends a request: the holder of an API key or, where there are no keys, the address that it comes from. */
 import { createHash, timingSafeEqual } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
 import { check, checkInteger, checkOptions, describe } from '../validate';
 import { ApiError, tooMany } from './api_error';
+import type { Incoming } from './exchange';
 
 /** A key that clients send as `Authorization: Bearer KEY`. */
 export interface ApiKey {
@@ -37,12 +37,10 @@ export class Client {
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
 
-const op = 'createOpenAIHandler';
-
 export class Clients {
   readonly #keys: readonly { readonly digest: Buffer; readonly client: Client }[];
 
-  constructor(keys: readonly (string | ApiKey)[]) {
+  constructor(keys: readonly (string | ApiKey)[], op: string) {
     this.#keys = keys.map((given, i) => {
       const one = typeof given === 'string' ? { key: given } : given;
       checkOptions(op, one, ['key', 'name', 'maxConcurrent']);
@@ -63,8 +61,8 @@ export class Clients {
   }
 
   /** Who sends this request. @throws 401 without a key, or with one that is not known. */
-  of({ headers, socket }: IncomingMessage): Client {
-    if (this.#keys.length === 0) return new Client(undefined, socket.remoteAddress ?? socket);
+  of({ headers, socket }: Incoming): Client {
+    if (this.#keys.length === 0) return new Client(undefined, socket?.remoteAddress ?? socket);
     const [, key] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
     const given = digest(key ?? '');
     // All keys are compared, each in constant time: how long it takes says nothing about any of them.

@@ -1,6 +1,6 @@
 /** Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), written no faster than they are read. */
-import type { ServerResponse } from 'node:http';
 import { ApiError } from './api_error';
+import type { Outgoing } from './exchange';
 
 /** What happens around a reader that does not keep up. */
 export interface Backpressure {
@@ -14,10 +14,10 @@ export interface Backpressure {
 }
 
 export class EventStream {
-  readonly #response: ServerResponse;
+  readonly #response: Outgoing;
   readonly #pressure: Backpressure;
 
-  constructor(response: ServerResponse, pressure: Backpressure) {
+  constructor(response: Outgoing, pressure: Backpressure) {
     this.#response = response;
     this.#pressure = pressure;
   }

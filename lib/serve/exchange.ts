@@ -1,7 +1,30 @@
 /** One request and its answer. */
 import { randomBytes } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders } from 'node:http';
+import type { Readable, Writable } from 'node:stream';
 import type { ApiError } from './api_error';
+
+/** A request, whatever brought it: what endpoints read of node:http's IncomingMessage. Its stream is the body. */
+export interface Incoming extends Readable {
+  readonly method?: string | undefined;
+  /** Path and query. */
+  readonly url?: string | undefined;
+  readonly headers: IncomingHttpHeaders;
+  /** Where it comes from, as far as that is known. */
+  readonly socket?: { readonly remoteAddress?: string | undefined };
+  /** What a body parser has made of the body, if one has read it. */
+  readonly body?: unknown;
+  /** Whether the body was read before, where the stream does not know. */
+  readonly wasRead?: boolean;
+}
+
+/** Its answer: what endpoints use of node:http's ServerResponse. Its stream is the body. */
+export interface Outgoing extends Writable {
+  readonly statusCode: number;
+  readonly headersSent: boolean;
+  setHeader(name: string, value: string): unknown;
+  writeHead(status: number, headers: Readonly<Record<string, string | number>>): unknown;
+}
 
 /** What logs say of a request when it has ended. */
 export interface ExchangeFacts {
@@ -31,8 +54,8 @@ export class Exchange {
   readonly #gone = new AbortController();
 
   constructor(
-    readonly request: IncomingMessage,
-    readonly response: ServerResponse,
+    readonly request: Incoming,
+    readonly response: Outgoing,
   ) {
     response.on('close', () => {
       if (!response.writableFinished) this.#gone.abort(new ClientLeft());
@@ -70,6 +93,12 @@ export class Exchange {
       'x-content-type-options': 'nosniff',
     });
     response.end(body);
+  }
+
+  /** Answers with headers alone. */
+  empty(headers: Readonly<Record<string, string>>): void {
+    this.response.writeHead(204, headers);
+    this.response.end();
   }
 
   /** Tells of a failure: with its status, or as the last event of a stream that has begun. */

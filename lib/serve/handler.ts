@@ -1,12 +1,13 @@
 /** OpenAI's API over one base and many adapters, as a handler for node:http. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { CausalLM } from '../models/causal_lm';
+import { check, describe } from '../validate';
 import { loadAdapter, unloadAdapter } from './adapters_endpoints';
 import { ApiError, toApiError, unavailable, unsupported } from './api_error';
 import { readFields } from './body';
 import { chatCompletions } from './chat_endpoint';
 import { completions } from './completions_endpoint';
-import { ClientLeft, Exchange } from './exchange';
+import { ClientLeft, Exchange, type Incoming, type Outgoing } from './exchange';
 import type { Fields } from './fields';
 import { listModels, retrieveModel } from './models_endpoints';
 import { handlerSettings, type OpenAIHandlerOptions } from './options';
@@ -22,6 +23,8 @@ export interface HttpRequest {
   readonly url?: string | undefined;
   /** Values by names in lower case. */
   readonly headers: object;
+  /** What a body parser that was before the handler has made of the body, as `express.json()` does. */
+  readonly body?: unknown;
 }
 
 /** The answer to a request as node:http gives it (`ServerResponse`). */
@@ -69,7 +72,8 @@ const gets: Readonly<Record<string, (call: Call) => Promise<void>>> = {
 
 const modelPath = '/v1/models/';
 
-class Handler {
+/** Answers requests, whatever brings them. */
+export class Handler {
   readonly #service: Service;
   /** Requests that have no answer yet. */
   readonly #open = new Set<Exchange>();
@@ -80,7 +84,7 @@ class Handler {
     this.#service = service;
   }
 
-  async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async answer(request: Incoming, response: Outgoing): Promise<void> {
     const exchange = new Exchange(request, response);
     this.#open.add(exchange);
     let failure: unknown;
@@ -98,11 +102,16 @@ class Handler {
 
   async #route(exchange: Exchange): Promise<void> {
     const { path, request, response } = exchange;
-    const { page, apiKeys } = this.#service.settings;
+    const { page, apiKeys, cors } = this.#service.settings;
     const method = request.method === 'HEAD' ? 'GET' : request.method;
     if (this.#closing) response.setHeader('connection', 'close');
+    cors.open(request, response);
     if (path === '/health') return this.#health(exchange);
     if (this.#closing) throw unavailable('the server is closing', 'closing');
+    if (method === 'OPTIONS' && servedPath(path)) {
+      const methods = `${methodsOf(path)}, OPTIONS`;
+      return exchange.empty({ allow: methods, ...cors.preflight(request, methods) });
+    }
     if (page && path === '/' && method === 'GET') return sendPage(exchange, apiKeys.length > 0);
     const client = this.#service.clients.of(request);
     exchange.facts.client = client.name;
@@ -120,7 +129,7 @@ class Handler {
     else if (path.startsWith(modelPath) && method === 'GET')
       await retrieveModel(call, decoded(path.slice(modelPath.length)));
     else if (post || get || path.startsWith(modelPath)) {
-      const allow = post ? 'POST' : 'GET, HEAD';
+      const allow = methodsOf(path);
       throw new ApiError(405, `expected ${allow} ${path} but received ${request.method}`, {
         code: 'method_not_allowed',
         headers: { allow },
@@ -169,12 +178,29 @@ function servedPath(path: string): string | undefined {
     : undefined;
 }
 
+/** What may be asked of the path of an endpoint. */
+const methodsOf = (path: string): string => (Object.hasOwn(posts, path) ? 'POST' : 'GET, HEAD');
+
 function decoded(name: string): string {
   try {
     return decodeURIComponent(name);
   } catch {
     return name;
   }
+}
+
+const op = 'createOpenAIHandler';
+
+/** @throws ERR_ARGUMENT for what frameworks have in the place of the request and the response of node:http. */
+function checkPair(request: unknown, response: unknown): void {
+  const has = (value: unknown, method: string): boolean =>
+    typeof (value as Record<string, unknown> | null | undefined)?.[method] === 'function';
+  check(
+    has(request, 'pipe') && has(response, 'writeHead'),
+    op,
+    `expected the request and the response of node:http but received ${describe(request)} and ${describe(response)}; ` +
+      'frameworks that wrap them have both as raw (Fastify), or as req and res (Koa), and createOpenAIFetchHandler() takes a Request',
+  );
 }
 
 /**
@@ -201,8 +227,10 @@ function decoded(name: string): string {
  * });
  */
 export function createOpenAIHandler(model: CausalLM, options: OpenAIHandlerOptions = {}): OpenAIHandler {
-  const handler = new Handler(new Service(model, handlerSettings(model, options)));
-  const listener = (request: HttpRequest, response: HttpResponse): void =>
+  const handler = new Handler(new Service(model, handlerSettings(model, options, op)));
+  const listener = (request: HttpRequest, response: HttpResponse): void => {
+    checkPair(request, response);
     void handler.answer(request as IncomingMessage, response as ServerResponse);
+  };
   return Object.assign(listener, { close: () => handler.close() });
 }

@@ -5,6 +5,7 @@ import { idOfSnapshot } from '../hub/cache';
 import type { CausalLM } from '../models/causal_lm';
 import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
 import type { ApiKey } from './clients';
+import { Cors, type CorsOptions } from './cors';
 
 /** Where events go: what pino, winston and console have. */
 export interface ServeLogger {
@@ -48,6 +49,8 @@ export interface OpenAIHandlerOptions {
    * the one that is typed there. Default false.
    */
   page?: boolean | undefined;
+  /** Pages of other origins that may ask from a browser. Default: none. */
+  cors?: CorsOptions | undefined;
   /** Gets one line for each request, and failures. Default: none. */
   logger?: ServeLogger | undefined;
   /** Puts prompts and texts into these lines. Default false. */
@@ -71,6 +74,8 @@ const defaults: Defaults = {
 
 /** Every option, with what holds without it. */
 export interface HandlerSettings extends Defaults {
+  /** The function that was called, for sentences about its options. */
+  readonly op: string;
   readonly modelName: string;
   readonly adapters: Readonly<Record<string, string | URL>>;
   readonly allowLoadFrom: string | undefined;
@@ -78,13 +83,21 @@ export interface HandlerSettings extends Defaults {
   readonly logger: ServeLogger | undefined;
   readonly logPrompts: boolean;
   readonly page: boolean;
+  readonly cors: Cors;
 }
 
-const op = 'createOpenAIHandler';
-
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
-export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions): HandlerSettings {
-  const others = ['modelName', 'adapters', 'allowLoadFrom', 'apiKeys', 'logger', 'logPrompts', 'page'];
+export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, op: string): HandlerSettings {
+  const others = [
+    'modelName',
+    'adapters',
+    'allowLoadFrom',
+    'apiKeys',
+    'logger',
+    'logPrompts',
+    'page',
+    'cors',
+  ];
   checkOptions(op, options, [...Object.keys(defaults), ...others]);
   const numbers = { ...defaults };
   for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
@@ -117,5 +130,16 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     'expected logger to have info() and error()',
   );
   const allowLoadFrom = options.allowLoadFrom === undefined ? undefined : toPath(options.allowLoadFrom, op);
-  return { ...numbers, modelName, adapters, allowLoadFrom, apiKeys, logger, logPrompts, page };
+  return {
+    op,
+    ...numbers,
+    modelName,
+    adapters,
+    allowLoadFrom,
+    apiKeys,
+    logger,
+    logPrompts,
+    page,
+    cors: new Cors(options.cors, op),
+  };
 }

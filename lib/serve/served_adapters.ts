@@ -12,6 +12,7 @@ import { readAdapter } from '../peft/adapter_files';
 import { check, suggest } from '../validate';
 import { AdapterFolder } from './adapter_folder';
 import { ApiError } from './api_error';
+import type { HandlerSettings } from './options';
 
 /** An adapter that a request uses, or null for the base, until release() is called. */
 export interface AdapterUse {
@@ -43,8 +44,6 @@ export interface ServedModel {
   readonly root: string;
 }
 
-const op = 'createOpenAIHandler';
-
 /** Names that stand in URLs and JSON as they are. */
 const servedName = /^[\w.@-][\w.:@/-]{0,255}$/;
 
@@ -55,6 +54,7 @@ const nothing = (): void => undefined;
 
 export class ServedAdapters {
   readonly #model: CausalLM;
+  readonly #op: string;
   readonly #most: number;
   /** The one that was asked for last is the last one. */
   readonly #entries = new Map<string, Entry>();
@@ -73,9 +73,10 @@ export class ServedAdapters {
   constructor(
     model: CausalLM,
     readonly base: string,
-    { maxAdapters, allowLoadFrom }: { maxAdapters: number; allowLoadFrom: string | undefined },
+    { op, maxAdapters, allowLoadFrom }: Pick<HandlerSettings, 'op' | 'maxAdapters' | 'allowLoadFrom'>,
   ) {
     this.#model = model;
+    this.#op = op;
     this.#most = maxAdapters;
     if (allowLoadFrom !== undefined) this.#folder = new AdapterFolder(allowLoadFrom);
   }
@@ -92,7 +93,7 @@ export class ServedAdapters {
 
   /** Makes a folder known by a name. @throws ERR_ARGUMENT for a name that is taken, or that is none. */
   register(name: string, path: string | URL): void {
-    const given = toPath(path, op);
+    const given = toPath(path, this.#op);
     this.#add(name, isHubName(given) && !existsSync(given) ? given : resolve(given));
   }
 
@@ -117,10 +118,10 @@ export class ServedAdapters {
   #add(name: string, path: string, folder?: AdapterFolder): void {
     check(
       servedName.test(name),
-      op,
+      this.#op,
       `expected names of adapters of letters, digits and ._-:@/ but received '${name.slice(0, 256)}'`,
     );
-    check(!this.has(name), op, `expected a new name but there is a model '${name}' already`);
+    check(!this.has(name), this.#op, `expected a new name but there is a model '${name}' already`);
     this.#entries.set(name, { name, path, folder, uses: 0, loaded: undefined, removed: false });
   }
 

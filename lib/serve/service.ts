@@ -32,7 +32,7 @@ export class Service {
     // Those that have a place of the first queue are not refused in this one.
     const maxQueued = settings.maxQueued + settings.maxRunning;
     this.#encoding = new FairQueue({ maxRunning: mostEncoding, maxPerClient: 1, maxQueued });
-    this.clients = new Clients(settings.apiKeys);
+    this.clients = new Clients(settings.apiKeys, settings.op);
     this.adapters = new ServedAdapters(model, settings.modelName, settings);
     for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);
   }

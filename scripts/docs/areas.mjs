@@ -101,15 +101,20 @@ export const areas = [
     page: 'reference/api/serving',
     title: 'Serving',
     intro:
-      '`createOpenAIHandler` answers the requests of OpenAI’s clients from one model and its adapters. It is a listener for `node:http`.',
+      '`createOpenAIHandler` answers the requests of OpenAI’s clients from one model and its adapters. It is a listener for `node:http`; `createOpenAIFetchHandler` answers a `Request` with a `Response`.',
     names: [
       'createOpenAIHandler',
+      'createOpenAIFetchHandler',
       'OpenAIHandlerOptions',
       'ApiKey',
+      'CorsOptions',
       'ServeLogger',
       'OpenAIHandler',
       'HttpRequest',
       'HttpResponse',
+      'OpenAIFetchHandler',
+      'FetchRequest',
+      'FetchResponse',
     ],
   },
   {

@@ -727,6 +727,15 @@ for (const [runtime, ...flags] of [
   );
 }
 
+example('fetch-handler.mjs', 'the text comes as generate() writes it', async (run) => {
+  const lines = run(base, 'On Monday');
+  expect(after(lines, 'models:')).toBe('base');
+  const model = await CausalLM.fromPretrained(base);
+  const { text } = await model.generate('On Monday', { maxNewTokens: 40, temperature: 0 });
+  await model.dispose();
+  expect(JSON.parse(after(lines, 'text:'))).toBe(text);
+});
+
 tested.add('by-name.mjs');
 test('by-name.mjs: a name is downloaded once, its licence comes first, and it generates', async () => {
   const hub = await HubServer.start();

@@ -129,6 +129,17 @@ test('there is a page for people, unless they want none', async () => {
   }
 });
 
+test('pages of other sites may ask where --cors says so, and a text that is no origin is named before a model is loaded', async () => {
+  const { url, stop } = await serving('--cors', 'https://a.example', '--cors', 'http://localhost:3000');
+  const allowed = async (origin: string): Promise<string | null> =>
+    (await fetch(`${url}/v1/models`, { headers: { origin } })).headers.get('access-control-allow-origin');
+  expect(await allowed('https://a.example')).toBe('https://a.example');
+  expect(await allowed('http://localhost:3000')).toBe('http://localhost:3000');
+  await stop();
+  const { status, err } = await commandLine(['serve', '--model', 'nowhere', '--cors', 'a.example']);
+  expect([status, err]).toEqual([2, expect.stringContaining("--cors: expected '*' or an origin")]);
+});
+
 test('keys of flags and of a file', async () => {
   const file = join(dir, 'keys');
   writeFileSync(file, 'second\n\nthird\n');

@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import { createServer, request as httpRequest, type ClientRequest } from 'node:http';
+import { connect, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import {
   CausalLM,
@@ -460,6 +461,130 @@ describe('what a client does wrong', () => {
       return response.statusCode;
     });
     expect(new Set(statuses)).toEqual(new Set([408]));
+  });
+});
+
+describe('behind a body parser', () => {
+  /** What express.json() and the like do: the stream is read to its end, and a value is put on the request. */
+  async function parsing(valueOf: (text: string) => unknown, options: OpenAIHandlerOptions = {}) {
+    const handler = createOpenAIHandler(model, options);
+    const server = createServer((request, response) => {
+      const pieces: Buffer[] = [];
+      request.on('data', (piece: Buffer) => pieces.push(piece));
+      request.on('end', () => {
+        const body = valueOf(Buffer.concat(pieces).toString());
+        setImmediate(() =>
+          handler(body === undefined ? request : Object.assign(request, { body }), response),
+        );
+      });
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    return async (body: string, headers: Record<string, string> = json): Promise<[number, Json]> => {
+      const response = await fetch(`http://127.0.0.1:${port}${chat}`, { method: 'POST', headers, body });
+      const answer = (await response.json()) as Json;
+      server.close();
+      server.closeAllConnections();
+      return [response.status, answer];
+    };
+  }
+  const sent = JSON.stringify(hi);
+
+  test.each<[what: string, valueOf: (text: string) => unknown]>([
+    ['its value', (text) => JSON.parse(text) as unknown],
+    ['its text', (text) => text],
+    ['its bytes', (text) => Buffer.from(text)],
+  ])('%s is taken from request.body', async (_, valueOf) => {
+    const [status, answer] = await (await parsing(valueOf))(sent);
+    expect([status, answer['choices']?.[0].message.content]).toEqual([200, 'Yes, fr']);
+  });
+
+  test('a body that the parser keeps to itself is named, as the mistake of the program', async () => {
+    const [status, answer] = await (await parsing(() => undefined))(sent);
+    expect([status, answer['error'].code]).toEqual([500, 'body_already_read']);
+    expect(answer['error'].message).toContain('express.json()');
+    expect(answer['error'].message).toContain('request.raw.body = request.body');
+  });
+
+  test('what the parser has read keeps the rules of a body', async () => {
+    const plain = { 'content-type': 'text/plain' };
+    const refused = async (valueOf: (text: string) => unknown, body: string, headers?: typeof plain) => {
+      const [status, answer] = await (await parsing(valueOf, { maxBodyBytes: 1000 }))(body, headers);
+      return [status, answer['error'].code];
+    };
+    const asItIs = (text: string): string => text;
+    expect(await refused((text) => JSON.parse(text) as unknown, sent, plain)).toEqual([
+      415,
+      'unsupported_media_type',
+    ]);
+    expect(await refused(asItIs, `{"user":"${'x'.repeat(1000)}"}`)).toEqual([413, 'request_too_large']);
+    expect(await refused(asItIs, `{"a":${'['.repeat(200)}${']'.repeat(200)}}`)).toEqual([400, null]);
+    expect(await refused(asItIs, '{"messages":')).toEqual([400, 'invalid_json']);
+    expect(await refused(() => [1], '[1]')).toEqual([400, null]);
+  });
+
+  test('a value on a request that nobody has read is not its body', async () => {
+    // As body parsers leave what is of another type: an empty object.
+    const handler = createOpenAIHandler(model);
+    const server = createServer((request, response) =>
+      handler(Object.assign(request, { body: {} }), response),
+    );
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const { port } = server.address() as AddressInfo;
+    const response = await fetch(`http://127.0.0.1:${port}${chat}`, {
+      method: 'POST',
+      headers: json,
+      body: sent,
+    });
+    expect(response.status).toBe(200);
+    server.close();
+    server.closeAllConnections();
+  });
+
+  test('what frameworks have in the place of both is named', () => {
+    const handler = createOpenAIHandler(model);
+    const given = handler as (request: unknown, response?: unknown) => void;
+    expect(() => given({ raw: {} }, { raw: {} })).toThrow('have both as raw (Fastify)');
+    expect(() => given(new Request('http://localhost/v1/models'))).toThrow(
+      expect.objectContaining({ code: 'ERR_ARGUMENT' }),
+    );
+  });
+});
+
+describe('a body that is too large', () => {
+  /** Writes all of a body before it reads, as simple clients do. */
+  async function written(port: number, head: string, bytes: number): Promise<string> {
+    const socket = connect(port, '127.0.0.1');
+    socket.write(`POST ${chat} HTTP/1.1\r\nhost: localhost\r\ncontent-length: ${bytes}\r\n${head}\r\n`);
+    const piece = Buffer.alloc(2 ** 16, 'x');
+    for (let left = bytes; left > 0; left -= piece.length)
+      if (!socket.write(piece.subarray(0, left))) await once(socket, 'drain');
+    const [answer] = (await once(socket, 'data')) as [Buffer];
+    socket.destroy();
+    return answer.toString();
+  }
+  const jsonHead = 'content-type: application/json\r\n';
+
+  test.each<[what: string, head: string, status: number]>([
+    ['its length said before', jsonHead, 413],
+    ['of another type', 'content-type: text/plain\r\n', 415],
+    ['packed', `${jsonHead}content-encoding: gzip\r\n`, 415],
+  ])('%s, is read before it is refused, so that its client hears why', async (_, head, status) => {
+    const { port } = await serve(model);
+    expect(await written(port, head, 12_000_000)).toContain(`HTTP/1.1 ${status} `);
+  });
+
+  test('is read so far and no farther', async () => {
+    const { port } = await serve(model, { maxBodyBytes: 1000 });
+    await expect(written(port, jsonHead, 2 ** 27)).rejects.toThrow(/EPIPE|ECONNRESET/);
+  });
+
+  test('whose rest does not come is refused after the time for a body', async () => {
+    const { port } = await serve(model, { maxBodyBytes: 10, bodyTimeoutMs: 50 });
+    const headers = { ...json, 'content-length': 1000 };
+    const response = await begun({ port }, chat, {}, { headers });
+    expect(response.statusCode).toBe(413);
+    response.destroy();
   });
 });
 

@@ -5,7 +5,7 @@ import { ApiError } from '../../lib/serve/api_error';
 import { Clients } from '../../lib/serve/clients';
 
 const keys = ['first-secret', { key: 'x', name: 'short' }, 'a'.repeat(500), 'last-secret'];
-const clients = new Clients(keys);
+const clients = new Clients(keys, 'createOpenAIHandler');
 
 /** The name of the client with these headers, or the code and the words that it is refused with, and the comparisons on the way. */
 function found(authorization: string | undefined) {
@@ -54,11 +54,13 @@ test.each<[what: string, authorization: string | undefined, who: unknown]>([
 
 test('keys that no header could carry are refused when the handler is made', () => {
   for (const key of ['', 'with space', 'schlüssel', 'line\n'])
-    expect(() => new Clients([key])).toThrow('expected the API key at place 1 to be a text of visible ASCII');
+    expect(() => new Clients([key], 'createOpenAIHandler')).toThrow(
+      'expected the API key at place 1 to be a text of visible ASCII',
+    );
 });
 
 test('without keys, clients are told apart by their addresses', () => {
-  const open = new Clients([]);
+  const open = new Clients([], 'createOpenAIHandler');
   const at = (remoteAddress: string) =>
     open.of({ headers: {}, socket: { remoteAddress } } as unknown as IncomingMessage).lane;
   expect(at('::1')).toBe(at('::1'));
