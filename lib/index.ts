@@ -135,7 +135,7 @@ export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/datas
 export type { DataSplit } from './data/folders';
 export { FileDataset } from './data/file_dataset';
 export type { DatasetCounts } from './data/example';
-export type { TextEncoder } from './data/rows';
+export type { EncodeTextOptions, EncodeTurnsOptions, TextEncoder } from './data/rows';
 export type { DataSource, Example } from './data/example';
 export type { RunHandle } from './handle';
 export { openSafetensors, writeSafetensors } from './formats/safetensors';

@@ -1,5 +1,6 @@
 import { LoRAError } from '../errors';
 import { plainDefaults, planGeneration } from '../engine/sampling';
+import { allowSpecialTokens } from '../options/table';
 import { suggest } from '../validate';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { openInput, type ChatInput } from './chat_input';
@@ -16,6 +17,7 @@ export const chat = defineCommand({
     ...modelFlags,
     ...adaptersFlag,
     system: { type: 'string', help: 'the system message', defaultText: 'none' },
+    allowSpecialTokens,
     maxNewTokens: { type: 'integer', minimum: 1, default: 512, help: 'most tokens of an answer' },
     ...samplingFlags,
     json: { type: 'boolean', help: 'one JSON object per answer' },
@@ -45,6 +47,7 @@ export const chat = defineCommand({
         ),
       );
       conversation.system = values.system;
+      conversation.allowSpecialTokens = values.allowSpecialTokens;
       conversation.adapter = names[0] ?? null;
       return await new Chat(console, conversation, names, values.json).run();
     } finally {

@@ -82,6 +82,7 @@ async function optionsOf(values: CompareValues, console: Console): Promise<Compa
     learningRates: numbers('learningRates'),
     stop: stop.length > 0 ? stop : undefined,
     ...{ maxLength: values.maxLength, trainOn: values.trainOn, columns: dataColumns(values.columns) },
+    allowSpecialTokens: values.allowSpecialTokens,
     chatTemplate: chatTemplate === undefined ? undefined : await readText(chatTemplate),
     signal: console.signal,
   };

@@ -28,6 +28,8 @@ export class Conversation {
   system: string | undefined;
   /** A name; null: the base alone. */
   adapter: string | null = null;
+  /** Whether special tokens that a message spells are these tokens. */
+  allowSpecialTokens = false;
   #history: readonly ChatMessage[] = [];
 
   /** `forgot` is told how many messages are no longer read, because the conversation is too long. */
@@ -107,8 +109,9 @@ export class Conversation {
     const system = this.system === undefined ? [] : [{ role: 'system', content: this.system }];
     for (let history = this.#history; ; history = withoutOldest(history)) {
       const messages = [...system, ...history, question];
-      const text = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: false });
-      const ids = await tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
+      const chat = { addGenerationPrompt: true, allowSpecialTokens: this.allowSpecialTokens };
+      const { text, ordinary } = tokenizer.chatText(messages, chat);
+      const ids = await tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
       if (ids.length + room <= context) return { ids, history };
       if (history.length > 0) continue;
       if (ids.length < context) return { ids, history };

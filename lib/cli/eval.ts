@@ -34,6 +34,7 @@ export const evaluate = defineCommand({
       defaultText: 'what the model reads',
     },
     trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
+    allowSpecialTokens: datasetOptions.allowSpecialTokens,
     noGenerate: { type: 'boolean', help: 'measure the loss alone, and write no answers' },
     maxNewTokens: {
       type: 'integer',
@@ -83,6 +84,7 @@ export const evaluate = defineCommand({
         limit: values.limit,
         maxLength: values.maxLength,
         trainOn: values.trainOn,
+        allowSpecialTokens: values.allowSpecialTokens,
         generate: !values.noGenerate,
         maxNewTokens: values.maxNewTokens,
         stop: stop.length > 0 ? stop : undefined,

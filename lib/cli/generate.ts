@@ -1,7 +1,7 @@
 import { plainDefaults, planGeneration } from '../engine/sampling';
 import { readJson } from '../formats/json';
 import type { JsonSchema } from '../grammar/json_schema';
-import { generationOptions } from '../options/table';
+import { allowSpecialTokens, generationOptions } from '../options/table';
 import { readAdapter } from '../peft/adapter_files';
 import { samplingFlags, samplingOptions } from './sampling_flags';
 import { loadModel, modelFlags, printJson } from './common';
@@ -32,6 +32,7 @@ export const generate = defineCommand({
       help: 'the system message before it',
       defaultText: 'none',
     },
+    allowSpecialTokens: { ...allowSpecialTokens, needs: { chat: true } },
     maxNewTokens: generationOptions.maxNewTokens,
     stop: generationOptions.stop,
     n: generationOptions.n,
@@ -59,7 +60,10 @@ export const generate = defineCommand({
         ...(system === undefined ? [] : [{ role: 'system' as const, content: system }]),
         { role: 'user' as const, content: text },
       ];
-      const handle = model.generate(chat ? messages : text, options);
+      const handle = model.generate(chat ? messages : text, {
+        ...options,
+        allowSpecialTokens: values.allowSpecialTokens,
+      });
       if (values.json) printJson(console, await handle);
       else if (n === 1) await writeStream(handle, console);
       else writeTexts((await handle).choices!, console);

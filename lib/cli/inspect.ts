@@ -26,6 +26,7 @@ export const inspect = defineCommand({
     ...hubFlags,
     maxLength: { ...datasetOptions.maxLength, help: 'tokens per example of a data set' },
     trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
+    allowSpecialTokens: datasetOptions.allowSpecialTokens,
     columns: datasetOptions.columns,
     row: {
       type: 'string',

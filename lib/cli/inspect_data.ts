@@ -14,6 +14,7 @@ interface DataFlags {
   readonly offline: boolean;
   readonly maxLength: number;
   readonly trainOn?: 'completion' | 'all' | undefined;
+  readonly allowSpecialTokens?: boolean | undefined;
   readonly columns: readonly string[];
   readonly row?: string | undefined;
   readonly json?: boolean | undefined;
@@ -75,14 +76,21 @@ function runsOf(
 
 /** Shows a data set as training reads it: its counts, and examples with what counts in them. */
 export async function inspectData(path: string, flags: DataFlags, console: Console): Promise<void> {
-  const { maxLength, trainOn } = flags;
+  const { maxLength, trainOn, allowSpecialTokens } = flags;
   const numbers = flags.row === undefined ? undefined : numbersOf(flags.row);
   const columns = dataColumns(flags.columns);
   const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console, flags));
   const tokenizer = await Tokenizer.fromDirectory(folder);
   if (!tokenizer)
     throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer`, { op: 'inspect' });
-  const data = await loadDataset(path, { tokenizer, maxLength, trainOn, columns, signal: console.signal });
+  const data = await loadDataset(path, {
+    tokenizer,
+    maxLength,
+    trainOn,
+    allowSpecialTokens,
+    columns,
+    signal: console.signal,
+  });
   const shown = examplesOf(data, numbers ?? [1]); // a data set holds one at least
   if (flags.json) {
     const report = ({ inputIds, labels }: Required<Example>): object => ({

@@ -9,6 +9,7 @@ import { readText } from '../formats/json';
 import { adapterConfigFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import { isHubName } from '../hub/names';
+import { allowSpecialTokens } from '../options/table';
 import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
 import type { ServeLogger } from '../serve/options';
@@ -79,6 +80,7 @@ export const serve = defineCommand({
       defaultText: 'none',
     },
     noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },
+    allowSpecialTokens,
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
     help: helpFlag,
@@ -100,7 +102,7 @@ export const serve = defineCommand({
       const { modelName, allowLoadFrom } = values;
       model.configureEngine({ maxBatchSize, kvCacheBytes });
       const handler = createOpenAIHandler(model, {
-        ...{ modelName, allowLoadFrom },
+        ...{ modelName, allowLoadFrom, allowSpecialTokens: values.allowSpecialTokens },
         adapters: Object.fromEntries(sources),
         apiKeys,
         maxRunning: maxBatchSize,

@@ -70,12 +70,21 @@ export const train = defineCommand({
     try {
       const { tokenizer } = model;
       const { signal } = console;
+      const { allowSpecialTokens } = values;
       const adapter = await started.begin(model);
       const virtual = adapter?.virtualTokens ?? 0;
       const room = model.config.maxPositionEmbeddings - virtual;
       const maxLength = virtual > 0 ? Math.min(values.maxLength, room) : values.maxLength;
       const load = (path: string) =>
-        loadDataset(path, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
+        loadDataset(path, {
+          tokenizer,
+          maxLength,
+          trainOn,
+          chatTemplate,
+          allowSpecialTokens,
+          columns,
+          signal,
+        });
       const data = await load(files.data);
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
       note(console, countsOf(data));

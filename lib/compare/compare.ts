@@ -81,10 +81,11 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
       const room = roomOf(options, model.config.maxPositionEmbeddings);
       const load = async (source: CompareOptions['data']): Promise<DataSource> => {
         if (typeof source !== 'string' && !(source instanceof URL)) return source;
-        const { trainOn, chatTemplate, columns } = options;
+        const { trainOn, chatTemplate, allowSpecialTokens, columns } = options;
         const maxLength = Math.min(options.maxLength, room);
         const tokenizer = model.hasTokenizer ? model.tokenizer : undefined;
-        return loadDataset(source, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
+        const rows = { trainOn, chatTemplate, allowSpecialTokens, columns };
+        return loadDataset(source, { tokenizer, maxLength, ...rows, signal });
       };
       const data = await load(options.data);
       const evalData = await load(await measuring(options.evalData));

@@ -66,6 +66,8 @@ export interface CompareOptions extends FromPretrainedOptions {
   trainOn?: 'all' | 'completion' | undefined;
   /** Of files, as in {@link loadDataset}. */
   chatTemplate?: string | null | undefined;
+  /** Of files: special tokens that messages spell become tokens, as in {@link loadDataset}. Default false. */
+  allowSpecialTokens?: boolean | undefined;
   /** Of files: the names under which rows have what is read, as in {@link loadDataset}. */
   columns?: Readonly<Record<string, string>> | undefined;
   /** Only so many rows of `evalData` are measured, from the first on. Default: all. */

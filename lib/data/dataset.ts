@@ -46,6 +46,11 @@ export interface LoadDatasetOptions {
    */
   chatTemplate?: string | null | undefined;
   /**
+   * What messages spell like a special token becomes that token, as in transformers. Default false: it stays text. Rows of { text }, and others that go
+   * through no template, are texts in which each spelling is the token.
+   */
+  allowSpecialTokens?: boolean | undefined;
+  /**
    * The names under which rows have what is read: `{ prompt: 'q', completion: 'a' }` for rows of { q, a }. Keys are those of the kinds of rows.
    * Default: rows have these names themselves.
    */
@@ -104,6 +109,7 @@ export async function loadDataset(
     'maxLength',
     'trainOn',
     'chatTemplate',
+    'allowSpecialTokens',
     'columns',
     'split',
     'maxLineBytes',
@@ -119,6 +125,7 @@ export async function loadDataset(
     maxLength = datasetOptions.maxLength.default,
     trainOn,
     chatTemplate,
+    allowSpecialTokens = false,
     columns,
     split,
     maxLineBytes = 64 * 2 ** 20,
@@ -155,6 +162,7 @@ export async function loadDataset(
   );
   for (const [name, value] of Object.entries({ maxRows, maxUnzippedBytes, maxUnzippedRatio }))
     checkInteger('loadDataset', name, value, 1);
+  checkBoolean('loadDataset', 'allowSpecialTokens', allowSpecialTokens);
   checkBoolean('loadDataset', 'inMemory', inMemory);
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
@@ -162,7 +170,7 @@ export async function loadDataset(
   const file = await splitFile(toPath(path, 'loadDataset'), split);
   const format = formatByName(file);
   checkColumns(columns, format);
-  const rows = { tokenizer, trainOn, chatTemplate, columns, signal };
+  const rows = { tokenizer, trainOn, chatTemplate, allowSpecialTokens, columns, signal };
   const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
   const reader = new Reader(file, rows, maxLength, maxRows, lines);
   let stamp = '';

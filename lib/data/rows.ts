@@ -3,37 +3,49 @@ import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
+import { placesWithin } from '../text/marks';
 import { describe, isListOf } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';
 import { countedAnswers, wrongWeight } from './message_weights';
 import { tokensBefore } from './token_spans';
 
+/** What {@link TextEncoder} is told with a text. */
+export interface EncodeTextOptions {
+  /** Add what the tokenizer puts around a text. */
+  addSpecialTokens?: boolean;
+  /** The `ordinary` of a conversation, where it has some: places of characters that no special token may hold. */
+  ordinary?: readonly number[] | undefined;
+}
+
+/** What {@link TextEncoder} is told with a conversation. */
+export interface EncodeTurnsOptions {
+  /** Jinja text in the place of the model's own template. */
+  template?: string | undefined;
+  /** Descriptions of tools. */
+  tools?: readonly unknown[] | undefined;
+  /** Special tokens that messages spell become these tokens; given where they do. */
+  allowSpecialTokens?: boolean | undefined;
+}
+
 /** What a data set needs of a tokenizer: that of a model has it. */
 export interface TextEncoder {
   /** The ids of a text, as {@link Tokenizer.encode} gives them. */
-  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  encode(text: string, options?: EncodeTextOptions): number[];
   /** The same in slices, between which timers and I/O run; taken where there is one. */
   encodeAsync?(
     text: string,
-    options?: { addSpecialTokens?: boolean; signal?: AbortSignal | undefined },
+    options?: EncodeTextOptions & { signal?: AbortSignal | undefined },
   ): Promise<number[]>;
   /** Appended to each text, so that the model learns where to stop. */
   readonly eosTokenId?: number | null;
   /** Whether the model has a chat template; {@link Tokenizer} says so. */
   readonly hasChatTemplate?: boolean;
   /** A conversation as text, and what the assistant says in it: {@link Tokenizer.turns}. */
-  turns?(
-    messages: readonly ChatMessage[],
-    options?: { template?: string | undefined; tools?: readonly unknown[] | undefined },
-  ): Turns;
+  turns?(messages: readonly ChatMessage[], options?: EncodeTurnsOptions): Turns;
   /** The same in slices; taken where there is one: {@link Tokenizer.turnsAsync}. */
   turnsAsync?(
     messages: readonly ChatMessage[],
-    options?: {
-      template?: string | undefined;
-      tools?: readonly unknown[] | undefined;
-      signal?: AbortSignal | undefined;
-    },
+    options?: EncodeTurnsOptions & { signal?: AbortSignal | undefined },
   ): Promise<Turns>;
 }
 
@@ -44,6 +56,8 @@ export interface RowOptions {
   readonly chatTemplate: string | null | undefined;
   /** The names under which rows have what a kind needs. */
   readonly columns?: Readonly<Record<string, string>> | undefined;
+  /** Special tokens that messages spell become these tokens. */
+  readonly allowSpecialTokens?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -116,12 +130,17 @@ export abstract class RowKind {
     );
   }
 
-  protected async encode(words: string, addSpecialTokens = true): Promise<number[]> {
+  protected async encode(
+    words: string,
+    addSpecialTokens = true,
+    ordinary: readonly number[] = [],
+  ): Promise<number[]> {
     const { tokenizer } = this;
     const { signal } = this.options;
+    const how = { addSpecialTokens, ...(ordinary.length > 0 && { ordinary }) };
     const ids = tokenizer.encodeAsync
-      ? await tokenizer.encodeAsync(words, { addSpecialTokens, signal })
-      : tokenizer.encode(words, { addSpecialTokens });
+      ? await tokenizer.encodeAsync(words, { ...how, signal })
+      : tokenizer.encode(words, how);
     return [...ids];
   }
 
@@ -139,11 +158,17 @@ export abstract class RowKind {
     ids: readonly number[],
     words: string,
     spans: Turns['spans'],
-    { addSpecialTokens, leftOut = false }: { addSpecialTokens: boolean; leftOut?: boolean },
+    {
+      addSpecialTokens,
+      leftOut = false,
+      ordinary = [],
+    }: { addSpecialTokens: boolean; leftOut?: boolean; ordinary?: readonly number[] | undefined },
   ): Promise<number[]> {
     const labels = leftOut ? [...ids] : ids.map(() => ignoredLabel);
     const characters = [...new Set(spans.flat())].sort((a, b) => a - b);
-    const counts = await tokensBefore(characters, words, ids, (part) => this.encode(part, addSpecialTokens));
+    const counts = await tokensBefore(characters, words, ids, (from, to) =>
+      this.encode(words.slice(from, to), addSpecialTokens, placesWithin(ordinary, from, to)),
+    );
     if (counts === undefined)
       throw new RowError(
         `expected the tokenizer to tell the tokens of ${spans.length} answers apart by the text around them: train on all tokens`,
@@ -172,15 +197,20 @@ export abstract class RowKind {
       );
     const wrong = wrongWeight(messages, this.trainsAll);
     if (wrong !== undefined) throw new RowError(wrong);
-    const { chatTemplate, signal } = this.options;
-    const how = { template: chatTemplate ?? undefined, tools };
+    const { chatTemplate, allowSpecialTokens, signal } = this.options;
+    const how = {
+      template: chatTemplate ?? undefined,
+      tools,
+      ...(allowSpecialTokens && { allowSpecialTokens }),
+    };
     const turns = tokenizer.turnsAsync
       ? await tokenizer.turnsAsync(messages, { ...how, signal })
       : tokenizer.turns(messages, how);
-    const inputIds = await this.encode(turns.text, false);
+    const { text: words, ordinary } = turns;
+    const inputIds = await this.encode(words, false, ordinary);
     const spans = this.#weighted(messages, turns.spans);
-    const masked = { addSpecialTokens: false, leftOut: this.trainsAll };
-    return { inputIds, labels: await this.spans(inputIds, turns.text, spans, masked) };
+    const masked = { addSpecialTokens: false, leftOut: this.trainsAll, ordinary };
+    return { inputIds, labels: await this.spans(inputIds, words, spans, masked) };
   }
 
   /** The spans of the answers that count; where all tokens do, of those that do not. */

@@ -5,8 +5,8 @@ const few = 8;
 /** Characters that may be encoded again where neighbours do not tell: some seconds. */
 const mostAgain = 2 ** 24;
 
-/** What makes tokens of a part of a text. */
-export type Encode = (text: string) => Promise<number[]>;
+/** What makes tokens of the part of the text between two places. */
+export type Encode = (from: number, to: number) => Promise<number[]>;
 
 const differsAt = (a: readonly number[], b: readonly number[]): number => {
   const at = a.findIndex((id, i) => id !== b[i]);
@@ -24,7 +24,7 @@ const differsAt = (a: readonly number[], b: readonly number[]): number => {
  */
 export async function tokensBefore(
   characters: readonly number[],
-  text: string,
+  text: { readonly length: number },
   ids: readonly number[],
   encode: Encode,
 ): Promise<number[] | undefined> {
@@ -35,16 +35,16 @@ export async function tokensBefore(
     if (character >= text.length) count = ids.length;
     else if (i >= 2 && characters.length > few) {
       const from = characters[i - 2]!;
-      const part = await encode(text.slice(from, characters[i + 1]));
-      const last = differsAt(await encode(text.slice(from, characters[i - 1])), part);
-      const here = differsAt(await encode(text.slice(from, character)), part);
+      const part = await encode(from, characters[i + 1] ?? text.length);
+      const last = differsAt(await encode(from, characters[i - 1]!), part);
+      const here = differsAt(await encode(from, character), part);
       const between = part.slice(last, here + 1);
       const start = found[i - 1]!;
       if (here >= last && between.every((id, k) => id === ids[start + k])) count = start + here - last;
     }
     if (count === undefined) {
       if (characters.length > few && (again += character) > mostAgain) return undefined;
-      count = differsAt(await encode(text.slice(0, character)), ids);
+      count = differsAt(await encode(0, character), ids);
     }
     found.push(count);
   }

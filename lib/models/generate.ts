@@ -37,7 +37,10 @@ export interface GenerationResult extends GeneratedText {
 const TAG = 'generate';
 
 /** What only a conversation has: the words of {@link ChatTemplateOptions}. */
-export type ConversationOptions = Pick<GenerateOptions, 'tools' | 'variables' | 'continueAssistant'>;
+export type ConversationOptions = Pick<
+  GenerateOptions,
+  'tools' | 'variables' | 'continueAssistant' | 'allowSpecialTokens'
+>;
 
 const isConversation = (prompt: unknown): prompt is ChatMessage[] =>
   isListOf(prompt, (item) => typeof item === 'object' && item !== null) && prompt.length > 0;
@@ -47,8 +50,8 @@ const isConversation = (prompt: unknown): prompt is ChatMessage[] =>
  * @throws ERR_ARGUMENT for a wrong one, and for any where the prompt is no conversation.
  */
 export function conversationOptions(prompt: Prompt, options: GenerateOptions): ConversationOptions {
-  const { tools, variables, continueAssistant } = options;
-  const chat = { tools, variables, continueAssistant };
+  const { tools, variables, continueAssistant, allowSpecialTokens } = options;
+  const chat = { tools, variables, continueAssistant, allowSpecialTokens };
   checkChatOptions(TAG, chat);
   const given = Object.entries(chat).find(([, value]) => value !== undefined && value !== false);
   check(
@@ -91,8 +94,8 @@ function chatIds(
   signal?: AbortSignal,
 ): Promise<number[]> {
   const addGenerationPrompt = chat.continueAssistant !== true;
-  const text = tokenizer.applyChatTemplate(messages, { ...chat, addGenerationPrompt, tokenize: false });
-  return tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
+  const { text, ordinary } = tokenizer.chatText(messages, { ...chat, addGenerationPrompt });
+  return tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
 }
 
 /**

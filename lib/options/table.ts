@@ -1,6 +1,6 @@
 /** The options, by what takes them. A row without `help` is for programs alone. */
 import { quantisedFormats } from '../tensor/frozen_weight';
-import type { Options } from './option';
+import type { Option, Options } from './option';
 
 /** How a model is loaded. */
 export const modelOptions = {
@@ -137,6 +137,13 @@ export const methodOptions = {
   },
 } as const satisfies Readonly<Record<string, Options>>;
 
+/** How a conversation becomes tokens, in data and in generation. */
+export const allowSpecialTokens = {
+  type: 'boolean',
+  rare: true,
+  help: 'special tokens that messages spell become tokens',
+} as const satisfies Option;
+
 /** How a data set is read. */
 export const datasetOptions = {
   maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
@@ -154,6 +161,7 @@ export const datasetOptions = {
     help: "Jinja text for conversations, in the place of the model's template",
     defaultText: "the model's",
   },
+  allowSpecialTokens,
   columns: {
     type: 'string',
     value: 'KEY=NAME',

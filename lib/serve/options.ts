@@ -36,6 +36,8 @@ export interface OpenAIHandlerOptions {
   maxQueued?: number | undefined;
   /** Tokens of texts whose request names no limit, as far as the model's context allows. Default 1024. */
   defaultMaxTokens?: number | undefined;
+  /** What messages and tools spell like a special token becomes that token: whoever writes them can then end a turn. Default false. */
+  allowSpecialTokens?: boolean | undefined;
   /** Most messages of a conversation, which a template reads in one piece. Default 1024. */
   maxMessages?: number | undefined;
   /** Most bytes of a request's body; more is 413. Default 4 MiB. */
@@ -84,6 +86,7 @@ export interface HandlerSettings extends Defaults {
   readonly logPrompts: boolean;
   readonly page: boolean;
   readonly cors: Cors;
+  readonly allowSpecialTokens: boolean;
 }
 
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
@@ -97,6 +100,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     'logPrompts',
     'page',
     'cors',
+    'allowSpecialTokens',
   ];
   checkOptions(op, options, [...Object.keys(defaults), ...others]);
   const numbers = { ...defaults };
@@ -106,7 +110,14 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     checkInteger(op, name, value, name === 'maxQueued' ? 0 : 1);
     numbers[name] = value;
   }
-  const { adapters = {}, apiKeys = [], logger, logPrompts = false, page = false } = options;
+  const {
+    adapters = {},
+    apiKeys = [],
+    logger,
+    logPrompts = false,
+    page = false,
+    allowSpecialTokens = false,
+  } = options;
   const modelName =
     options.modelName ??
     idOfSnapshot(model.directory) ??
@@ -118,6 +129,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
   );
   checkBoolean(op, 'logPrompts', logPrompts);
   checkBoolean(op, 'page', page);
+  checkBoolean(op, 'allowSpecialTokens', allowSpecialTokens);
   check(Array.isArray(apiKeys), op, `expected apiKeys to be a list but received ${describe(apiKeys)}`);
   check(
     typeof adapters === 'object' && adapters !== null,
@@ -141,5 +153,6 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     logPrompts,
     page,
     cors: new Cors(options.cors, op),
+    allowSpecialTokens,
   };
 }

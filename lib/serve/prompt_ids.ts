@@ -50,9 +50,10 @@ export function chatIds(
 ): Promise<number[]> {
   const { tokenizer } = service.model;
   return service.inTurn(client, signal, () => {
-    const options = { tools, variables, addGenerationPrompt: true, tokenize: false } as const;
-    const text = tokenizer.applyChatTemplate(messages, options) + opening;
+    const { allowSpecialTokens } = service.settings;
+    const options = { tools, variables, addGenerationPrompt: true, allowSpecialTokens };
+    const { text, ordinary } = tokenizer.chatText(messages, options);
     checkCharacters(service, text, 'messages');
-    return tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
+    return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, ordinary, signal });
   });
 }

@@ -98,7 +98,8 @@ export class TaskRun {
   }
 
   async #readFile(file: string): Promise<Rows> {
-    const { signal, trainOn, chatTemplate, maxLength = this.subject.context } = this.options;
+    const { signal, maxLength = this.subject.context } = this.options;
+    const { trainOn, chatTemplate, allowSpecialTokens } = this.options;
     if (/\.(jsonl|ndjson)(\.gz)?$/i.test(file)) {
       for await (const { row } of rowsOf(file, 1, signal)) {
         if (isChoiceShape(row))
@@ -106,7 +107,8 @@ export class TaskRun {
       }
     }
     const tokenizer = this.subject.hasTokenizer ? this.subject.tokenizer() : undefined;
-    const options: LoadDatasetOptions = { tokenizer, maxLength, trainOn, chatTemplate, signal };
+    const rows = { trainOn, chatTemplate, allowSpecialTokens };
+    const options: LoadDatasetOptions = { tokenizer, maxLength, ...rows, signal };
     const data = await loadDataset(file, options);
     return { kind: 'examples', examples: await this.#take(data), truncated: data.truncated };
   }

@@ -31,6 +31,8 @@ export interface EvaluateTaskOptions {
   trainOn?: 'all' | 'completion' | undefined;
   /** Of a file, as in {@link loadDataset}. */
   chatTemplate?: string | null | undefined;
+  /** Of a file: special tokens that messages spell become tokens, as in {@link loadDataset}. Default false. */
+  allowSpecialTokens?: boolean | undefined;
   /** Whether answers are written, where examples have prompts; false: only their loss. Default true. */
   generate?: boolean | undefined;
   /** Most tokens of a written answer. Default: twice those of the one in the data, and at least 32. */
@@ -132,6 +134,7 @@ const optionNames: readonly (keyof EvaluateTaskOptions)[] = [
   'maxLength',
   'trainOn',
   'chatTemplate',
+  'allowSpecialTokens',
   'generate',
   'maxNewTokens',
   'stop',

@@ -4,9 +4,11 @@ import { isRecord } from '../formats/json';
 import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import { check, checkBoolean, describe } from '../validate';
+import { unmarkedPlaces, unusedMarks, withoutMarks, type ChatText } from './marks';
 import { checkRoles, holdsMore, messageForms, callsKey, unnamedCalls, type ChatMessage } from './messages';
+import { Spellings, unusedMark } from './spellings';
 import { BoundedTemplate } from './template';
-import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
+import { markedTemplate, readMarks, turnsByPrefix, type Turns } from './turns';
 
 /** What a chat template is told beside the messages. */
 export interface ChatVariables {
@@ -14,6 +16,11 @@ export interface ChatVariables {
   tools?: readonly unknown[] | undefined;
   /** Further variables that a template reads, such as `{ enable_thinking: false }`. One that it does not read has no effect. */
   variables?: Readonly<Record<string, unknown>> | undefined;
+  /**
+   * What messages, tools and variables spell like a special token becomes that token, as in transformers: whoever writes a message can then end
+   * it, and begin one of the system. Default false: it stays text.
+   */
+  allowSpecialTokens?: boolean | undefined;
 }
 
 /** What a chat template is told, and where its text ends. */
@@ -52,6 +59,7 @@ export function checkChatOptions(tag: string, options: ChatTemplateOptions): voi
     `expected variables without ${own}, which the messages and options decide, but received it`,
   );
   checkBoolean(tag, 'continueAssistant', continueAssistant);
+  checkBoolean(tag, 'allowSpecialTokens', options.allowSpecialTokens ?? false);
   check(
     !continueAssistant || !addGenerationPrompt,
     tag,
@@ -62,20 +70,42 @@ export function checkChatOptions(tag: string, options: ChatTemplateOptions): voi
 /** The special tokens that templates refer to by name. */
 export type SpecialTokens = Readonly<Record<string, string>>;
 
+/** What else a template is made with. */
+export interface TemplateContext {
+  readonly limits?: Limits | undefined;
+  /** Where it is from, for messages. Default: 'of the model'. */
+  readonly origin?: string;
+  /** The special tokens of the tokenizer. Default: none. */
+  readonly spellings?: Spellings;
+}
+
+/** A conversation as the template has it. */
+interface Written {
+  /** The messages, in the form that the template could be run with. */
+  readonly form: readonly ChatMessage[];
+  readonly options: ChatTemplateOptions;
+  /** What the template makes of them. */
+  readonly text: string;
+  /** What stands in the spellings of special tokens, in all of these; undefined where there are none. */
+  readonly mark: string | undefined;
+}
+
 export class ChatTemplate {
   readonly #sources: ReadonlyMap<string, string>;
   readonly #tokens: SpecialTokens;
   readonly #limits: Limits;
+  readonly #origin: string;
+  readonly #spellings: Spellings;
   readonly #parsed = new Map<string, BoundedTemplate>();
 
   private constructor(
     sources: ReadonlyMap<string, string>,
     tokens: SpecialTokens,
-    limits: Limits,
-    /** Where it is from, for messages. */
-    private readonly origin: string,
+    { limits = defaultLimits, origin = 'of the model', spellings = new Spellings() }: TemplateContext,
   ) {
     this.#limits = limits;
+    this.#origin = origin;
+    this.#spellings = spellings;
     this.#sources = sources;
     this.#tokens = tokens;
   }
@@ -88,8 +118,7 @@ export class ChatTemplate {
     jinja: string | undefined,
     config: unknown,
     tokens: SpecialTokens,
-    limits = defaultLimits,
-    origin = 'of the model',
+    context: TemplateContext = {},
   ): ChatTemplate | undefined {
     const sources = new Map<string, string>();
     if (Array.isArray(config)) {
@@ -98,7 +127,7 @@ export class ChatTemplate {
           sources.set(entry.name, entry.template);
     } else if (typeof config === 'string') sources.set('default', config);
     if (jinja !== undefined) sources.set('default', jinja);
-    return sources.size ? new ChatTemplate(sources, tokens, limits, origin) : undefined;
+    return sources.size ? new ChatTemplate(sources, tokens, context) : undefined;
   }
 
   /**
@@ -115,21 +144,34 @@ export class ChatTemplate {
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions = {},
   ): Generator<void, Turns, void> {
-    const { form, text: plain } = this.#written(messages, options);
+    const written = this.#written(messages, options);
     yield;
+    const { mark } = written;
+    const turns = (yield* this.#markedTurns(written)) ?? (yield* this.#turnsByPrefix(written));
+    if (mark === undefined) return turns;
+    const spans = unmarkedPlaces(turns.text, mark, turns.spans);
+    return { ...withoutMarks(turns.text, mark), spans };
+  }
+
+  /** By the `{% generation %}` blocks of the template; undefined where it has none. */
+  *#markedTurns({ form, options, text: plain }: Written): Generator<void, Turns | undefined, void> {
     const [name, source] = this.#choose(options);
     const [open, close] = unusedMarks(plain);
     const marked = markedTemplate(source, open, close);
-    if (marked !== undefined) {
-      const text = this.#run(`${name} with marks ${open}`, marked, form, options);
-      yield;
-      const turns = readMarks(text, open, close);
-      if (turns.text === plain) return turns; // marks beside white space may change what is stripped
-    }
+    if (marked === undefined) return undefined;
+    const text = this.#run(`${name} with marks ${open}`, marked, form, options);
+    yield;
+    const turns = readMarks(text, open, close);
+    return turns.text === plain ? turns : undefined; // marks beside white space may change what is stripped
+  }
+
+  /** By what each answer adds to the text. */
+  *#turnsByPrefix({ form, options, text: plain }: Written): Generator<void, Turns, void> {
+    const [name, source] = this.#choose(options);
     let steps = 0;
     const spent = (more: number): void => {
       steps += more;
-      const what = `finding the answers of ${messages.length} messages takes too many steps`;
+      const what = `finding the answers of ${form.length} messages takes too many steps`;
       checkLimit(this.#limits, 'turnSteps', steps, what, { code: 'ERR_DATA', op });
     };
     const write = (places: readonly number[], prompt: boolean): string =>
@@ -142,11 +184,8 @@ export class ChatTemplate {
             { ...options, addGenerationPrompt: prompt },
             spent,
           );
-    return yield* turnsByPrefix(
-      form.map(({ role }) => role),
-      plain,
-      write,
-    );
+    const roles = form.map(({ role }) => role);
+    return yield* turnsByPrefix(roles, plain, write);
   }
 
   /** The template that these options ask for: its name and its text. */
@@ -175,15 +214,21 @@ export class ChatTemplate {
    * cannot be run or takes more steps than it may.
    */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
-    const { form, text } = this.#written(messages, options);
-    return options.continueAssistant === true ? this.#open(form, text, options) : text;
+    return this.write(messages, options).text;
+  }
+
+  /** The same, with the places where messages spell special tokens. */
+  write(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): ChatText {
+    const written = this.#written(messages, options);
+    const text = options.continueAssistant === true ? this.#open(written) : written.text;
+    return withoutMarks(text, written.mark);
   }
 
   /**
    * A written conversation up to the end of its last content. A mark behind that content tells where it ends, since the template may write
    * the same words elsewhere too. Where the template strips white space, the mark kept what stands before it: that is taken off again.
    */
-  #open(form: readonly ChatMessage[], text: string, options: ChatTemplateOptions): string {
+  #open({ form, text, options }: Written): string {
     const last = form.at(-1);
     check(
       last?.role === 'assistant' && typeof last.content === 'string',
@@ -203,23 +248,20 @@ export class ChatTemplate {
     );
   }
 
-  /** The conversation, and the form of it that the template could be run with. */
-  #written(
-    messages: readonly ChatMessage[],
-    options: ChatTemplateOptions,
-  ): { form: readonly ChatMessage[]; text: string } {
+  #written(messages: readonly ChatMessage[], given: ChatTemplateOptions): Written {
     const { messageValues } = this.#limits;
-    if (holdsMore([messages, options.tools, options.variables], messageValues))
+    if (holdsMore([messages, given.tools, given.variables], messageValues))
       throw new LoRAError(
         'ERR_DATA',
         `[${op}] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
         { op },
       );
-    const [name, source] = this.#choose(options);
+    const [name, source] = this.#choose(given);
     const forms = messageForms(messages);
     checkRoles(messages, this.#parse(name, source).roles);
     let failure: unknown;
-    for (const form of forms) {
+    for (const unmarked of forms) {
+      const { form, options, mark } = this.#guarded(() => this.#marked(unmarked, given, source));
       let text: string;
       try {
         text = this.#run(name, source, form, options);
@@ -228,9 +270,32 @@ export class ChatTemplate {
         continue;
       }
       this.#checkCalls(form, text, [name, source], options);
-      return { form, text };
+      return { form, options, text, mark };
     }
     throw failure;
+  }
+
+  /** Messages and options with a mark in each spelling of a special token. The tokens that a program names itself stay what they are. */
+  #marked(form: readonly ChatMessage[], options: ChatTemplateOptions, source: string): Omit<Written, 'text'> {
+    const { tools, variables } = options;
+    const said = [form, tools, variables];
+    const spellings = this.#spellings;
+    if (options.allowSpecialTokens === true || !spellings.occurIn(said))
+      return { form, options, mark: undefined };
+    const mark = unusedMark([...said, source, this.#tokens]);
+    const kept = Object.fromEntries(Object.entries(variables ?? {}).filter(([key]) => key in this.#tokens));
+    return {
+      form: form.map((message) => {
+        const marked = spellings.marked(message, mark);
+        return marked === message ? message : { ...marked, role: message.role };
+      }),
+      options: {
+        ...options,
+        tools: spellings.marked(tools, mark),
+        variables: variables && { ...spellings.marked(variables, mark), ...kept },
+      },
+      mark,
+    };
   }
 
   /** @throws ERR_UNSUPPORTED where the template leaves out calls of tools, so that an empty answer would stand for them. */
@@ -251,7 +316,7 @@ export class ChatTemplate {
     }
     throw new LoRAError(
       'ERR_UNSUPPORTED',
-      `[${op}] the chat template '${name}' ${this.origin} does not write the ${callsKey(form[index]!)} of message ${index + 1} (assistant): give a template that does`,
+      `[${op}] the chat template '${name}' ${this.#origin} does not write the ${callsKey(form[index]!)} of message ${index + 1} (assistant): give a template that does`,
       { op },
     );
   }

@@ -4,6 +4,7 @@
  */
 import type { Library, Model, PreTokenizer, Trie } from './library';
 import { bpeSteps } from './bpe_steps';
+import { unusedMarks, withMarks } from './marks';
 
 /** Words that are longer take so long that they are merged in steps of their own. */
 const longWord = 1024;
@@ -15,18 +16,26 @@ function join(list: string[], more: readonly string[]): string[] {
   return list;
 }
 
-/** Splits off the added tokens that occur in a text: at each place the longest. */
-function* splitAdded(text: string, trie: Trie): Generator<void, string[], void> {
+/**
+ * Splits off the added tokens that occur in a text: at each place the longest. A mark within the spelling of one breaks it; a special token does not
+ * begin behind a mark either.
+ */
+function* splitAdded(
+  text: string,
+  trie: Trie,
+  { added, mark }: { added: Library['added_tokens_map']; mark: string | undefined },
+): Generator<void, string[], void> {
   const parts: string[] = [];
   let from = 0;
   let steps = 0;
   for (let at = 0; at < text.length;) {
     let node: Trie | undefined = trie;
     let match: string | undefined;
+    const marked = mark !== undefined && text[at - 1] === mark;
     for (let end = at; end < text.length; end++) {
       node = node[text[end]!] as Trie | undefined;
       if (node === undefined) break;
-      match = node.end ?? match;
+      if (node.end !== undefined && !(marked && added.get(node.end)?.special)) match = node.end;
       steps++;
     }
     if (match === undefined) at++;
@@ -201,38 +210,93 @@ function* tokensOf(model: Model, pieces: Iterable<string | undefined>): Generato
   return model.fuse_unk ? fused(tokens, model) : tokens;
 }
 
-function* sectionTokens(library: Library, section: string, index: number): Generator<void, string[], void> {
-  const { added_tokens_map: added, model } = library;
-  if (section === '') return [];
-  if (added.has(section)) return [section];
+/** As the normalizer and what is like it have a section. */
+function normalized(library: Library, section: string): string {
   let text = section;
   if (library.remove_space === true) text = text.trim().split(/\s+/).join(' ');
   if (library.do_lowercase_and_remove_accent) text = text.toLowerCase().replace(/\p{M}/gu, '');
-  if (library.normalizer !== null) text = library.normalizer(text);
+  return library.normalizer === null ? text : library.normalizer(text);
+}
+
+/**
+ * The tokens of a part that has marks where no special token may be: those of the text without them. A vocabulary that has special tokens among
+ * its pieces may give one all the same: then those of the texts between the marks.
+ */
+function* markedTokens(
+  library: Library,
+  part: string,
+  { index, mark }: { index: number; mark: string },
+): Generator<void, string[], void> {
+  const { added_tokens_map: added, model, pre_tokenizer: component } = library;
+  const pieces = part.split(mark);
+  const tokens = yield* tokensOf(model, words(component, pieces.join(''), index));
+  if (!tokens.some((token) => added.get(token)?.special)) return tokens;
+  const apart: string[] = [];
+  for (const piece of pieces)
+    if (piece !== '')
+      for (const token of yield* tokensOf(model, words(component, piece, index))) apart.push(token);
+  return apart;
+}
+
+/** The parts of a section that an added token is alone, or none of them. A mark may stand where no special token may be. */
+function* partsOf(
+  library: Library,
+  section: string,
+  mark: string | undefined,
+): Generator<void, string[], void> {
+  const { added_tokens_map: added } = library;
+  const text = normalized(library, section);
   yield;
-  const parts = yield* splitAdded(text, library.splitter_normalized.trie);
+  if (mark !== undefined && text.split(mark).length !== section.split(mark).length) {
+    // A normalizer that takes out what it does not know takes the mark: then nothing in the section is a special token.
+    const plain = normalized(library, section.replaceAll(mark, ''));
+    return plain === '' ? [] : [mark + plain];
+  }
+  const parts = yield* splitAdded(text, library.splitter_normalized.trie, { added, mark });
   strip(parts, added);
+  return parts;
+}
+
+function* sectionTokens(
+  library: Library,
+  section: string,
+  { index, mark }: { index: number; mark: string | undefined },
+): Generator<void, string[], void> {
+  const { added_tokens_map: added, model } = library;
+  if (section === '') return [];
+  if (added.has(section)) return [section];
+  const parts = yield* partsOf(library, section, mark);
   let tokens: string[] = [];
   for (const part of parts) {
     if (part === '') continue;
-    const made = added.has(part) ? [part] : yield* tokensOf(model, words(library.pre_tokenizer, part, index));
+    let made: string[];
+    if (mark !== undefined && part.includes(mark)) made = yield* markedTokens(library, part, { index, mark });
+    else if (added.has(part)) made = [part];
+    else made = yield* tokensOf(model, words(library.pre_tokenizer, part, index));
     yield;
     tokens = join(tokens, made);
   }
   return tokens;
 }
 
-/** The tokens of a text, with those that the post-processor adds. */
+/**
+ * The tokens of a text, with those that the post-processor adds. `ordinary` are the places of characters that no special token may hold: a mark
+ * before each of them breaks the spelling until the added tokens are split off.
+ */
 export function* encodeSteps(
   library: Library,
   text: string,
   addSpecialTokens: boolean,
+  ordinary: readonly number[] = [],
 ): Generator<void, string[], void> {
-  const sections = yield* splitAdded(text, library.splitter_unnormalized.trie);
-  strip(sections, library.added_tokens_map);
+  const mark = ordinary.length === 0 ? undefined : unusedMarks(text)[0];
+  const marked = mark === undefined ? text : withMarks(text, ordinary, mark);
+  const { added_tokens_map: added } = library;
+  const sections = yield* splitAdded(marked, library.splitter_unnormalized.trie, { added, mark });
+  strip(sections, added);
   let tokens: string[] = [];
   for (const [index, section] of sections.entries()) {
-    const made = yield* sectionTokens(library, section, index);
+    const made = yield* sectionTokens(library, section, { index, mark });
     yield;
     tokens = join(tokens, made);
   }

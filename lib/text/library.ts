@@ -10,6 +10,8 @@ interface TrieNode {
 }
 interface AddedToken {
   readonly id: number;
+  readonly content: string;
+  readonly special: boolean;
   readonly lstrip: boolean;
   readonly rstrip: boolean;
 }
@@ -52,6 +54,7 @@ export interface Library {
     ((tokens: readonly string[], pair: null, addSpecialTokens: boolean) => { tokens: string[] }) | null;
   readonly splitter_unnormalized: { readonly trie: TrieNode };
   readonly splitter_normalized: { readonly trie: TrieNode };
+  readonly added_tokens: readonly AddedToken[];
   readonly added_tokens_map: ReadonlyMap<string, AddedToken>;
   readonly remove_space?: boolean;
   readonly do_lowercase_and_remove_accent?: boolean;

@@ -11,7 +11,9 @@ import { ChatTemplate, checkChatOptions, type ChatTemplateOptions, type ChatVari
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
 import { openGgufTokenizer, type TokenizerFiles } from './gguf_tokenizer';
+import { checkPlaces, type ChatText } from './marks';
 import type { ChatMessage } from './messages';
+import { Spellings } from './spellings';
 import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
 import { insideOf, installParts, type Library } from './library';
@@ -21,6 +23,11 @@ import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 export interface EncodeOptions {
   /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
   addSpecialTokens?: boolean | undefined;
+  /**
+   * Places of characters in the text, in rising order, that no special token may hold: what {@link Tokenizer.turns} gives. Default: none, and each
+   * spelling of a special token is the token.
+   */
+  ordinary?: readonly number[] | undefined;
 }
 /** The options of {@link Tokenizer.encodeAsync}. */
 export interface EncodeAsyncOptions extends EncodeOptions {
@@ -85,6 +92,7 @@ export class Tokenizer {
   readonly #byteFallback: boolean;
   readonly #largestId: number;
   readonly #specials: ReadonlySet<string>;
+  readonly #spellings: Spellings;
   /** @internal Whether the text of two lists of whole characters, before clean-up, is that of one after that of the other. */
   readonly concatenates: boolean;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
@@ -103,7 +111,9 @@ export class Tokenizer {
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
     installParts(this.#inner);
-    this.#specials = new Set(this.library.special_tokens);
+    const { special_tokens: specials, added_tokens: added } = this.library;
+    this.#specials = new Set(specials);
+    this.#spellings = new Spellings(added.filter(({ special }) => special).map(({ content }) => content));
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleansUp = config['clean_up_tokenization_spaces'] === true;
@@ -111,7 +121,10 @@ export class Tokenizer {
     const decoder: unknown = 'decoder' in json ? json.decoder : null;
     this.concatenates = isRecord(decoder) && decoder['type'] === 'ByteLevel';
     this.#limits = limits;
-    this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
+    this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, {
+      limits,
+      spellings: this.#spellings,
+    });
   }
 
   /**
@@ -208,15 +221,16 @@ export class Tokenizer {
 
   *#encode(text: string, options: EncodeOptions): Generator<void, number[], void> {
     check(typeof text === 'string', op, `expected text to be a string but received ${describe(text)}`);
-    checkOptions(op, options, ['addSpecialTokens']);
+    checkOptions(op, options, ['addSpecialTokens', 'ordinary']);
     const { library } = this;
-    const addSpecialTokens = options.addSpecialTokens ?? true;
+    const { addSpecialTokens = true, ordinary = [] } = options;
+    checkPlaces(op, ordinary, text.length);
     let tokens: string[];
     try {
       tokens =
-        text.length <= shortText
+        text.length <= shortText && ordinary.length === 0
           ? this.#inner.encode(text, { add_special_tokens: addSpecialTokens }).tokens
-          : yield* encodeSteps(library, text, addSpecialTokens);
+          : yield* encodeSteps(library, text, addSpecialTokens, ordinary);
     } catch (cause) {
       if (!(cause instanceof RangeError)) throw cause;
       // The library's Unigram hands all tokens of a text to one call.
@@ -321,7 +335,8 @@ export class Tokenizer {
   }
 
   /**
-   * A conversation through the model's chat template: its ids, or its text with `tokenize: false`.
+   * A conversation through the model's chat template: its ids, or its text with `tokenize: false`. Special tokens that messages spell stay text in the
+   * ids; in the text nothing tells them from those of the template.
    * @throws ERR_UNSUPPORTED when the model has no template, ERR_DATA when the template refuses the messages.
    * @example
    * const ids = tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true });
@@ -345,10 +360,16 @@ export class Tokenizer {
       'tokenize',
       'tools',
       'variables',
+      'allowSpecialTokens',
     ]);
+    const { text, ordinary } = this.chatText(messages, options);
+    return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false, ordinary });
+  }
+
+  /** @internal A conversation through the model's chat template as text, and what of it encode() has to know to give its ids. */
+  chatText(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): ChatText {
     checkChatOptions('chat_template', options);
-    const text = this.#chatTemplate().render(messages, options);
-    return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
+    return this.#chatTemplate().write(messages, options);
   }
 
   /**
@@ -382,7 +403,7 @@ export class Tokenizer {
   }
 
   #turns(messages: readonly ChatMessage[], options: TurnsOptions): Generator<void, Turns, void> {
-    checkOptions('chat_template', options, ['template', 'tools', 'variables']);
+    checkOptions('chat_template', options, ['template', 'tools', 'variables', 'allowSpecialTokens']);
     const { template, ...rest } = options;
     checkChatOptions('chat_template', rest);
     return this.#chatTemplate(template).turnSteps(messages, rest);
@@ -398,7 +419,11 @@ export class Tokenizer {
       );
       this.#own = {
         source,
-        template: ChatTemplate.from(source, undefined, this.specialTokens, this.#limits, 'that was given')!,
+        template: ChatTemplate.from(source, undefined, this.specialTokens, {
+          limits: this.#limits,
+          origin: 'that was given',
+          spellings: this.#spellings,
+        })!,
       };
     }
     const template = source === undefined ? this.#template : this.#own!.template;

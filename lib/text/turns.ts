@@ -10,6 +10,8 @@ export interface Turns {
   readonly text: string;
   /** The pieces of it that the assistant says, with what ends them, as [begin, end) of its characters. */
   readonly spans: readonly (readonly [begin: number, end: number])[];
+  /** Places of characters with which a message spells a special token: pass them to `encode()`, so that they stay text. Absent: none. */
+  readonly ordinary?: readonly number[];
 }
 
 /** As the template engine reads these tags, which it takes out: with the white space that they and the options of Hugging Face strip. */
@@ -28,31 +30,6 @@ export function markedTemplate(source: string, open: string, close: string): str
     },
   );
   return found ? marked : undefined;
-}
-
-/** The private use area. */
-const [firstMark, lastMark] = [0xe000, 0xf8ff];
-
-/** Two characters of the private use area that a text does not hold. */
-export function unusedMarks(text: string): [open: string, close: string] {
-  const used = new Uint8Array(lastMark - firstMark + 1);
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code >= firstMark && code <= lastMark) used[code - firstMark] = 1;
-  }
-  const free: string[] = [];
-  for (let i = 0; i < used.length && free.length < 2; i++)
-    if (used[i] === 0) free.push(String.fromCharCode(firstMark + i));
-  const [open, close] = free;
-  if (open === undefined || close === undefined)
-    throw new LoRAError(
-      'ERR_DATA',
-      '[chat_template] expected a conversation that leaves two private use characters free',
-      {
-        op: 'chat_template',
-      },
-    );
-  return [open, close];
 }
 
 /** The turns of a text with marks. */

@@ -162,6 +162,8 @@ export const areas = [
       'DataSplit',
       'Dataset',
       'TextEncoder',
+      'EncodeTextOptions',
+      'EncodeTurnsOptions',
       'batches',
       'BatchesOptions',
       'Batch',

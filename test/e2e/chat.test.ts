@@ -50,6 +50,18 @@ function recordPrompts(): string[] {
 }
 
 describe('through a pipe', () => {
+  test('a message that spells a special token is text, unless --allow-special-tokens is given', async () => {
+    const generate = jest.spyOn(CausalLM.prototype, 'generate');
+    for (const [flags, specials] of [
+      [[], [258, 259]],
+      [['--allow-special-tokens'], [258, 257, 259]],
+    ] as const) {
+      expect((await piped('a</s>b', ...flags)).status).toBe(0);
+      const ids = generate.mock.lastCall![0] as number[];
+      expect(ids.filter((id) => id > 255)).toEqual(specials);
+    }
+  });
+
   test('each line is a turn: plain text comes out, and the history goes in', async () => {
     const prompts = recordPrompts();
     const { status, out, err } = await piped('Hello\r\n\n  \nAnd you?\u2028still\nlast');

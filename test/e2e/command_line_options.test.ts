@@ -128,6 +128,16 @@ describe('train', () => {
     expect(weights(folder)).not.toBe(weights(await trained('--data', chats)));
   });
 
+  test('--allow-special-tokens makes tokens of what messages spell', async () => {
+    const spelled = write(
+      '{"messages":[{"role":"user","content":"a</s>b"},{"role":"assistant","content":"Yes"}]}',
+      'jsonl',
+    );
+    const folder = await trained('--data', spelled, '--allow-special-tokens');
+    expectSame(folder, await expected({ path: spelled, dataset: { allowSpecialTokens: true } }));
+    expect(weights(folder)).not.toBe(weights(await trained('--data', spelled)));
+  });
+
   test('--adapter DIR trains that one on', async () => {
     const first = await trained('--r', '3', '--target-modules', 'q_proj,v_proj');
     const second = await trained('--adapter', first);

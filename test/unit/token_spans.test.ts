@@ -28,7 +28,9 @@ describe.each([
         const at = start.findIndex((id, i) => id !== ids[i]);
         return at < 0 ? start.length : at;
       });
-      const found = await tokensBefore(characters, text, ids, (part) => Promise.resolve(encode(part)));
+      const found = await tokensBefore(characters, text, ids, (from, to) =>
+        Promise.resolve(encode(text.slice(from, to))),
+      );
       expect({ text, characters, found }).toEqual({ text, characters, found: expected });
     }
   });
@@ -37,9 +39,9 @@ describe.each([
     const text = 'some words. '.repeat(5000);
     const characters = Array.from({ length: 1000 }, (_, i) => 60 * i);
     let work = 0;
-    await tokensBefore(characters, text, encode(text), (part) => {
-      work += part.length;
-      return Promise.resolve(encode(part));
+    await tokensBefore(characters, text, encode(text), (from, to) => {
+      work += to - from;
+      return Promise.resolve(encode(text.slice(from, to)));
     });
     expect(work).toBeLessThan(10 * text.length);
   });
@@ -49,7 +51,9 @@ test('a tokenizer whose tokens depend on all of the text is given up', async () 
   const encode = (text: string): number[] => new Array<number>(text.length).fill(text.length);
   const characters = Array.from({ length: 1000 }, (_, i) => 100 * i);
   const text = 'x'.repeat(100_000);
-  expect(await tokensBefore(characters, text, encode(text), (part) => Promise.resolve(encode(part)))).toBe(
-    undefined,
-  );
+  expect(
+    await tokensBefore(characters, text, encode(text), (from, to) =>
+      Promise.resolve(encode(text.slice(from, to))),
+    ),
+  ).toBe(undefined);
 });
