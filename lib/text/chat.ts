@@ -8,7 +8,7 @@ import { unmarkedPlaces, unusedMarks, withoutMarks, type ChatText } from './mark
 import { checkRoles, holdsMore, messageForms, callsKey, unnamedCalls, type ChatMessage } from './messages';
 import { Spellings, unusedMark } from './spellings';
 import { BoundedTemplate } from './template';
-import { markedTemplate, readMarks, turnsByPrefix, type Turns } from './turns';
+import { endedSpans, markedTemplate, readMarks, turnsByPrefix, type Turns } from './turns';
 
 /** What a chat template is told beside the messages. */
 export interface ChatVariables {
@@ -165,7 +165,7 @@ export class ChatTemplate {
     return turns.text === plain ? turns : undefined; // marks beside white space may change what is stripped
   }
 
-  /** By what each answer adds to the text. */
+  /** By what each answer adds to the text, up to the token that ends it: nothing behind that is generated. */
   *#turnsByPrefix({ form, options, text: plain }: Written): Generator<void, Turns, void> {
     const [name, source] = this.#choose(options);
     let steps = 0;
@@ -185,7 +185,8 @@ export class ChatTemplate {
             spent,
           );
     const roles = form.map(({ role }) => role);
-    return yield* turnsByPrefix(roles, plain, write);
+    const turns = yield* turnsByPrefix(roles, plain, write);
+    return { ...turns, spans: endedSpans(turns, this.#tokens['eos_token'], this.#spellings) };
   }
 
   /** The template that these options ask for: its name and its text. */

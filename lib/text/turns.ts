@@ -3,6 +3,7 @@
  * found by writing the conversation up to each answer.
  */
 import { LoRAError } from '../errors';
+import type { Spellings } from './spellings';
 
 /** A conversation as its chat template writes it. */
 export interface Turns {
@@ -45,6 +46,24 @@ export function readMarks(marked: string, open: string, close: string): Turns {
     } else if (piece !== close) text += piece;
   }
   return { text, spans };
+}
+
+/**
+ * The spans up to the token that ends them, since what a template writes behind it, such as a line break, is never generated. It is the end-of-text
+ * token, or a special token with nothing but white space behind it. A span without one stays as it is.
+ */
+export function endedSpans(
+  { text, spans }: Turns,
+  eosToken: string | undefined,
+  spellings: Spellings,
+): Turns['spans'] {
+  return spans.map(([begin, end]): [number, number] => {
+    const said = text.slice(begin, end);
+    const last = eosToken === undefined || eosToken === '' ? -1 : said.lastIndexOf(eosToken);
+    if (last >= 0) return [begin, begin + last + eosToken!.length];
+    const trimmed = said.trimEnd();
+    return [begin, spellings.endsIn(trimmed) ? begin + trimmed.length : end];
+  });
 }
 
 /** Writes some of the messages, by their places, and with `prompt` the words that open the assistant's turn. */

@@ -5,6 +5,7 @@ import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
 import { defaultLimits } from '../../lib/formats/limits';
 import { ChatTemplate } from '../../lib/text/chat';
 import type { ChatMessage } from '../../lib/text/messages';
+import { Spellings } from '../../lib/text/spellings';
 import { BoundedTemplate } from '../../lib/text/template';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import type { Turns } from '../../lib/text/turns';
@@ -80,10 +81,12 @@ async function learnt(
   };
 }
 
+const answers = 'Blue.</s>|Green.</s>';
+
 describe.each([
-  ['marks of the template', true, 'Blue.</s>|Green.</s>'],
-  ['prefixes', false, 'Blue.</s>\n|Green.</s>\n'],
-])('by %s', (_, marks, answers) => {
+  ['marks of the template', true],
+  ['prefixes', false],
+])('by %s', (_, marks) => {
   test('the answers and their ends count, and nothing else', async () => {
     const tokenizer = await tokenizerOf(chatml(marks));
     const { counted, text } = await learnt(tokenizer, { messages: dialogue });
@@ -141,6 +144,34 @@ test('marks and white space: the text with marks taken out is what the template 
         const { text } = template.turns(messages);
         expect({ source, text }).toEqual({ source, text: template.render(messages) });
       }
+});
+
+describe('what a template writes behind the end of an answer', () => {
+  const written = (end: string): string =>
+    `{% for m in messages %}<|{{ m.role }}|>{{ m.content }}${end}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}`;
+
+  test.each([
+    ['does not count behind the end-of-text token', '</s> and more ', 'Blue.</s>|Green.</s>'],
+    [
+      'does not count behind another special token, where it is white space',
+      '<|user|> \n ',
+      'Blue.<|user|>|Green.<|user|>',
+    ],
+    ['counts where it is words', '<|user|>!', 'Blue.<|user|>!|Green.<|user|>!'],
+    ['counts where there is no such token', '\n', 'Blue.\n|Green.\n'],
+    ['does not count behind the last of two', '</s>x</s>\n', 'Blue.</s>x</s>|Green.</s>x</s>'],
+  ])('%s', async (_, end, counted) => {
+    expect((await learnt(await tokenizerOf(written(end)), { messages: dialogue })).counted).toBe(counted);
+  });
+
+  test('counts where the template marks it', async () => {
+    const marked = written('</s>\n')
+      .replace('{{ m.content }}', '{% if m.role == "assistant" %}{% generation %}{% endif %}{{ m.content }}')
+      .replace('</s>\n', '</s>\n{% if m.role == "assistant" %}{% endgeneration %}{% endif %}');
+    expect((await learnt(await tokenizerOf(marked), { messages: dialogue })).counted).toBe(
+      'Blue.</s>\n|Green.</s>\n',
+    );
+  });
 });
 
 test('messages that hold private use characters do not confuse the marks', async () => {
@@ -379,12 +410,12 @@ describe('messages that say whether they count', () => {
   const none = {};
 
   test.each([
-    ['marks', true, 'Green.</s>'],
-    ['prefixes', false, 'Green.</s>\n'],
-  ])("OpenAI's weight and axolotl's train leave answers out, by %s", async (_, marks, counted) => {
+    ['marks', true],
+    ['prefixes', false],
+  ])("OpenAI's weight and axolotl's train leave answers out, by %s", async (_, marks) => {
     const tokenizer = await tokenizerOf(chatml(marks));
     for (const word of [{ weight: 0 }, { train: false }, { weight: 0, train: false }])
-      expect((await learnt(tokenizer, { messages: said(none, none, word) })).counted).toBe(counted);
+      expect((await learnt(tokenizer, { messages: said(none, none, word) })).counted).toBe('Green.</s>');
     const both = {
       messages: said({ weight: 0 }, { train: null }, { train: true }, { weight: null }, { weight: 1 }),
     };
@@ -411,7 +442,7 @@ describe('messages that say whether they count', () => {
       { messages: said(none, { weight: 1 }, { weight: 0 }) },
       { trainOn: 'all' },
     );
-    expect(counted).toBe(text.replace('Blue.</s>\n', '|'));
+    expect(counted).toBe(text.replace('Blue.</s>', '|'));
   });
 
   test('a row of which no answer counts is left out', async () => {
@@ -490,16 +521,21 @@ test('rows whose answers lie beyond maxLength are dropped and counted', async ()
 describeWithData('templates of TRL and Axolotl', 'chat_templates', (folder) => {
   const messages = dialogue.slice(1);
   const turnsOf = (name: string) =>
-    ChatTemplate.from(readFileSync(join(folder, name), 'utf8'), undefined, {
-      bos_token: '<s>',
-      eos_token: '</s>',
-    })!.turns(messages);
+    ChatTemplate.from(
+      readFileSync(join(folder, name), 'utf8'),
+      undefined,
+      {
+        bos_token: '<s>',
+        eos_token: name.startsWith('axolotl') ? '<|im_end|>' : '</s>',
+      },
+      { spellings: new Spellings(['<|im_start|>', '<|im_end|>', '<end_of_turn>', '<|eot_id|>']) },
+    )!.turns(messages);
   test.each([
     ['trl-llama3_training.jinja', ['Blue.<|eot_id|>', 'Green.<|eot_id|>']],
     ['trl-llama3.jinja', ['Blue.<|eot_id|>', 'Green.<|eot_id|>']],
-    ['trl-qwen2_5.jinja', ['Blue.<|im_end|>\n', 'Green.<|im_end|>\n']],
-    ['trl-gemma3.jinja', ['Blue.<end_of_turn>\n', 'Green.<end_of_turn>\n']],
-    ['axolotl-chatml.jinja', ['Blue.<|im_end|>\n', 'Green.<|im_end|>\n']],
+    ['trl-qwen2_5.jinja', ['Blue.<|im_end|>', 'Green.<|im_end|>']],
+    ['trl-gemma3.jinja', ['Blue.<end_of_turn>', 'Green.<end_of_turn>']],
+    ['axolotl-chatml.jinja', ['Blue.<|im_end|>', 'Green.<|im_end|>']],
   ])('%s', (name, answers) => {
     const { text, spans } = turnsOf(name);
     expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual(answers);

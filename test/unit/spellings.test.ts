@@ -113,7 +113,7 @@ test('the labels of a row are those of its answers, also where they spell specia
   writeFileSync(path, JSON.stringify({ messages }));
   const [example] = [...(await loadDataset(path, { tokenizer, maxLength: 4096 }))];
   const counted = example!.labels.filter((label) => label !== -100);
-  expect(tokenizer.decode(counted)).toBe(Array.from({ length: 20 }, (_, i) => `${i}</s></s>\n`).join(''));
+  expect(tokenizer.decode(counted)).toBe(Array.from({ length: 20 }, (_, i) => `${i}</s></s>`).join(''));
   expect(counted.filter((id) => id === 257)).toHaveLength(20);
 });
 
