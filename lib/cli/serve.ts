@@ -46,6 +46,13 @@ export const serve = defineCommand({
       defaultText: 'none',
     },
     apiKeyFile: { type: 'string', value: 'FILE', help: 'keys, one a line, that other users cannot see' },
+    allowedHost: {
+      type: 'string',
+      value: 'NAME',
+      repeat: true,
+      help: 'a name of the server beside localhost; may be repeated',
+      defaultText: 'none without keys on this machine, else all',
+    },
     maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
     kvCacheBytes: {
       type: 'integer',
@@ -105,6 +112,7 @@ export const serve = defineCommand({
         ...{ modelName, allowLoadFrom, allowSpecialTokens: values.allowSpecialTokens },
         adapters: Object.fromEntries(sources),
         apiKeys,
+        allowedHosts: values.allowedHost,
         maxRunning: maxBatchSize,
         ...{ maxQueued, maxAdapters, defaultMaxTokens, logPrompts },
         page: !values.noPage,

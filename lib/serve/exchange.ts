@@ -10,8 +10,11 @@ export interface Incoming extends Readable {
   /** Path and query. */
   readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
-  /** Where it comes from, as far as that is known. */
-  readonly socket?: { readonly remoteAddress?: string | undefined };
+  /** Where it comes from, and to which address, as far as that is known. */
+  readonly socket?: {
+    readonly remoteAddress?: string | undefined;
+    readonly localAddress?: string | undefined;
+  };
   /** What a body parser has made of the body, if one has read it. */
   readonly body?: unknown;
   /** Whether the body was read before, where the stream does not know. */

@@ -13,6 +13,7 @@ import { listModels, retrieveModel } from './models_endpoints';
 import { handlerSettings, type OpenAIHandlerOptions } from './options';
 import { sendPage } from './page/page';
 import { Service, type Call } from './service';
+import { checkSite } from './site';
 import { detokenize, tokenize } from './tokenize_endpoints';
 
 /** A request as node:http gives it (`IncomingMessage`), named by its fields: a program need not have the types of Node. */
@@ -106,6 +107,7 @@ export class Handler {
     const method = request.method === 'HEAD' ? 'GET' : request.method;
     if (this.#closing) response.setHeader('connection', 'close');
     cors.open(request, response);
+    checkSite(request, this.#service.settings);
     if (path === '/health') return this.#health(exchange);
     if (this.#closing) throw unavailable('the server is closing', 'closing');
     if (method === 'OPTIONS' && servedPath(path)) {

@@ -6,6 +6,7 @@ import type { CausalLM } from '../models/causal_lm';
 import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
 import type { ApiKey } from './clients';
 import { Cors, type CorsOptions } from './cors';
+import { checkAllowedHosts } from './site';
 
 /** Where events go: what pino, winston and console have. */
 export interface ServeLogger {
@@ -30,6 +31,12 @@ export interface OpenAIHandlerOptions {
   allowLoadFrom?: string | URL | undefined;
   /** Keys that requests must carry one of. Default: none, and everybody who can connect may ask. */
   apiKeys?: readonly (string | ApiKey)[] | undefined;
+  /**
+   * Names by which requests may reach the server, beside localhost, 127.0.0.1 and [::1]; others are 403, and so are pages of other sites
+   * (`Origin`). Default: no others, for requests that come to an address of this machine where there are no keys;
+   * elsewhere, and for a `Request`, which does not say to which address it came, any name.
+   */
+  allowedHosts?: readonly string[] | undefined;
   /** Texts that are given to the engine at once; its `maxBatchSize` is a good number. Default 16. */
   maxRunning?: number | undefined;
   /** Requests that wait for their turn; one more is 429. Default 256. */
@@ -82,6 +89,7 @@ export interface HandlerSettings extends Defaults {
   readonly adapters: Readonly<Record<string, string | URL>>;
   readonly allowLoadFrom: string | undefined;
   readonly apiKeys: readonly (string | ApiKey)[];
+  readonly allowedHosts: readonly string[];
   readonly logger: ServeLogger | undefined;
   readonly logPrompts: boolean;
   readonly page: boolean;
@@ -96,6 +104,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     'adapters',
     'allowLoadFrom',
     'apiKeys',
+    'allowedHosts',
     'logger',
     'logPrompts',
     'page',
@@ -113,6 +122,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
   const {
     adapters = {},
     apiKeys = [],
+    allowedHosts = [],
     logger,
     logPrompts = false,
     page = false,
@@ -131,6 +141,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
   checkBoolean(op, 'page', page);
   checkBoolean(op, 'allowSpecialTokens', allowSpecialTokens);
   check(Array.isArray(apiKeys), op, `expected apiKeys to be a list but received ${describe(apiKeys)}`);
+  checkAllowedHosts(op, allowedHosts);
   check(
     typeof adapters === 'object' && adapters !== null,
     op,
@@ -149,6 +160,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     adapters,
     allowLoadFrom,
     apiKeys,
+    allowedHosts,
     logger,
     logPrompts,
     page,

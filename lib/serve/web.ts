@@ -6,14 +6,14 @@ import type { Incoming, Outgoing } from './exchange';
 /** What arrives as a Request. */
 export function incomingOf(request: Request): Incoming {
   const { method, headers, bodyUsed, body } = request;
-  const { pathname, search } = new URL(request.url);
+  const { pathname, search, host } = new URL(request.url);
   const stream =
     body && !bodyUsed ? Readable.fromWeb(body as NodeReadableStream<Uint8Array>) : Readable.from([]);
   stream.on('error', () => undefined); // of a client that has left; the signal tells
   return Object.assign(stream, {
     method,
     url: pathname + search,
-    headers: Object.fromEntries(headers),
+    headers: { host, ...Object.fromEntries(headers) },
     wasRead: bodyUsed,
   });
 }

@@ -1,10 +1,11 @@
 /** Real clients, where they are installed (npm install --prefix build/clients openai …), and bytes that no client sends. */
 import { execFile } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
+import { get } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { CausalLM } from '../../lib/index';
+import { CausalLM, createOpenAIHandler, type OpenAIHandlerOptions } from '../../lib/index';
 import { answeringModel } from '../support/answering_model';
 import { servers, until, type Json } from '../support/serving';
 import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
@@ -102,11 +103,75 @@ testClient(
   },
 );
 
+describe('pages of other sites', () => {
+  /** The status, or the code of the refusal, of a request with these headers. */
+  const asked = (port: number, headers: Record<string, string>, path = '/v1/models'): Promise<unknown> =>
+    new Promise((resolve, reject) => {
+      const sent = get({ host: '127.0.0.1', port, path, headers }, async (response) => {
+        let body = '';
+        for await (const piece of response.setEncoding('utf8')) body += piece;
+        resolve(response.statusCode === 403 ? (JSON.parse(body) as Json).error.code : response.statusCode);
+      });
+      sent.on('error', reject);
+    });
+  const elsewhere = 'host_not_allowed';
+  const foreign = 'origin_not_allowed';
+  const named = { allowedHosts: ['Chat.example.com', '[2001:db8::1]'] };
+  const keyed = { apiKeys: ['secret'] };
+  const key = { authorization: 'Bearer secret' };
+
+  test.each<[options: OpenAIHandlerOptions, headers: Record<string, string>, answer: unknown]>([
+    [{}, { host: 'localhost' }, 200],
+    [{}, { host: 'LOCALHOST:8080' }, 200],
+    [{}, { host: '127.0.0.1:1' }, 200],
+    [{}, { host: '[::1]:80' }, 200],
+    [{}, { host: 'evil.example' }, elsewhere],
+    [{}, { host: 'localhost.evil.example' }, elsewhere],
+    [{}, { host: '127.0.0.1.evil.example:80' }, elsewhere],
+    [{}, { host: 'evil.example:localhost' }, elsewhere],
+    [{}, { host: 'localhost', origin: 'http://localhost:3000' }, 200],
+    [{}, { host: 'localhost', origin: 'https://evil.example' }, foreign],
+    [{}, { host: 'localhost', origin: 'null' }, foreign],
+    [named, { host: 'chat.example.com:443', origin: 'https://chat.example.com' }, 200],
+    [named, { host: '[2001:db8::1]' }, 200],
+    [named, { host: 'localhost' }, 200],
+    [named, { host: 'example.com' }, elsewhere],
+    [{ cors: { origin: 'https://app.example' } }, { host: 'localhost', origin: 'https://app.example' }, 200],
+    [{ cors: { origin: 'https://app.example' } }, { host: 'app.example' }, elsewhere],
+    // A key is what other sites do not have.
+    [keyed, { ...key, host: 'chat.example.com', origin: 'https://evil.example' }, 200],
+    [{ ...keyed, ...named }, { ...key, host: 'evil.example' }, elsewhere],
+  ])('options %j, headers %j: %s', async (options, headers, answer) => {
+    const { port } = await serve(model, options);
+    expect(await asked(port, headers)).toBe(answer);
+  });
+
+  test('no path is left out, and no request without a host', async () => {
+    const { port } = await serve(model, { page: true });
+    for (const path of ['/', '/health', '/metrics', '/v1/nothing'])
+      expect(await asked(port, { host: 'evil.example' }, path)).toBe(elsewhere);
+    const lines: string[] = [];
+    const socket = connect(port, '127.0.0.1', () => socket.write('GET /health HTTP/1.0\r\n\r\n'));
+    for await (const piece of socket.setEncoding('utf8')) lines.push(piece as string);
+    expect(lines.join('')).toMatch(/^HTTP\/1.1 200 /); // no browser asks so
+  });
+
+  test.each([
+    ['a text', 'chat.example.com', "received 'chat.example.com'"],
+    ['an origin', ['a.example', 'https://b.example'], "received 'https://b.example'"],
+    ['a port', ['a.example:80'], "received 'a.example:80'"],
+  ])('allowedHosts with %s', (_, allowedHosts, received) => {
+    expect(() => createOpenAIHandler(model, { allowedHosts: allowedHosts as string[] })).toThrow(
+      `[createOpenAIHandler] expected allowedHosts to be names such as 'chat.example.com', without a port, but ${received}`,
+    );
+  });
+});
+
 describe('bytes that no client sends', () => {
   const body = JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }] });
-  const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
+  const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n';
   /** What a front end that reads the bytes in another way would take for the request of another client. */
-  const smuggled = 'GET /health HTTP/1.1\r\nhost: x\r\n\r\n';
+  const smuggled = 'GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n';
   const length = `content-length: ${body.length}\r\n`;
   const chunked = 'transfer-encoding: chunked\r\n';
 

@@ -151,10 +151,26 @@ test('keys of flags and of a file', async () => {
   await stop();
 });
 
+test('names by which requests may reach it', async () => {
+  const { url, stop } = await serving('--allowed-host', 'chat.example.com');
+  const port = Number(new URL(url).port);
+  const statuses = [];
+  for (const host of ['localhost', 'chat.example.com', 'evil.example']) {
+    const answer = await begun({ port }, chat, { ...hi, max_tokens: 1 }, { headers: { ...json, host } });
+    statuses.push(answer.resume().statusCode);
+  }
+  expect(statuses).toEqual([200, 200, 403]);
+  await stop();
+});
+
 test('connections that send no headers, or slowly, or nothing after an answer are closed after their time, and others are served', async () => {
   const hasty = await serving('--headers-timeout-ms', '4000', '--idle-timeout-ms', '100');
   const patient = await serving('--headers-timeout-ms', '100000', '--idle-timeout-ms', '100000');
-  const bytes = ['', 'GET /health HTTP/1.1\r\nhost: x\r\n', 'GET /health HTTP/1.1\r\nhost: x\r\n\r\n'];
+  const bytes = [
+    '',
+    'GET /health HTTP/1.1\r\nhost: localhost\r\n',
+    'GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n',
+  ];
   const open = (url: string) => bytes.map((first) => new RawConnection(Number(new URL(url).port), first));
   const waiting = open(patient.url);
   const closed = open(hasty.url);
