@@ -16,6 +16,7 @@ import type { ServeLogger } from '../serve/options';
 import { adaptersFlag, adapterSources } from './adapters';
 import { defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
 import { loadModel, modelFlags, note, printJson } from './common';
+import { printableLine } from './printable';
 
 export const serve = defineCommand({
   summary: "Serves a model and its adapters with OpenAI's API over HTTP.",
@@ -207,6 +208,9 @@ function jsonLogger(console: Console): ServeLogger {
   };
 }
 
+/** What clients have sent stands in a line of the log, and begins none of its own. */
+const oneLine = (line: string): string => printableLine(line, 4096);
+
 function plainLogger(console: Console): ServeLogger {
   const line = (fields: object): string => {
     const { method, path, status, ms, client, model, error, promptTokens, completionTokens } =
@@ -218,13 +222,13 @@ function plainLogger(console: Console): ServeLogger {
   };
   return {
     info(fields) {
-      note(console, line(fields));
+      note(console, oneLine(line(fields)));
       const { prompt, texts } = fields as { prompt?: unknown; texts?: unknown };
       if (prompt !== undefined) note(console, `  ${JSON.stringify({ prompt, texts })}`);
     },
     error(fields) {
       const { err } = fields as { err?: unknown };
-      note(console, `${line(fields)}: ${messageOf(err)}`);
+      note(console, oneLine(`${line(fields)}: ${messageOf(err)}`));
     },
   };
 }

@@ -159,11 +159,12 @@ export class Handler {
     const { logger } = settings;
     if (!logger) return;
     const ms = Math.round(elapsedMs);
-    const line = { id, method: request.method, path, status, ms, ...facts };
+    const line = { id, method: request.method, path: logged(path), status, ms, ...facts };
+    if (line.model !== undefined) line.model = logged(line.model);
     const told = failure === undefined || left ? undefined : toApiError(failure);
     if (told && told.status >= 500 && !(failure instanceof ApiError))
       logger.error({ ...line, err: failure }, 'request failed');
-    else logger.info(told ? { ...line, error: told.message } : line, 'request');
+    else logger.info(told ? { ...line, error: logged(told.message) } : line, 'request');
   }
 
   async close(): Promise<void> {
@@ -171,6 +172,11 @@ export class Handler {
     if (this.#open.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 }
+
+/** Most characters of a text that a client has sent, in a line of the log. */
+const mostLogged = 1024;
+
+const logged = (text: string): string => (text.length > mostLogged ? `${text.slice(0, mostLogged)}…` : text);
 
 /** The path of an endpoint; undefined for one that there is not. */
 function servedPath(path: string): string | undefined {

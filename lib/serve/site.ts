@@ -31,7 +31,7 @@ const ownAddress = /^((::ffff:)?127\.|::1$)/;
 export function checkAllowedHosts(op: string, given: unknown): asserts given is readonly string[] {
   const isName = (one: unknown): one is string =>
     typeof one === 'string' && nameOf(`http://${one}`) === one.toLowerCase();
-  const wrong = Array.isArray(given) ? given.find((one) => !isName(one)) : given;
+  const wrong: unknown = Array.isArray(given) ? given.find((one) => !isName(one)) : given;
   check(
     isListOf(given, isName),
     op,

@@ -1,7 +1,8 @@
 /** Real clients, where they are installed (npm install --prefix build/clients openai …), and bytes that no client sends. */
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, rmSync } from 'node:fs';
-import { get } from 'node:http';
+import { get, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -105,15 +106,17 @@ testClient(
 
 describe('pages of other sites', () => {
   /** The status, or the code of the refusal, of a request with these headers. */
-  const asked = (port: number, headers: Record<string, string>, path = '/v1/models'): Promise<unknown> =>
-    new Promise((resolve, reject) => {
-      const sent = get({ host: '127.0.0.1', port, path, headers }, async (response) => {
-        let body = '';
-        for await (const piece of response.setEncoding('utf8')) body += piece;
-        resolve(response.statusCode === 403 ? (JSON.parse(body) as Json).error.code : response.statusCode);
-      });
-      sent.on('error', reject);
-    });
+  const asked = async (
+    port: number,
+    headers: Record<string, string>,
+    path = '/v1/models',
+  ): Promise<unknown> => {
+    const [response] = (await once(get({ host: '127.0.0.1', port, path, headers }), 'response')) as [
+      IncomingMessage,
+    ];
+    const body = Buffer.concat(await response.toArray()).toString();
+    return response.statusCode === 403 ? JSON.parse(body).error.code : response.statusCode;
+  };
   const elsewhere = 'host_not_allowed';
   const foreign = 'origin_not_allowed';
   const named = { allowedHosts: ['Chat.example.com', '[2001:db8::1]'] };

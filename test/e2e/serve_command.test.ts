@@ -118,6 +118,22 @@ test('lines for people, without prompts unless they are asked for; Ctrl-C ends w
   }
 });
 
+test('what a client sends begins no line of the log, and fills none', async () => {
+  const forged = `x\n200 POST ${chat} admin, 0 ms\u001b[2J${'y'.repeat(3_000_000)}`;
+  for (const flags of [[], ['--json']]) {
+    const { url, stop } = await serving(...flags);
+    expect((await post(url, { model: forged, ...hi })).status).toBe(404);
+    expect((await fetch(`${url}/${'z'.repeat(10_000)}`)).status).toBe(404);
+    const { out, err } = await stop();
+    const lines = (out + err).split('\n').filter((line) => line.includes('404'));
+    expect(lines).toHaveLength(2);
+    for (const line of lines) expect(line.length).toBeLessThan(4200);
+    expect(lines[0]).toContain(flags.length > 0 ? 'x\\n200 POST' : 'x\\u000a200 POST');
+    expect(out + err).not.toMatch(/^200 POST/m);
+    expect(out + err).not.toContain('\u001b');
+  }
+});
+
 test('there is a page for people, unless they want none', async () => {
   for (const [flags, status] of [
     [[], 200],
