@@ -30,6 +30,7 @@ export async function loadAdapter(call: Call, fields: Fields): Promise<void> {
       });
     throw error;
   }
+  adapters.loadedAgain(name);
   call.exchange.json({ status: 'ok', message: `adapter '${name}' is loaded` });
 }
 
@@ -38,6 +39,6 @@ export async function unloadAdapter(call: Call, fields: Fields): Promise<void> {
   const { adapters } = call.service;
   const name = needed(stringField(fields, 'lora_name'), 'lora_name');
   if (adapters.isFixed(name)) throw invalid(`'${name}' was not loaded by a request`, 'lora_name');
-  adapters.unregister(name);
+  adapters.unload(name);
   call.exchange.json({ status: 'ok', message: `adapter '${name}' is unloaded` });
 }

@@ -58,6 +58,8 @@ export class ServedAdapters {
   readonly #most: number;
   /** The one that was asked for last is the last one. */
   readonly #entries = new Map<string, Entry>();
+  /** Names of adapters that requests have unloaded, and not loaded again. */
+  readonly #unloaded = new Set<string>();
   /** What those that this class loaded are called in the model: other names than the program gives. */
   readonly #inner = new Set<string>();
   /** Adapters that are in memory, or on their way there. */
@@ -110,9 +112,22 @@ export class ServedAdapters {
 
   /** Makes an adapter known whose name is that of a folder within the one that requests may load from; whether there is one. */
   async discover(name: string): Promise<boolean> {
-    if (!(await this.#folder?.has(name))) return false;
+    if (!(await this.#folder?.has(name)) || this.#unloaded.has(name)) return false;
     if (!this.has(name)) await this.registerFrom(name, name);
     return true;
+  }
+
+  /** Takes an adapter from the list until a request loads one by that name: to name it as a model is not enough. */
+  unload(name: string): void {
+    if (this.#unloaded.size >= mostEntries)
+      throw new ApiError(400, `${mostEntries} adapters were unloaded already`, { param: 'lora_name' });
+    this.unregister(name);
+    this.#unloaded.add(name);
+  }
+
+  /** Says that a request has loaded an adapter, unless another one has unloaded it meanwhile. */
+  loadedAgain(name: string): void {
+    if (this.#entries.has(name)) this.#unloaded.delete(name);
   }
 
   #add(name: string, path: string, folder?: AdapterFolder): void {

@@ -112,6 +112,24 @@ test('requests load adapters of the folder that is allowed, by a path or by the 
   );
 });
 
+test('what was unloaded stays so until it is loaded by hand, wherever its name leads', async () => {
+  const served = await serve(model, { allowLoadFrom: allowed });
+  const gone = [404, 'model_not_found'];
+  expect(await says(served, 'a0')).toBe('Abc.');
+  expect(await unload(served, 'a0')).toBe(200);
+  expect([await says(served, 'a0'), await says(served, 'a0')]).toEqual([gone, gone]);
+  expect(await says(served, 'a1')).toBe('Bca.'); // others are found as before
+  // A load that fails is none.
+  expect(await load(served, 'a0', 'nowhere')).toEqual([404, 'not_found']);
+  expect(await says(served, 'a0')).toEqual(gone);
+  expect(await load(served, 'a0', 'a2')).toEqual([200, 'ok']);
+  expect(await says(served, 'a0')).toBe('Cab.');
+  expect(await unload(served, 'a0')).toBe(200);
+  expect(await says(served, 'a0')).toEqual(gone);
+  expect(await load(served, 'a0', 'a0')).toEqual([200, 'ok']);
+  expect(await says(served, 'a0')).toBe('Abc.');
+});
+
 test('one that is unloaded while a request uses it leaves when that has ended', async () => {
   const served = await serve(endless, { allowLoadFrom: allowed });
   const long = { ...hi, model: 'a0', stream: true, max_tokens: 90_000, ignore_eos: true };
