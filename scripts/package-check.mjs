@@ -23,6 +23,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { build } from 'esbuild';
+import { deadLinks } from './package-check/links.mjs';
 import { builtBinary, checkSizes, localPlatform, packMain, packPlatform, platforms, sizes } from './pack.mjs';
 
 const { values: options } = parseArgs({
@@ -315,6 +316,9 @@ async function main() {
     // npm would run node-gyp for it.
     expect(!existsSync(join(installed, 'binding.gyp')), `${name} has a binding.gyp`);
   }
+  const dead = deadLinks(join(app, 'node_modules/lora-native'), packedMain.files);
+  expect(dead.length === 0, `links that lead nowhere in the package:\n${dead.join('\n')}`);
+  say('links', 'of the README, the pages and the types lead to files of the package');
   say('npm install', `chose @lora-native/${chosen}, asked no registry for it, ran no script`);
   cpSync(programs, app, { recursive: true });
   cpSync(join(root, 'examples/base-model'), join(app, 'base-model'), { recursive: true });

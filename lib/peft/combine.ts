@@ -15,7 +15,7 @@ export type CombineMethod = (typeof combineMethods)[number];
 export interface CombineAdaptersOptions extends AddAdapterOptions {
   /** The weight of each adapter, of any sign. Default: 1 for each. */
   weights?: readonly number[] | undefined;
-  /** How they become one; the guide says how far each is from the sum. Default 'cat', which is the sum. */
+  /** How they become one; docs/guides/adapters.md says how far each is from the sum. Default 'cat', which is the sum. */
   method?: CombineMethod | undefined;
   /** The rank of 'svd'. Default: the largest of the adapters. */
   svdRank?: number | undefined;

@@ -9,7 +9,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { temporaryFolder } from '../support/temporary';
 
 const root = join(__dirname, '../..');
@@ -117,6 +117,33 @@ test('publishing from the clone is refused, and so is a version without a headin
     status: 1,
     stderr: 'lora-native: CHANGELOG.md has no heading "## 77.0.0"\n',
   });
+});
+
+test('a link of a page, or a place that the types name, which leads to no file of the package is dead', () => {
+  const dir = mkdtempSync(join(scratch, 'package-'));
+  const files = {
+    'README.md':
+      '[a](docs/a.md#x) [web](https://a.example/b.md) [b](docs/b.md), [here](#x), [c](examples/), `[d](d.md)`\n```js\nx[0](y.md)\n```\n![e](e.svg)',
+    'docs/a.md': '[up](../README.md) [out](../../elsewhere.md) [lib](../lib)',
+    'lib/x.ts': '// docs/none.md',
+    'dist/index.d.ts': '/** See docs/a.md, docs/c.md and examples/run.mjs. */',
+    'examples/run.mjs': '',
+  };
+  for (const [path, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(dir, path)), { recursive: true });
+    writeFileSync(join(dir, path), text);
+  }
+  const program = `const { deadLinks } = await import(${JSON.stringify(join(root, 'scripts/package-check/links.mjs'))});
+    console.log(JSON.stringify(deadLinks(${JSON.stringify(dir)}, ${JSON.stringify(Object.keys(files))})));`;
+  const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    encoding: 'utf8',
+  });
+  expect(JSON.parse(stdout)).toEqual([
+    'README.md: docs/b.md',
+    'README.md: e.svg',
+    'docs/a.md: ../../elsewhere.md',
+    'dist/index.d.ts: docs/c.md',
+  ]);
 });
 
 test('each platform has a package of the same version that npm chooses by os, cpu and libc', () => {
