@@ -368,9 +368,8 @@ test('a comparison leaves no tensors', async () => {
   const before = memoryUsage().tensors;
   const options = {
     methods: ['full', 'lora', 'dora', 'prompt'],
-    ranks: [2, 4],
-    alphas: ['r', 4],
     seeds: 2,
+    budget: { steps: 2 },
   } as const;
   await collect(asked('leaves', options));
   expect(memoryUsage().tensors).toBe(before);

@@ -109,11 +109,13 @@ test.each<[MemoryOptions['quantize'], TinyModelOptions]>([
   },
 );
 
+let wide: Promise<string> | undefined;
 test.each(['nf4', 'int8'])(
   'a base that is quantised to %s while it is loaded takes the result and two matrices at most',
   async (format) => {
     const config = { hidden_size: 64, head_dim: 16, intermediate_size: 2048, num_hidden_layers: 6 };
-    const dir = await tinyModel({ config });
+    wide ??= tinyModel({ config });
+    const dir = await wide;
     const [peak, held] = childReport(`
     const model = await lora.CausalLM.fromPretrained(${JSON.stringify(dir)}, { quantize: '${format}' });
     const { peakBytes, bytes } = lora.memoryUsage();

@@ -32,8 +32,8 @@ describe.each(readdirSync(corpus))('what was found in %s', (name) => {
 });
 
 // CI runs scripts/fuzz.mjs for a minute as well, with other inputs each day.
-test.each(Object.keys(targets))('100 inputs of %s', async (name) => {
-  for (let index = 0; index < 100; index++) {
+test.each(Object.keys(targets))('40 inputs of %s', async (name) => {
+  for (let index = 0; index < 40; index++) {
     const input = targets[name]!.make(new Dice(7, index, name));
     expect([index, await fault(name, input)]).toEqual([index, undefined]);
   }
@@ -98,10 +98,10 @@ describe('the check itself finds', () => {
     const program = `
       const { checkRun, peakKibibytes } = require(${JSON.stringify(outfile)});
       const take = (mebibytes) => checkRun(() => Buffer.alloc(mebibytes * 2 ** 20, 1).length, peakKibibytes());
-      take(100).then(async (little) => console.log(little, await take(400)));`;
+      take(50).then(async (little) => console.log(little, await take(300)));`;
     // A child of a parent that is larger than all that the child takes.
     const parent = `
-      const large = Buffer.alloc(700 * 2 ** 20, 1);
+      const large = Buffer.alloc(450 * 2 ** 20, 1);
       const { stdout, stderr } = require('node:child_process').spawnSync(process.execPath, ['-e', ${JSON.stringify(program)}]);
       process.stdout.write(stdout);
       process.stderr.write(stderr);
