@@ -30,10 +30,18 @@ export interface TokenLogprob {
   logprob: number;
 }
 
+/** A token of a text, its log-probability, and the likeliest tokens in its place. */
+export interface TokenLogprobs extends TokenLogprob {
+  /** The likeliest first; where `logprobs` asks for any. */
+  topLogprobs?: readonly TokenLogprob[];
+}
+
 /** What a request gave when it has ended. */
 export interface Completion {
   text: string;
   ids: number[];
+  /** Of each of `ids`; where the request asks for them. */
+  logprobs?: TokenLogprobs[];
   finishReason: 'stop' | 'length';
   cachedTokens: number;
   timings: { queuedMs: number; firstTokenMs: number; totalMs: number };
@@ -84,6 +92,8 @@ export class Request {
   #drawn: Drawn[] = [];
   #events: GeneratedToken[] = [];
   #text = '';
+  /** Of the tokens that were delivered; where they are asked for. */
+  readonly #logprobs: TokenLogprobs[] | undefined;
   #finishReason: Completion['finishReason'] | undefined;
   #completion: Completion | undefined;
   #failure: { error: unknown } | undefined;
@@ -104,6 +114,7 @@ export class Request {
     this.adjuster = new LogitAdjuster(plan.generation, plan.prompt);
     this.#pool = pool;
     this.#stops = new StopStrings(plan.generation.stop);
+    this.#logprobs = plan.generation.logprobs === undefined ? undefined : [];
     this.#wakeEngine = wakeEngine;
   }
 
@@ -185,6 +196,7 @@ export class Request {
       const last = final || this.#stops.found;
       if (last) text += this.#stops.flush();
       this.#text += text;
+      this.#logprobs?.push({ ...token, logprob: token.logprob! });
       this.#events.push({ ...token, text });
       if (last) break;
     }
@@ -194,6 +206,7 @@ export class Request {
       this.#completion = {
         text: this.#text,
         ids: this.ids.slice(this.promptLength),
+        ...(this.#logprobs && { logprobs: this.#logprobs }),
         finishReason: this.#finishReason,
         cachedTokens: this.cachedTokens,
         timings: {

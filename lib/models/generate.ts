@@ -1,7 +1,7 @@
 /** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
 import { LoRAError } from '../errors';
 import type { Engine } from '../engine/engine';
-import type { GeneratedToken, Request } from '../engine/request';
+import type { GeneratedToken, Request, TokenLogprobs } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
 import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
@@ -20,6 +20,8 @@ export interface GeneratedText {
   text: string;
   /** All ids that were generated, the end-of-text token included. */
   ids: number[];
+  /** Of each of `ids`: its log-probability, and the likeliest tokens in its place; where `logprobs` asks for them. */
+  logprobs?: TokenLogprobs[];
   /** 'stop': an end-of-text token or a stop string; 'length': maxNewTokens. */
   finishReason: 'stop' | 'length';
 }
@@ -201,10 +203,9 @@ export class RunningGeneration {
 
   /** What it gave, after its last token. */
   result(): GenerationResult {
-    const choices = this.#requests.map(({ completion: { text, ids, finishReason } }) => ({
-      text,
-      ids,
-      finishReason,
+    const choices = this.#requests.map(({ completion: { text, ids, logprobs, finishReason } }) => ({
+      ...{ text, ids, finishReason },
+      ...(logprobs && { logprobs }),
     }));
     const { timings, cachedTokens } = this.#requests[0]!.completion;
     const completionTokens = choices.reduce((sum, { ids }) => sum + ids.length, 0);

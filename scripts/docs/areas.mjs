@@ -80,6 +80,7 @@ export const areas = [
       'Prompt',
       'GeneratedToken',
       'TokenLogprob',
+      'TokenLogprobs',
       'GenerationResult',
       'GeneratedText',
       'EngineOptions',

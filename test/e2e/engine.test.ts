@@ -1,4 +1,5 @@
 /** Generations that share an engine: each gives what it gives alone, bit for bit, whatever runs beside it. */
+import type { GeneratedToken } from '../../lib/index';
 import {
   adapterOf,
   addAdapters,
@@ -106,6 +107,27 @@ test('n texts of one prompt', async () => {
   expect(ids).toEqual(single[0]);
   expect(usage).toEqual({ promptTokens: 70, completionTokens: 27, cachedTokens: 0 });
   expect(model.engineStats().cachedTokens).toBe(128); // the second and the third read the page of the first
+});
+
+test('an awaited result holds the log-probabilities of each of its texts, as the events gave them', async () => {
+  const model = await load();
+  const options = { maxNewTokens: 6, temperature: 1, seed: 2, ignoreEos: true, n: 2, logprobs: 2 };
+  const events: Omit<GeneratedToken, 'text' | 'index'>[][] = [[], []];
+  for await (const { index, text: _, ...token } of model.generate(text(9, 1), options))
+    events[index!]!.push(token);
+  const { logprobs, choices } = await model.generate(text(9, 1), options);
+  expect(choices!.map((choice) => choice.logprobs)).toEqual(events);
+  expect(logprobs).toEqual(events[0]);
+  expect(logprobs![5]!.topLogprobs).toHaveLength(2);
+  expect(await model.generate(text(9, 1), { maxNewTokens: 2 })).not.toHaveProperty('logprobs');
+  // Of a text that a stop string ends, those of its ids.
+  const stopped = await model.generate(text(9, 1), {
+    ...options,
+    n: 1,
+    stop: ['a', 'e', 'i', 'o', 'u'],
+    maxNewTokens: 40,
+  });
+  expect(stopped.logprobs!.map(({ id }) => id)).toEqual(stopped.ids);
 });
 
 test('log-probabilities and penalties of one request are not those of its neighbours', async () => {
