@@ -12,7 +12,8 @@ import { isHubName } from '../hub/names';
 import { allowSpecialTokens } from '../options/table';
 import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
-import type { ServeLogger } from '../serve/options';
+import type { OpenAIHandlerOptions, ServeLogger } from '../serve/options';
+import { checkHandlerOptions } from '../serve/service';
 import { adaptersFlag, adapterSources } from './adapters';
 import { defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
 import { loadModel, modelFlags, note, printJson } from './common';
@@ -68,6 +69,14 @@ export const serve = defineCommand({
       default: 1024,
       help: 'of a chat that asks for no number',
     },
+    defaultTemperature: {
+      type: 'number',
+      value: 'T',
+      minimum: 0,
+      maximum: 2,
+      help: 'of requests that name none',
+      defaultText: "the model's, else 1",
+    },
     headersTimeoutMs: {
       type: 'integer',
       minimum: 1,
@@ -99,27 +108,29 @@ export const serve = defineCommand({
     const sources = adapterSources(values.adapter);
     for (const [name, source] of sources) await checkFolder(name, source);
     const apiKeys = [...values.apiKey, ...(await keysOf(values.apiKeyFile))];
+    const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, logPrompts, allowSpecialTokens } = values;
+    const { modelName, allowLoadFrom, defaultMaxTokens, defaultTemperature } = values;
+    const options: OpenAIHandlerOptions = {
+      ...{ modelName, allowLoadFrom, allowSpecialTokens },
+      adapters: Object.fromEntries(sources),
+      apiKeys,
+      allowedHosts: values.allowedHost,
+      maxRunning: maxBatchSize,
+      ...{ maxQueued, maxAdapters, defaultMaxTokens, defaultTemperature, logPrompts },
+      page: !values.noPage,
+      cors: values.cors.length === 0 ? undefined : { origin: values.cors },
+      logger: values.json ? jsonLogger(console) : plainLogger(console),
+    };
     const wrong: string | undefined = values.cors.find((origin: unknown) => !isOrigin(origin));
     if (wrong !== undefined)
       throw new UsageError(
         `--cors: expected '*' or an origin such as https://app.example but received ${wrong}`,
       );
+    checkHandlerOptions(options, 'serve'); // before the model is loaded
     const model = await loadModel(values, console);
     try {
-      const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, defaultMaxTokens, logPrompts } = values;
-      const { modelName, allowLoadFrom } = values;
       model.configureEngine({ maxBatchSize, kvCacheBytes });
-      const handler = createOpenAIHandler(model, {
-        ...{ modelName, allowLoadFrom, allowSpecialTokens: values.allowSpecialTokens },
-        adapters: Object.fromEntries(sources),
-        apiKeys,
-        allowedHosts: values.allowedHost,
-        maxRunning: maxBatchSize,
-        ...{ maxQueued, maxAdapters, defaultMaxTokens, logPrompts },
-        page: !values.noPage,
-        cors: values.cors.length === 0 ? undefined : { origin: values.cors },
-        logger: values.json ? jsonLogger(console) : plainLogger(console),
-      });
+      const handler = createOpenAIHandler(model, options);
       const server = createServer(timeoutsOf(values), handler);
       server.maxConnections = 1024;
       const url = await listen(server, values.host, values.port);

@@ -29,6 +29,8 @@ export interface GenerationDefaults {
   minLength: number;
   /** 0 where the file does not sample. */
   temperature: number;
+  /** Of a server's requests that name none: 0 where the file says not to sample, else the file's, else 1. */
+  servedTemperature: number;
   topK: number;
   topP: number;
   minP: number;
@@ -48,6 +50,7 @@ export const plainDefaults: GenerationDefaults = {
   minNewTokens: 0,
   minLength: 0,
   temperature: 0,
+  servedTemperature: 1,
   topK: 0,
   topP: 1,
   minP: 0,

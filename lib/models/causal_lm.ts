@@ -311,6 +311,11 @@ export class CausalLM {
     return this.#adapters.merged === null ? null : undefined;
   }
 
+  /** @internal The temperature of a server's requests that name none. */
+  get servedTemperature(): number {
+    return this.#generator.servedTemperature;
+  }
+
   /** @internal What trainAll() gave; none while all is frozen. */
   get trainedParameters(): Parameter[] {
     return this.#trained.parameters;

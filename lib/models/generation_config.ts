@@ -160,6 +160,7 @@ export function parseGenerationDefaults(
     minNewTokens: fields.number('min_new_tokens', isCount, 0),
     minLength: fields.number('min_length', isCount, 0),
     temperature: sampled ? temperature : 0,
+    servedTemperature: fields.get('do_sample') === false ? 0 : temperature,
     topK: sampled ? topK : 0,
     topP: sampled ? topP : 1,
     minP: sampled ? minP : 0,

@@ -145,6 +145,11 @@ export class TextGenerator {
     this.#limits = limits;
   }
 
+  /** What a server's requests are drawn with that name no temperature. */
+  get servedTemperature(): number {
+    return this.#defaults.servedTemperature;
+  }
+
   /** Sequences that make a token in one step. */
   get maxBatchSize(): number {
     return this.#limits.maxBatchSize;

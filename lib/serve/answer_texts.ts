@@ -101,6 +101,7 @@ async function generate(
   const handles = prompts.map((ids, i) =>
     model.generate(ids, {
       ...sampling,
+      temperature: sampling.temperature ?? settings.defaultTemperature,
       maxNewTokens: limits[i],
       logprobs,
       adapter: adapter ?? model.noAdapter,

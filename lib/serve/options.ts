@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { toPath } from '../formats/paths';
 import { idOfSnapshot } from '../hub/cache';
 import type { CausalLM } from '../models/causal_lm';
-import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 import type { ApiKey } from './clients';
 import { Cors, type CorsOptions } from './cors';
 import { checkAllowedHosts } from './site';
@@ -45,6 +45,8 @@ export interface OpenAIHandlerOptions {
   defaultMaxTokens?: number | undefined;
   /** What messages and tools spell like a special token becomes that token: whoever writes them can then end a turn. Default false. */
   allowSpecialTokens?: boolean | undefined;
+  /** The temperature of requests that name none. Default: what generation_config.json says, else 1, as OpenAI has it. */
+  defaultTemperature?: number | undefined;
   /** Most messages of a conversation, which a template reads in one piece. Default 1024. */
   maxMessages?: number | undefined;
   /** Most bytes of a request's body; more is 413. Default 4 MiB. */
@@ -67,7 +69,12 @@ export interface OpenAIHandlerOptions {
 }
 
 type Defaults = Required<{
-  [K in keyof OpenAIHandlerOptions as OpenAIHandlerOptions[K] extends number | undefined ? K : never]: number;
+  [
+    K in Exclude<keyof OpenAIHandlerOptions, 'defaultTemperature'> as OpenAIHandlerOptions[K] extends
+      number | undefined
+      ? K
+      : never
+  ]: number;
 }>;
 
 const defaults: Defaults = {
@@ -86,6 +93,7 @@ export interface HandlerSettings extends Defaults {
   /** The function that was called, for sentences about its options. */
   readonly op: string;
   readonly modelName: string;
+  readonly defaultTemperature: number;
   readonly adapters: Readonly<Record<string, string | URL>>;
   readonly allowLoadFrom: string | undefined;
   readonly apiKeys: readonly (string | ApiKey)[];
@@ -97,9 +105,17 @@ export interface HandlerSettings extends Defaults {
   readonly allowSpecialTokens: boolean;
 }
 
+/** What the defaults depend on. */
+type ServedModel = Pick<CausalLM, 'directory' | 'servedTemperature'>;
+
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
-export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, op: string): HandlerSettings {
+export function handlerSettings(
+  model: ServedModel,
+  options: OpenAIHandlerOptions,
+  op: string,
+): HandlerSettings {
   const others = [
+    'defaultTemperature',
     'modelName',
     'adapters',
     'allowLoadFrom',
@@ -137,6 +153,8 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     op,
     `expected modelName to be a text but received ${describe(modelName)}`,
   );
+  const { defaultTemperature = model.servedTemperature } = options;
+  checkNumber(op, 'defaultTemperature', defaultTemperature, 0);
   checkBoolean(op, 'logPrompts', logPrompts);
   checkBoolean(op, 'page', page);
   checkBoolean(op, 'allowSpecialTokens', allowSpecialTokens);
@@ -157,6 +175,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions, 
     op,
     ...numbers,
     modelName,
+    defaultTemperature,
     adapters,
     allowLoadFrom,
     apiKeys,

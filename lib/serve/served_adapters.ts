@@ -47,6 +47,15 @@ export interface ServedModel {
 /** Names that stand in URLs and JSON as they are. */
 const servedName = /^[\w.@-][\w.:@/-]{0,255}$/;
 
+/** @throws ERR_ARGUMENT for a name that requests could not give. */
+export function checkServedName(op: string, name: string): void {
+  check(
+    servedName.test(name),
+    op,
+    `expected names of adapters of letters, digits and ._-:@/ but received '${name.slice(0, 256)}'`,
+  );
+}
+
 /** Requests may not fill the memory with names. */
 const mostEntries = 10_000;
 
@@ -131,11 +140,7 @@ export class ServedAdapters {
   }
 
   #add(name: string, path: string, folder?: AdapterFolder): void {
-    check(
-      servedName.test(name),
-      this.#op,
-      `expected names of adapters of letters, digits and ._-:@/ but received '${name.slice(0, 256)}'`,
-    );
+    checkServedName(this.#op, name);
     check(!this.has(name), this.#op, `expected a new name but there is a model '${name}' already`);
     this.#entries.set(name, { name, path, folder, uses: 0, loaded: undefined, removed: false });
   }

@@ -4,8 +4,8 @@ import { Clients, type Client } from './clients';
 import type { Exchange } from './exchange';
 import { FairQueue } from './fair_queue';
 import { Metrics } from './metrics';
-import { type HandlerSettings } from './options';
-import { ServedAdapters } from './served_adapters';
+import { handlerSettings, type HandlerSettings, type OpenAIHandlerOptions } from './options';
+import { checkServedName, ServedAdapters } from './served_adapters';
 import { TokenTexts } from './token_texts';
 import { toolFormatOf, type ToolFormat } from './tool_calls';
 
@@ -56,6 +56,13 @@ export class Service {
   get tokenTexts(): TokenTexts {
     return (this.#tokenTexts ??= new TokenTexts(this.model.tokenizer));
   }
+}
+
+/** @throws ERR_ARGUMENT for what a handler refuses whatever the model is: a program may ask before it loads one. */
+export function checkHandlerOptions(options: OpenAIHandlerOptions, op: string): void {
+  const { apiKeys, adapters } = handlerSettings({ directory: 'model', servedTemperature: 1 }, options, op);
+  new Clients(apiKeys, op);
+  for (const name of Object.keys(adapters)) checkServedName(op, name);
 }
 
 /** What an endpoint gets beside the request. */

@@ -226,6 +226,20 @@ test.each<[string, () => string[], number, RegExp]>([
     /none has no API key/,
   ],
   [
+    'a port that there is not',
+    () => ['--port', '99999'],
+    2,
+    /^lora-native: expected --port to be .* at most 65535/,
+  ],
+  ['a key with a space', () => ['--api-key', 'a b'], 2, /^lora-native: \[serve\] expected the API key/],
+  ['a name of no model', () => ['--model-name', ''], 2, /^lora-native: .* expected modelName to be a text/],
+  [
+    'a temperature below 0',
+    () => ['--default-temperature', '-1'],
+    2,
+    /^lora-native: expected --default-temp/,
+  ],
+  [
     'an address that is not here',
     () => ['--host', '192.0.2.1'],
     2,

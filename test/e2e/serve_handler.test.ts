@@ -162,6 +162,23 @@ describe('chat', () => {
     expect(again).toEqual(texts);
   });
 
+  test('texts are drawn with temperature 1 where neither request nor file says another, or with the default of the program', async () => {
+    const texts = async (options: OpenAIHandlerOptions, more: object): Promise<string[]> => {
+      const { post } = await serve(drawing, options);
+      const asked = { ...hi, n: 3, seed: 1, max_tokens: 9, ignore_eos: true, ...more };
+      return (await post(chat, asked)).body['choices'].map((choice: Json) => choice.message.content);
+    };
+    const drawn = await texts({}, {});
+    expect(new Set(drawn).size).toBe(3);
+    expect(await texts({}, { temperature: 1 })).toEqual(drawn);
+    expect(await texts({ defaultTemperature: 0.5 }, {})).toEqual(await texts({}, { temperature: 0.5 }));
+    expect(await texts({ defaultTemperature: 0.5 }, { temperature: 1 })).toEqual(drawn);
+    expect(new Set(await texts({ defaultTemperature: 0 }, {})).size).toBe(1);
+    expect(() => createOpenAIHandler(drawing, { defaultTemperature: -1 })).toThrow(
+      'expected defaultTemperature to be a finite number of at least 0 but received -1',
+    );
+  });
+
   test.each<[fields: object, options: GenerateOptions]>([
     [{ seed: 8 }, { seed: 8 }],
     [{ seed: 0 }, { seed: 0 }],

@@ -11,7 +11,8 @@ export function answeringModel(
   text: string,
   { endless = false, ...options }: TinyModelOptions & { endless?: boolean } = {},
 ): Promise<string> {
-  return chainModel([assistant, ...byteIds(text), ...(endless ? [] : [eos])], options);
+  const generation = { do_sample: false, ...options.generation };
+  return chainModel([assistant, ...byteIds(text), ...(endless ? [] : [eos])], { ...options, generation });
 }
 
 /** Writes an adapter with which that model answers with another text, of different bytes. */

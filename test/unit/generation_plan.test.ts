@@ -26,6 +26,10 @@ describe('generation_config.json', () => {
   const defaults = (json: unknown): GenerationDefaults => parseGenerationDefaults(json, config());
 
   test.each<[string, unknown, Partial<GenerationDefaults>]>([
+    ['a server draws with 1 where nothing is said', {}, { servedTemperature: 1 }],
+    ['with what the file names', { temperature: 0.6 }, { servedTemperature: 0.6, temperature: 0 }],
+    ['with 0 where it says not to sample', { do_sample: false, temperature: 0.6 }, { servedTemperature: 0 }],
+    ['and as it says to', { do_sample: true, temperature: 0.3 }, { servedTemperature: 0.3 }],
     ['nothing: greedy, 128 tokens', {}, { maxNewTokens: 128, temperature: 0, topK: 0, topP: 1 }],
     ['no object', null, { maxNewTokens: 128, temperature: 0, topK: 0, topP: 1 }],
     [
@@ -205,6 +209,7 @@ describe('the options of a call', () => {
     signal: undefined,
     n: 1,
     ownLimit: false,
+    servedTemperature: undefined,
   };
 
   test('stand before the defaults, zero included', () => {
