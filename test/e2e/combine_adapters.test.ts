@@ -5,6 +5,8 @@ import { CausalLM, type CombineAdaptersOptions } from '../../lib';
 import { floatsOf } from '../../lib/formats/floats';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { readAdapter } from '../../lib/peft/adapter_files';
+import { combineLayers, combinePlan, type CombinedPart, type LayerParts } from '../../lib/peft/combine';
+import { atOnce } from '../../lib/tensor/pace';
 import { changeOf, distance } from '../support/adapter_change';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
@@ -194,5 +196,62 @@ describeWithData('combineAdapters', 'golden/merge-adapters', (golden) => {
     expect(await message(['a', 'dora'], {})).toContain("'dora' is no plain LoRA");
     await model.removeAdapter('dora');
     expect([...model.adapters.keys()].sort()).toEqual(['a', 'b', 'c', 'x', 'y', 'z']);
+  });
+});
+
+describe('of small adapters', () => {
+  type Factors = readonly [up: readonly number[], down: readonly number[]];
+  /** What becomes of adapters of a layer of 2 by 2, a rank for each pair of factors. */
+  function layerOf(parts: readonly Factors[], options: CombineAdaptersOptions) {
+    const plan = combinePlan('test', parts.length, options);
+    const part = ([up, down]: Factors): CombinedPart => ({
+      ...{ up: Float32Array.from(up), down: Float32Array.from(down), r: up.length / 2, factor: 1 },
+    });
+    const layer: LayerParts = { path: 'layer', out: 2, in: 2, parts: parts.map(part) };
+    const { r, up, down } = atOnce(combineLayers([layer], plan, 'test'))[0]!;
+    return { r, up: [...floatsOf(up)], down: [...floatsOf(down)] };
+  }
+
+  test('svd takes the largest rank, whichever adapter has it', () => {
+    const parts: Factors[] = [
+      [
+        [1, 0],
+        [1, 0],
+      ],
+      [
+        [1, 0, 0, 1],
+        [2, 0, 0, 3],
+      ],
+    ];
+    expect(layerOf(parts, { method: 'svd' }).r).toBe(2);
+    expect(layerOf(parts.toReversed(), { method: 'svd' }).r).toBe(2);
+  });
+
+  test('ties: where signs balance, the positive values win, as in PEFT', () => {
+    const parts: Factors[] = [
+      [
+        [1, 2],
+        [3, -4],
+      ],
+      [
+        [-1, -2],
+        [-3, 4],
+      ],
+    ];
+    expect(layerOf(parts, { method: 'ties', density: 1 })).toEqual({ r: 1, up: [1, 2], down: [3, 4] });
+  });
+
+  test('of equal magnitudes no more stay than the density says', () => {
+    const parts: Factors[] = [
+      [
+        [1, -1, 1, -1],
+        [-2, 2, 2, 2],
+      ],
+    ];
+    const { up, down } = layerOf(parts, { method: 'magnitude_prune', density: 0.5 });
+    expect([up, down]).toEqual([
+      [1, -1, 0, 0],
+      [-2, 2, 0, 0],
+    ]);
   });
 });

@@ -4,14 +4,18 @@ import { join } from 'node:path';
 import {
   CausalLM,
   noGrad,
+  parameter,
   readAdapter,
   setThreads,
+  tensor,
   Trainer,
   type Adapter,
   type AdapterConfigInput,
   type Device,
   type TensorValues,
 } from '../../lib/index';
+import { bottleneckKind } from '../../lib/linear/bottleneck';
+import type { OutputDelta } from '../../lib/linear/delta';
 import { commandLine } from '../support/command_line';
 import { expectReject, expectThrow } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
@@ -194,6 +198,48 @@ describe.each(all)('%s', (name) => {
     ]);
     expect(parts).toBe(whole);
   });
+});
+
+test.each(['houlsby', 'pfeiffer'] as const)(
+  '%s: dropout changes what training computes, each time',
+  async (name) => {
+    const model = await load();
+    const pass = async (train: boolean): Promise<TensorValues> => {
+      const { logits } = model.forward(rows, { logits: true, adapter: name, train });
+      return logits.data();
+    };
+    add(model, name);
+    expect(await pass(true)).toEqual(await pass(true));
+    await model.removeAdapter(name);
+    add(model, name, { dropout: 0.5 });
+    expect(await pass(true)).not.toEqual(await pass(true));
+    expect(await pass(false)).toEqual(await pass(false));
+  },
+);
+
+test('each layer of a bottleneck adapter has masks of its own', async () => {
+  const spec = { r: 1, scale: 1, stream: 0 };
+  const values = {
+    downWeight: [[0, 0, 0, 0]],
+    downBias: [0],
+    upWeight: [[0], [0], [0], [0]],
+    upBias: [1, 1, 1, 1],
+  };
+  const parameters = new Map(Object.entries(values).map(([key, value]) => [key, parameter(value)]));
+  const y = tensor(new Float32Array(64), { shape: [16, 4] });
+  const added = async (layer: number): Promise<TensorValues> => {
+    const delta = bottleneckKind('relu').make({ ...spec, layer }, parameters) as OutputDelta;
+    return noGrad(() => delta.output(y, { scale: 1, dropout: { p: 0.5, seed: 1, forward: 0 } })).data();
+  };
+  expect(await added(1)).toEqual(await added(1));
+  expect(await added(1)).not.toEqual(await added(2));
+});
+
+test('a reductionFactor beyond the width leaves a bottleneck of one number', async () => {
+  const model = models[0] ?? (await load());
+  const { config } = model.addAdapter({ method: 'bottleneck', reductionFactor: 1000 }, { name: 'narrow' });
+  expect(config).toMatchObject({ bottleneckSize: 1 });
+  await model.removeAdapter('narrow');
 });
 
 test('rows with all methods, LoRA and none are what each is alone', async () => {
