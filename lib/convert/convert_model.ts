@@ -1,7 +1,7 @@
 /** A model as a GGUF file of llama.cpp. */
 import { basename } from 'node:path';
 import { LoRAError } from '../errors';
-import { writeFileAtomic } from '../formats/atomic';
+import { stageFile } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
 import { quantisedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
@@ -243,12 +243,18 @@ export async function convertModel(
     }
     const factors = frequencyFactors(config);
     if (factors) tensors.set('rope_freqs.weight', factors);
-    await writeFileAtomic(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {
+    const staged = await stageFile(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {
       signal?.throwIfAborted(); // each read of a file asks it too, and its reason is no failure to write
       throw error;
     });
-    await stored.checkUnchanged();
-    await folder.checkUnchanged();
+    try {
+      await stored.checkUnchanged();
+      await folder.checkUnchanged();
+    } catch (error) {
+      await staged.discard();
+      throw error;
+    }
+    await staged.commit();
   } finally {
     await stored.close();
   }

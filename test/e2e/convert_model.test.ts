@@ -1,6 +1,6 @@
 /** Models as GGUF files: what is in them, and what llama.cpp makes of them where node-llama-cpp is installed. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, tensor } from '../../lib';
 import { convertAdapter } from '../../lib/convert/convert_adapter';
@@ -184,6 +184,44 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
     expect(linear.tensors.has('rope_freqs.weight')).toBe(false);
     await linear.close();
   });
+
+  test('of two templates the file of its own is written, and one token at both ends is no end of texts', async () => {
+    const source = await variant({ eos_token_id: 1 });
+    writeFileSync(join(source, 'chat_template.jinja'), 'of the file');
+    const settings = JSON.parse(readFileSync(join(source, 'tokenizer_config.json'), 'utf8')) as object;
+    const named = { ...settings, chat_template: 'of the configuration' };
+    writeFileSync(join(source, 'tokenizer_config.json'), JSON.stringify(named));
+    const out = unused('.gguf');
+    await convertModel(source, out, { format: 'f32' });
+    const file = await GgufFile.open(out);
+    const value = (key: string): unknown => file.metadata.get(`tokenizer.${key}`);
+    expect(value('chat_template')).toBe('of the file');
+    // Texts begin with token 1, which the model ends them with.
+    expect([value('ggml.add_bos_token'), value('ggml.add_eos_token')]).toEqual([true, false]);
+    await file.close();
+    rmSync(join(source, 'chat_template.jinja'));
+    const other = unused('.gguf');
+    await convertModel(source, other, { format: 'f32' });
+    const without = await GgufFile.open(other);
+    expect(without.metadata.get('tokenizer.chat_template')).toBe('of the configuration');
+    await without.close();
+  });
+
+  test.each(['config.json', 'tokenizer.json', 'model.safetensors'])(
+    '%s that is written meanwhile is an error, and nothing is left',
+    async (name) => {
+      const [source, folder] = [await variant({}), unused()];
+      mkdirSync(folder);
+      const written = convertModel(source, join(folder, 'model.gguf'), { format: 'f32' });
+      const failed = expect(written).rejects.toMatchObject({ code: 'ERR_FILE' });
+      while (readdirSync(folder).length === 0) await new Promise(setImmediate);
+      const path = join(source, name);
+      writeFileSync(`${path}.new`, readFileSync(path));
+      renameSync(`${path}.new`, path);
+      await failed;
+      expect(readdirSync(folder)).toEqual([]);
+    },
+  );
 
   test('what a GGUF file would compute otherwise is refused', async () => {
     const said = async (source: string, format: GgufFormat = 'f32'): Promise<string> =>
