@@ -8,6 +8,7 @@ import { GgufFile } from '../../lib/formats/gguf';
 import { openSafetensors, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
 import { changeOf, distance } from '../support/adapter_change';
+import { openFilesIn } from '../support/open_files';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 
@@ -217,7 +218,7 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
     await expect(convertAdapter(broken, unused(), { format: 'gguf', base })).rejects.toThrow('not finite');
   });
 
-  test('directories of mlx_lm that hold something else', async () => {
+  test('directories of mlx_lm that hold something else, and keep no file open', async () => {
     const make = async (
       config: object,
       names: readonly string[],
@@ -242,6 +243,16 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
         (error: Error) => error.message,
       );
     expect(await said(await make(lora, pair))).toBe('converted');
+    // The shapes are those of the base, where it is given.
+    const matching = await make(lora, pair, [
+      [64, 1],
+      [1, 64],
+    ]);
+    const base = join(sharedData, 'models/stories260K');
+    await convertAdapter(matching, unused(), { format: 'peft', base });
+    await expect(
+      convertAdapter(await make(lora, pair), unused(), { format: 'peft', base }),
+    ).rejects.toMatchObject({ code: 'ERR_ADAPTER', message: expect.stringContaining('[1, 1]') as string });
     expect(await said(await make({ ...lora, fine_tune_type: 'dora' }, pair))).toContain(
       'fine_tune_type "dora"',
     );
@@ -259,5 +270,6 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
     expect(await said(await make(lora, pair, factors))).toContain(
       `holds ${layer}.lora_a of [3, 2] and lora_b of [1, 3]: expected [in, r] and [r, out]`,
     );
+    expect(openFilesIn(root)).toEqual([]);
   });
 });

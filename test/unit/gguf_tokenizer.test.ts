@@ -162,6 +162,25 @@ test.each<[string | null | undefined, flag: boolean]>([
   expect(fieldsOf({ model, pre_tokenizer }, 1)['tokenizer.ggml.add_space_prefix']).toEqual({ flag });
 });
 
+test('the unknown token is told from control tokens, and the first merge that makes a token gives its score', () => {
+  const special = (content: string, id: number): object => ({ id, content, special: true });
+  const fields = fieldsOf(
+    {
+      pre_tokenizer: { type: 'Metaspace', replacement: '▁', split: false, prepend_scheme: 'never' },
+      added_tokens: [special('<unk>', 0), special('<s>', 1)],
+      model: {
+        ...{ type: 'BPE', byte_fallback: true, unk_token: '<unk>' },
+        vocab: { '<unk>': 0, '<s>': 1, a: 2, b: 3, ab: 4, ba: 5, aba: 6 },
+        merges: ['a b', 'a ba', 'b a', 'ab a'],
+      },
+    },
+    7,
+  );
+  expect(fields['tokenizer.ggml.token_type']).toEqual({ i32s: [2, 3, 1, 1, 1, 1, 1] });
+  const { f32s } = fields['tokenizer.ggml.scores'] as { f32s: number[] };
+  expect(f32s.slice(4)).toEqual([-1, -3, -2]);
+});
+
 describe('values', () => {
   /** Of the tokenizer of the tiny model: 256 bytes and four special tokens. */
   const fields = (changes: Record<string, GgufField | undefined> = {}): Fields => {
