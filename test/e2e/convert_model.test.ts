@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, tensor } from '../../lib';
+import { CausalLM, memoryUsage, tensor } from '../../lib';
 import { convertAdapter } from '../../lib/convert/convert_adapter';
 import { convertModel, type GgufFormat } from '../../lib/convert/convert_model';
 import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
@@ -269,7 +269,8 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
     expect(Buffer.compare((await blocksOf(source, format))!, theirs)).toBe(0);
   });
 
-  test('zeros have the scale 0, and what is not finite has none', async () => {
+  test('zeros have the scale 0, what is not finite has none, and no tensor stays', async () => {
+    const { tensors } = memoryUsage();
     const zeros = new Float32Array(32);
     expect([...(await blocksOf(zeros, 'q8_0'))!]).toEqual(new Array<number>(34).fill(0));
     expect([...(await blocksOf(zeros, 'q4_0'))!].slice(2)).toEqual(new Array<number>(16).fill(0x88));
@@ -281,6 +282,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
         const values = many.map((_, i) => (i === 3 ? value : 0));
         expect(await blocksOf(values, format)).toBeUndefined();
       }
+    expect(memoryUsage().tensors).toBe(tensors);
   });
 
   test('blocks of bf16 and f16 are those of their values, and what makes no blocks is refused', async () => {

@@ -384,6 +384,27 @@ test('a model is busy for adapters while its weights are trained, and for that w
   await model.loadAdapter(join(out, 'adapter'));
 });
 
+test('trainAll() that runs out of memory half-way leaves the model as it was', async () => {
+  const model = await load();
+  const [loss, { tensors, bytes }] = [await lossOf(model), memoryUsage()];
+  const { value: train } = Object.getOwnPropertyDescriptor(FrozenWeight.prototype, 'train') as {
+    value: FrozenWeight['train'];
+  };
+  let left = 5;
+  const failing = jest.spyOn(FrozenWeight.prototype, 'train').mockImplementation(function (
+    this: FrozenWeight,
+    ...given
+  ) {
+    if (left-- === 0) throw new LoRAError('ERR_OUT_OF_MEMORY', 'injected');
+    return train.apply(this, given);
+  });
+  expectThrow(() => model.trainAll(), 'ERR_OUT_OF_MEMORY', /injected/);
+  failing.mockRestore();
+  expect([memoryUsage().tensors, memoryUsage().bytes]).toEqual([tensors, bytes]);
+  expect(await lossOf(model)).toBe(loss);
+  model.addAdapter();
+});
+
 test('a freeze() that fails is gone on with by the next', async () => {
   const model = await load();
   const parameters = model.trainAll();
@@ -406,6 +427,8 @@ test('patterns that name nothing, quantised weights and f16 are refused by name'
     'ERR_ARGUMENT',
     /^\[trainAll\] only: '\*\.self_atn\.\*' names no tensor/,
   );
+  // Two parts of a pattern are no one place of a name.
+  expectThrow(() => only('model.*.self_attn*attn.q_proj'), 'ERR_ARGUMENT', /names no tensor/);
   expectThrow(() => only('model.nor'), 'ERR_ARGUMENT', /did you mean 'model\.norm'\?/);
   expectThrow(
     () => only('lm_head'),

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { CausalLM, convertModel, type LoRAError } from '../../lib';
 import type { GgufField } from '../../lib/formats/gguf_write';
 import { ggufParts, writeGguf, writeSplit } from '../support/gguf_bytes';
+import { openFilesIn } from '../support/open_files';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 
@@ -43,6 +44,7 @@ describe('which file it is', () => {
     const paths = await writeSplit(join(folder, 'tiny'), parts, 8);
     expect(paths.length).toBe(4);
     for (const source of [folder, paths[0]!, paths[2]!]) expect(await logitsOf(source)).toEqual(expected);
+    expect(openFilesIn(root)).toEqual([]);
     // Beside config.json, of a repository that has both.
     copyFileSync(join(dir, 'config.json'), join(folder, 'config.json'));
     expect(await logitsOf(folder)).toEqual(expected);
@@ -115,6 +117,7 @@ describe('which file it is', () => {
       'split.count': { u32: 2 },
     });
     expect((await errorOf(CausalLM.fromPretrained(missing))).message).toContain('-00002-of-00002.gguf');
+    expect(openFilesIn(root)).toEqual([]);
   });
 
   test('a path that is none', async () => {
@@ -210,6 +213,37 @@ describe('what is not computed so is refused, by its key', () => {
     const error = await errorOf(CausalLM.fromPretrained(file));
     expect(error.message).toContain(sentence);
     expect(error.message).toContain(file);
+  });
+
+  test.each<[key: string, wrong: GgufField, right: GgufField | undefined]>([
+    ['attention.causal', { flag: false }, { flag: true }],
+    ['attention.clamp_kqv', { f32: 8 }, { f32: 0 }],
+    ['attention.max_alibi_bias', { f32: 8 }, { f32: 0 }],
+    ['attention.scale', { f32: 0.5 }, undefined],
+    ['attention.sliding_window_pattern', { u32: 6 }, undefined],
+    ['attention.temperature_scale', { f32: 0.1 }, undefined],
+    ['attn_logit_softcapping', { f32: 50 }, undefined],
+    ['embedding_scale', { f32: 12 }, { f32: 1 }],
+    ['expert_count', { u32: 8 }, { u32: 0 }],
+    ['final_logit_softcapping', { f32: 30 }, undefined],
+    ['logit_scale', { f32: 0.5 }, { f32: 1 }],
+    ['nextn_predict_layers', { u32: 1 }, { u32: 0 }],
+    ['residual_scale', { f32: 0.2 }, { f32: 1 }],
+    ['rope.dimension_sections', { i32s: [1, 2] }, undefined],
+    ['rope.scale_linear', { f32: 2 }, { f32: 1 }],
+    ['rope.scaling.attn_factor', { f32: 2 }, { f32: 1 }],
+    ['rope.scaling.yarn_attn_factor', { f32: 2 }, { f32: 1 }],
+    ['rope.scaling.yarn_ext_factor', { f32: 0 }, { f32: 1 }],
+    ['rope.scaling.yarn_log_multiplier', { f32: 0.1 }, { f32: 0 }],
+    ['use_parallel_residual', { flag: true }, { flag: false }],
+  ])('%s, unless its value changes nothing', async (key, wrong, right) => {
+    const of = (field: GgufField): Promise<string> =>
+      writeGguf(unused('.gguf'), parts, { [`llama.${key}`]: field });
+    expect(await errorOf(CausalLM.fromPretrained(await of(wrong)))).toMatchObject({
+      code: 'ERR_UNSUPPORTED',
+      message: expect.stringContaining(`llama.${key} = `) as unknown,
+    });
+    if (right) await (await CausalLM.fromPretrained(await of(right))).dispose();
   });
 
   test('factors of rope that are none of Llama 3', async () => {

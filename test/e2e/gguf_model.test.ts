@@ -119,6 +119,14 @@ describe('a model of each family', () => {
     expect(ours.config.rope).toEqual(theirs.config.rope);
     await ours.dispose();
     await theirs.dispose();
+    const betas = await CausalLM.fromPretrained(
+      await writeGguf(unused('.gguf'), await ggufParts(file), {
+        'llama.rope.scaling.yarn_beta_fast': { f32: 16 },
+        'llama.rope.scaling.yarn_beta_slow': { f32: 2 },
+      }),
+    );
+    expect(betas.config.rope).toMatchObject({ scaling: { type: 'yarn', betaFast: 16, betaSlow: 2 } });
+    await betas.dispose();
   });
 });
 

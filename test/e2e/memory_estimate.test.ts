@@ -140,7 +140,15 @@ test('modules that transformers leaves whole count as such', () => {
   const saved = head - head / 4 - head / 2 / 16;
   expect(of({}) - of({ llm_int8_skip_modules: [] })).toBeCloseTo(saved, -1);
   expect(of({ llm_int8_skip_modules: null })).toBe(of({}));
-  expect(of({ llm_int8_skip_modules: ['lm_head', 'layers.1'] })).toBeGreaterThan(of({}));
+  const linears = [...expectedTensors(parseModelConfig(config))].filter(
+    ([name, shape]) => name.startsWith('model.layers.1.') && shape.length === 2,
+  );
+  const values = linears.reduce((sum, [, [rows, columns]]) => sum + rows! * columns!, 0);
+  expect(linears.length).toBe(7);
+  expect(of({ llm_int8_skip_modules: ['lm_head', 'layers.1'] }) - of({})).toBeCloseTo(
+    2 * values - values / 2 - (4 * values) / 64,
+    -1,
+  );
 });
 
 test('the flag that would make it fit: quantize where nothing else does, and for serving', () => {
@@ -157,6 +165,8 @@ test('the flag that would make it fit: quantize where nothing else does, and for
   expect(remedy({ length: 256 }, 1)).toBeUndefined();
   expect(remedy({ length: 256, quantize: 'int8' }, 1)).toBeUndefined();
   expect(remedy({ streams: 1, length: 256 }, 7)).toBe('--quantize nf4');
+  // Weights that are trained are not quantised.
+  expect(remedy({ train: 'all', length: 256 }, 7)).toBeUndefined();
 });
 
 test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
@@ -183,6 +193,11 @@ test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
   },
   130_000,
 );
+
+test('a model that is served takes its weights, whatever would be trained', () => {
+  const streams = { streams: 2, length: 64 };
+  expect(estimateMemory(config, { train: 'all', ...streams })).toEqual(estimateMemory(config, streams));
+});
 
 test('each option changes its part', () => {
   const of = (options: MemoryOptions) => estimateMemory(config, { length: 256, ...options });

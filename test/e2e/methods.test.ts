@@ -16,6 +16,7 @@ import {
 } from '../../lib/index';
 import { bottleneckKind } from '../../lib/linear/bottleneck';
 import type { OutputDelta } from '../../lib/linear/delta';
+import { watchPeak } from '../../lib/native/device';
 import { commandLine } from '../support/command_line';
 import { expectReject, expectThrow } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
@@ -233,6 +234,24 @@ test('each layer of a bottleneck adapter has masks of its own', async () => {
   };
   expect(await added(1)).toEqual(await added(1));
   expect(await added(1)).not.toEqual(await added(2));
+});
+
+test('the inputs that IA³ scales are freed layer by layer', async () => {
+  const config = { num_hidden_layers: 6, intermediate_size: 1024 };
+  const model = await CausalLM.fromPretrained(await tinyModel({ config }), { dtype: 'f32' });
+  models.push(model);
+  model.addAdapter({ method: 'ia3' }, { name: 'ia3' });
+  const ids = [Array.from({ length: 100 }, (_, i) => i)];
+  const peakOf = async (adapter: string | null): Promise<number> => {
+    const peak = watchPeak();
+    const { logits } = noGrad(() => model.forward(ids, { logits: true, adapter }));
+    await logits.data();
+    logits.dispose();
+    return peak();
+  };
+  await peakOf(null);
+  const scaled = 4 * 100 * 1024;
+  expect((await peakOf('ia3')) - (await peakOf(null))).toBeLessThan(2.5 * scaled);
 });
 
 test('a reductionFactor beyond the width leaves a bottleneck of one number', async () => {

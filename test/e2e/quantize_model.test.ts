@@ -8,6 +8,7 @@ import {
   quantizeModel,
   tensor,
   tidy,
+  writeSafetensors,
   type Adapter,
   type FromPretrainedOptions,
   type QuantizeModelOptions,
@@ -243,6 +244,20 @@ describe('what cannot be is refused, and leaves nothing', () => {
       text,
     );
     expect(existsSync(out)).toBe(false);
+  });
+
+  test('int8 rows in another order than a matrix has are refused', async () => {
+    const dir = fresh();
+    await quantizeModel(await tinyModel(), dir, { format: 'int8' });
+    const tensors = await read(join(dir, weights));
+    const name = 'model.layers.1.mlp.up_proj.weight_format';
+    tensors.set(name, { ...tensors.get(name)!, bytes: Uint8Array.of(1) });
+    await writeSafetensors(join(dir, weights), tensors);
+    await expectReject(
+      CausalLM.fromPretrained(dir),
+      'ERR_UNSUPPORTED',
+      /mlp\.up_proj\.weight_format is 1; supported are rows \(0\), as bitsandbytes saves them$/,
+    );
   });
 
   test('a model that is quantised, by its configuration or by its tensors', async () => {
