@@ -258,6 +258,24 @@ test('the licence of a repository whose card names none is that of its tags', as
   expect(events[0]).toMatchObject({ type: 'repository', license: 'gpl-3.0' });
 });
 
+test('a licence that is no usual one is told by its name', async () => {
+  serve({ license: 'other', card: { license_name: 'llama3', license_link: 'LICENSE' } });
+  await get();
+  expect(events[0]).toMatchObject({ type: 'repository', license: 'llama3' });
+});
+
+test('hash and size are those that the hub says first, not what it leads to', async () => {
+  serve();
+  hub.fail(/hub HEAD .*model\.safetensors/, (_request, response) => {
+    const said = { 'x-linked-etag': `"${sha256(weights)}"`, 'x-linked-size': String(weights.length) };
+    response.writeHead(307, { location: `${hub.hub}/elsewhere`, ...said }).end();
+  });
+  const other = { 'x-linked-etag': `"${sha256(Buffer.from('x'))}"`, 'x-linked-size': '1' };
+  hub.fail(/hub HEAD \/elsewhere/, answer(200, other));
+  const folder = await get();
+  expect(sha256(readFileSync(join(folder, 'model.safetensors')))).toBe(sha256(weights));
+});
+
 test('shards come with their index, and nothing else', async () => {
   const index = { weight_map: { a: 'model-1-of-2.safetensors', b: 'model-2-of-2.safetensors' } };
   const files = {
@@ -277,6 +295,7 @@ test('shards come with their index, and nothing else', async () => {
     'model.safetensors.index.json',
   ]);
   expect(hub.lines.filter((line) => line.includes('pytorch'))).toEqual([]);
+  expect(events.filter(({ type }) => type === 'repository')).toHaveLength(1);
 });
 
 describe('names of files that would lead elsewhere', () => {
@@ -381,6 +400,16 @@ describe('a download that is cut', () => {
     expect(sha256(readFileSync(join(folder, 'model.safetensors')))).toBe(sha256(weights));
   });
 
+  test('goes on as long as each attempt brings more', async () => {
+    jest.spyOn(Math, 'random').mockReturnValue(0);
+    serve();
+    hub.fail(/store GET/, cutAfter(20_000, 50), 6); // as often as one that brings nothing is made
+    const folder = await get();
+    jest.restoreAllMocks();
+    expect(notices()).toHaveLength(6);
+    expect(sha256(readFileSync(join(folder, 'model.safetensors')))).toBe(sha256(weights));
+  });
+
   test('fails when it is cut at the same place each time, and its part stays', async () => {
     jest.spyOn(Math, 'random').mockReturnValue(0);
     serve();
@@ -470,18 +499,21 @@ describe('content that is not what it should be', () => {
 });
 
 describe('a server that is busy', () => {
-  test.each([429, 500, 502, 503, 504])('(%i) is asked again, after as long as it says', async (status) => {
-    serve();
-    hub.fail(/api\/models/, answer(status, { 'retry-after': '0' }), 2);
-    hub.fail(/store GET/, answer(status, { 'retry-after': '0' }));
-    await get();
-    expect(notices()).toHaveLength(3);
-    expect(notices()[0]).toMatch(
-      status === 429
-        ? /^the hub gets too many requests \(429\); trying again in 0\.0 s$/
-        : /^the server has a problem \(\d+\); trying again/,
-    );
-  });
+  test.each([408, 429, 500, 502, 503, 504])(
+    '(%i) is asked again, after as long as it says',
+    async (status) => {
+      serve();
+      hub.fail(/api\/models/, answer(status, { 'retry-after': '0' }), 2);
+      hub.fail(/store GET/, answer(status, { 'retry-after': '0' }));
+      await get();
+      expect(notices()).toHaveLength(3);
+      expect(notices()[0]).toMatch(
+        status === 429
+          ? /^the hub gets too many requests \(429\); trying again in 0\.0 s$/
+          : /^the server has a problem \(\d+\); trying again/,
+      );
+    },
+  );
 
   test.each([
     ['seconds', () => '301'],

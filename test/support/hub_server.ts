@@ -20,6 +20,8 @@ export interface FakeRepository {
   /** Who may read it. Default: all. */
   token?: string;
   license?: string;
+  /** What else the model card says. */
+  card?: Readonly<Record<string, unknown>>;
   tags?: readonly string[];
 }
 
@@ -150,11 +152,11 @@ export class HubServer {
   #list(
     response: ServerResponse,
     id: string,
-    { files, gated = false, license, tags }: FakeRepository,
+    { files, gated = false, license, card, tags }: FakeRepository,
     sha: string,
   ): void {
     const siblings = Object.keys(files).map((rfilename) => ({ rfilename }));
-    const cardData = license === undefined ? undefined : { license };
+    const cardData = license === undefined ? undefined : { license, ...card };
     response
       .writeHead(200, { 'content-type': 'application/json' })
       .end(JSON.stringify({ id, sha, siblings, gated, cardData, tags }));
@@ -234,14 +236,17 @@ export function send(
   response.end(request.method === 'HEAD' ? undefined : body);
 }
 
-/** Sends `bytes` of the body, and cuts the connection. */
+/** Sends `bytes` of the body, and cuts the connection `wait` ms later: what a client has not read by then may be lost. */
 export const cutAfter =
-  (bytes: number): Fault =>
+  (bytes: number, wait = 0): Fault =>
   (request, response, go) => {
     const end = response.end.bind(response);
     response.end = ((body?: Uint8Array) => {
       if (body === undefined) return end();
-      response.write(body.subarray(0, bytes), () => request.socket.destroy());
+      response.write(body.subarray(0, bytes), () => {
+        if (wait === 0) request.socket.destroy();
+        else setTimeout(() => request.socket.destroy(), wait);
+      });
       return response;
     }) as ServerResponse['end'];
     go();

@@ -204,6 +204,16 @@ test.each([
   }
 });
 
+test('marks that strip the space behind them are used', () => {
+  const template = ChatTemplate.from(
+    forgetful(['{% generation -%} ', '{%- endgeneration %}']),
+    undefined,
+    {},
+  )!;
+  const { text, spans } = template.turns(dialogue);
+  expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual(['lue.', 'Green.']);
+});
+
 describe('a template that does not tell', () => {
   test('is an error that names line, message and what helps', async () => {
     const tokenizer = await tokenizerOf(forgetful());
@@ -326,6 +336,11 @@ describe('conversations of many turns, by prefixes', () => {
       () => one.render(long(30_000)),
       'ERR_DATA',
       '[chat_template] the messages and tools of a conversation hold too many values: the limit is 65536, which limits.messageValues raises',
+    );
+    expectThrow(
+      () => one.render([turn(0)], { variables: { many: Array.from({ length: 70_000 }, () => 1) } }),
+      'ERR_DATA',
+      /limits\.messageValues raises$/,
     );
     expectThrow(
       () => one.render([turn(0)], { tools: [Array.from({ length: 70_000 }, () => [])] }),

@@ -278,6 +278,10 @@ describe('values', () => {
       }),
     );
     expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], { tokenize: false })).toBe('one');
+    // No tools are as none: neither the other template nor a refusal.
+    expect(
+      tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], { tokenize: false, tools: [] }),
+    ).toBe('one');
     const tools = [{ type: 'function', function: { name: 'f' } }];
     expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], { tokenize: false, tools })).toBe(
       'two of 1',
