@@ -106,6 +106,13 @@ const parts = {
       ['node', 'scripts/http-soak.mjs', '--model', 'build/smollm2-135m'],
     ],
   },
+  loops: {
+    what: 'ten thousand rounds each of loading, training, every method, GGUF, converting, quantising and evaluating: flat',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['node', 'scripts/loops.mjs'],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],
