@@ -34,11 +34,10 @@ namespace lora::cpu::HWY_NAMESPACE {
 // needs, has code for one, because what it compiles to is by far the largest.
 constexpr size_t kSideBySide = HWY_TARGET == HWY_SSE2 ? 1 : kStreams;
 
-// Whether a decode step multiplies the codes of a format. Tile registers, whose products of pairs
-// have an order of their own, multiply its values.
-template <bool kPairs>
+// Whether a decode step multiplies the codes of a format. It does so too where tile registers
+// multiply the values of others: to compute the values takes three to six times as long.
 HWY_INLINE bool MultipliesCodes(WeightFormat format) {
-  return !(kPairs && kMultipliesTiles) && ForLanes(format, [](auto) {});
+  return ForLanes(format, [](auto) {});
 }
 
 template <class Decoder>

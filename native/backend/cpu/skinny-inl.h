@@ -261,9 +261,6 @@ template <bool kPairs>
 void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
-  if (MultipliesCodes<kPairs>(step.w.format)) {
-    return MultiplyRowsOfBlocks<kPairs>(product, rows, panels, low, scratch);
-  }
   const size_t tiles = rows <= kRegisterRows ? 1 : CeilDiv(rows, kSeveralRows<kPairs>);
   const bool streams = tiles == 1 && step.w.in_place();
   RowsTile t;
@@ -335,20 +332,26 @@ inline void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panel
   EachBlock<true>(product, rows, panels, low, blocks, scratch, multiply);
 }
 
+template <bool kPairs>
+void MultiplyAnyRows(const Product& product, size_t rows, Range panels,
+                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
+  if (rows == 1) {
+    MultiplyRow<kPairs>(product, panels, low, scratch);
+  } else if (MultipliesCodes(product.passes[0].main.w.format)) {
+    MultiplyRowsOfBlocks<kPairs>(product, rows, panels, low, scratch);
+  } else if constexpr (kPairs && kMultipliesTiles) {
+    MultiplyRowsOfTiles(product, rows, panels, low, scratch);
+  } else {
+    MultiplyRowsOf<kPairs>(product, rows, panels, low, scratch);
+  }
+}
+
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch) {
-  if (rows == 1 && product.operands == Operands::kPairs) {
-    MultiplyRow<true>(product, panels, low, scratch);
-  } else if (rows == 1) {
-    MultiplyRow<false>(product, panels, low, scratch);
-  } else if (product.operands == Operands::kPairs) {
-    if constexpr (kMultipliesTiles) {
-      MultiplyRowsOfTiles(product, rows, panels, low, scratch);
-    } else {
-      MultiplyRowsOf<true>(product, rows, panels, low, scratch);
-    }
+  if (product.operands == Operands::kPairs) {
+    MultiplyAnyRows<true>(product, rows, panels, low, scratch);
   } else {
-    MultiplyRowsOf<false>(product, rows, panels, low, scratch);
+    MultiplyAnyRows<false>(product, rows, panels, low, scratch);
   }
 }
 

@@ -206,7 +206,7 @@ template <bool kPairs>
 HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums,
                            uint32_t* block) {
   const PanelSource& w = step.w;
-  if (MultipliesCodes<kPairs>(w.format)) return AddBlockStreams<kPairs>(step, panel, panels, sums);
+  if (MultipliesCodes(w.format)) return AddBlockStreams<kPairs>(step, panel, panels, sums);
   if (HasBlocks(w.format)) return AddBlocks<kPairs>(step, panel, panels, sums);
   ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
     if constexpr (kPairs && format() == kCoded) {

@@ -46,8 +46,6 @@ const TestedBackend& Tested() {
 }
 
 bool MultipliesCodes(const Kept& kept) {
-  // Tile registers multiply values.
-  if (kept.activations == DType::kBF16 && cpu::MultipliesTiles()) return false;
   switch (kept.format) {
     case WeightFormat::kQ4_0:
     case WeightFormat::kQ4_1:
