@@ -47,9 +47,12 @@ bool ReadsPanels(Operands operands, const PanelSource& w) {
   return w.split || (!w.transposed && w.format == WeightFormat::kBF16);
 }
 
-size_t BlockElements(Operands operands) {
-  static_assert(kMaxPassElements % kAmxPairs == 0);
-  if (operands == Operands::kSplitF32) return kParts * kMaxPassElements * PanelWidth();
+size_t BlockElements(Operands operands, size_t reduction) {
+  // Three times as much for each element as elsewhere: a small model takes no more than it needs.
+  if (operands == Operands::kSplitF32) {
+    static_assert(kMaxPassElements % kAmxPairs == 0);
+    return kParts * RoundUp(std::min(reduction, kMaxPassElements), kAmxPairs) * PanelWidth();
+  }
   const bool widens = operands == Operands::kPairs && WidensPairs();
   return (kBlockRows + (widens ? 2 * kMaxPassElements : 0)) * PanelWidth();
 }
@@ -229,7 +232,10 @@ GemmPlan PlanGemm(const GemmArgs& args) {
     const Blocks blocks(segment.k, plan.operands);
     plan.pass_count += blocks.count;
     plan.element_count += blocks.Size(1);
-    if (!ReadsPanels(plan.operands, segment.w)) plan.block_elements = BlockElements(plan.operands);
+    if (!ReadsPanels(plan.operands, segment.w)) {
+      plan.block_elements =
+          std::max(plan.block_elements, BlockElements(plan.operands, blocks.elements));
+    }
   }
   plan.chunk = ChunkRows(args.m, plan.element_count);
   return plan;

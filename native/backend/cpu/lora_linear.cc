@@ -84,7 +84,9 @@ ForwardPlan::ForwardPlan(const LoraLinearForwardArgs& args)
     branches.push_back(PlanBranch(branch, operands));
     rank = std::max(rank, branches.back().r);
     dropout = dropout || (branch.up && branch.dropout.active());
-    if (!ReadsPanels(operands, PanelsOf(branch.weight))) block_elements = BlockElements(operands);
+    if (!ReadsPanels(operands, PanelsOf(branch.weight))) {
+      block_elements = BlockElements(operands, blocks.elements);
+    }
   }
   h_size = tile_rows * PaddedRank(rank);
 }

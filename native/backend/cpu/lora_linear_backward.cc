@@ -47,6 +47,7 @@ struct BackwardBranch {
 // The sizes of a call and, from Take on, the addresses of everything in scratch.
 struct BackwardPlan {
   size_t m = 0, in = 0, chunk = 0, pass_count = 0;
+  size_t longest = 0;  // elements of a reduction
   Operands operands = Operands::kF32;
   bool pairs = false;       // of bf16
   bool needs_rows = false;  // of g, for products, or of masks
@@ -95,6 +96,7 @@ BackwardPlan::BackwardPlan(const LoraLinearBackwardArgs& args) : wants_dx(args.d
   for (size_t i = 0; i < count; ++i) {
     const BackwardBranch& s = branches.emplace_back(PlanBranch(args, i, operands));
     elements += s.blocks.Size(1);
+    longest = std::max(longest, s.blocks.elements);
     pass_count += s.blocks.count + 1;
     needs_rows = needs_rows || s.needs_u || s.dropout;
   }
@@ -106,7 +108,7 @@ void BackwardPlan::Take(Arena& arena, size_t threads) {
   outers = arena.Take<Outer>(2 * branches.size());
   if (wants_dx) {
     passes = arena.Take<Pass>(pass_count);
-    product = ProductScratch::Take(arena, threads, chunk, pairs, BlockElements(operands));
+    product = ProductScratch::Take(arena, threads, chunk, pairs, BlockElements(operands, longest));
   }
   for (BackwardBranch& s : branches) {
     if (wants_dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(chunk));

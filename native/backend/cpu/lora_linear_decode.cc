@@ -74,7 +74,7 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
       low_pairs(args.table && args.table.dtype == DType::kBF16),
       has_table(args.table) {
   operands = pairs ? Operands::kPairs : Operands::kF32;
-  if (HasExpandedWeight(args)) block_elements = BlockElements(operands);
+  if (HasExpandedWeight(args)) block_elements = BlockElements(operands, elements);
   const auto has_blocks = [](const LoraBranch& b) { return HasBlocks(b.weight.format); };
   if (std::ranges::any_of(args.branches, has_blocks)) groups = k / kGroupValues;
   shares_h = m > kFewRows;

@@ -82,9 +82,9 @@ struct ProductScratch {
 bool WidensPairs();
 
 // Whether a product reads W in place. Where it does not, its scratch has a block of so many
-// elements.
+// elements, which grows with the elements of the reduction.
 bool ReadsPanels(Operands operands, const PanelSource& w);
-size_t BlockElements(Operands operands);
+size_t BlockElements(Operands operands, size_t reduction);
 
 // Whether products of bf16 pairs and of split f32 use tile registers, for 32 rows at a time
 // (amx-inl.h).

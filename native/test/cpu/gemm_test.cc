@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <stdexcept>
 
 #include "test/support/close.h"
@@ -348,6 +349,26 @@ TEST_CASE("gemm: the rows of a packed matrix from n0 on, read transposed") {
       }
     }
   });
+}
+
+TEST_CASE("gemm: a small product takes little scratch on every instruction set") {
+  const auto scratch = [](DType dtype, size_t m, size_t k) {
+    const Tensor w(dtype, {32, static_cast<int64_t>(k)});
+    const std::vector<std::byte> panels = Panels(w);
+    cpu::GemmSegment segment;
+    segment.x_dtype = dtype;
+    segment.ldx = segment.k = k;
+    segment.w = cpu::PanelsOf({panels.data(), dtype, 32, static_cast<int64_t>(k)});
+    cpu::GemmArgs args;
+    args.operands = cpu::OperandsOf(dtype == DType::kBF16);
+    args.y_dtype = dtype;
+    args.m = m;
+    args.n = args.ldy = 32;
+    args.segments = std::span(&segment, 1);
+    return cpu::GemmScratchBytes(args, 1);
+  };
+  // A copy of 8 rows and a panel of 64 outputs at most.
+  ForEachSimdTarget([&] { CHECK(scratch(DType::kF32, 8, 64) < 64 * 1024); });
 }
 
 TEST_CASE("context: every task runs once, and the lowest task's exception comes out") {
