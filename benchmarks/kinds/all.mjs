@@ -3,6 +3,7 @@ import inputsOf from '../inputs.cjs';
 import { findModel } from '../models.mjs';
 import { runCublas } from '../providers/cublas.mjs';
 import { runAttention } from './attention.mjs';
+import { runDecodeBlocks } from './decode_blocks.mjs';
 import { runFullStep } from './full_step.mjs';
 import { runGeneration } from './generation.mjs';
 import { runGguf } from './gguf.mjs';
@@ -19,6 +20,18 @@ function layerCases(definitions, kind) {
     const { against, dtype } = testCase;
     const next = against && cases.find((other) => other.model === against && other.dtype === dtype);
     return { ...testCase, kind, next, run: runLayers };
+  });
+}
+
+/** A case for each format. */
+function blockCases({ layers, decode_blocks: listed }) {
+  return listed.flatMap(({ layer: name, format: formats, dtype, rows }) => {
+    const [model, part] = name.split(' ');
+    const layer = layers[model][part];
+    return formats.map((format) => {
+      const id = `${name} ${format} ${dtype}`;
+      return { kind: 'decode_blocks', id, layer, format, dtype, rows, run: runDecodeBlocks };
+    });
   });
 }
 
@@ -85,6 +98,7 @@ export function allCases(definitions) {
     ...of('attention'),
     ...overhead,
     ...layerCases(definitions, 'lora_linear_cold'),
+    ...blockCases(definitions),
     ...layerCases(definitions, 'lora_linear'),
     cublas,
   ];

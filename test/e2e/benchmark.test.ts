@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { binding } from '../../lib/native/calls';
 import { temporaryFolder } from '../support/temporary';
 
 const root = join(__dirname, '../..');
@@ -36,10 +37,13 @@ interface Results {
   failures: unknown[];
 }
 
-function bench(...args: string[]) {
+const bench = (...args: string[]) => benchWith({}, ...args);
+
+function benchWith(env: Record<string, string>, ...args: string[]) {
   const child = spawnSync(process.execPath, [join(root, 'benchmarks/run.mjs'), ...args], {
     cwd: root,
     encoding: 'utf8',
+    env: { ...process.env, ...env },
   });
   return { ...child, all: child.stdout + child.stderr };
 }
@@ -90,6 +94,24 @@ test('full fine-tuning steps: their time and their peak, of a process that train
   expect(leftOut).toContainEqual({ what: `${id}: PyTorch, lean`, why: '--no-rivals' });
   expect(rows[0]).toMatchObject({ kind: 'full_step', case: id, what: 'step', unit: 's' });
   if (existsSync('/proc/self/status')) expect(rows[1]).toMatchObject({ what: 'peak memory', unit: 'MiB' });
+});
+
+test('decode steps with blocks: a row for each number of rows and each instruction set from the chosen one down', () => {
+  const sets = binding().cpuInfo().targets.slice(-2);
+  const [chosen] = sets;
+  const filter = ['--no-rivals', '--filter', 'decode_blocks q4_k', '--rounds', '1'];
+  const out = join(folder, 'blocks.json');
+  const { status, stdout, all } = benchWith({ LORA_SIMD: chosen! }, ...filter, '--json', '--out', out);
+  if (status !== 0) throw new Error(all);
+  const { rows, failures } = JSON.parse(stdout) as Results;
+  expect(failures).toEqual([]);
+  expect(rows.map(({ case: id, what }) => `${id} ${what}`)).toEqual(
+    [1, 8, 32].flatMap((m) => sets.map((simd) => `Llama-3.2-1B o q4_k bf16 m=${m} ${simd}`)),
+  );
+  for (const { what, ours, rivals } of rows) {
+    expect(ours.median).toBeGreaterThan(0);
+    expect(Object.keys(rivals)).toEqual(what === chosen ? [] : [chosen]);
+  }
 });
 
 /** What an expression of benchmarks/stats.mjs is. */
