@@ -17,11 +17,11 @@ export async function loadAdapter(call: Call, fields: Fields): Promise<void> {
   const { adapters } = call.service;
   const name = needed(stringField(fields, 'lora_name'), 'lora_name');
   const path = needed(stringField(fields, 'lora_path'), 'lora_path');
-  await adapters.registerFrom(path, name);
+  const entry = await adapters.registerFrom(path, name);
   try {
-    (await adapters.acquire(name)).release();
+    (await adapters.useEntry(entry, call.exchange.signal)).release();
   } catch (error) {
-    adapters.unregister(name);
+    adapters.withdraw(entry); // another client may have given the name to another folder meanwhile
     if (error instanceof LoRAError && /^ERR_(FILE|ADAPTER|SAFETENSORS)$/.test(error.code))
       throw new ApiError(400, `'${path}' is no adapter of this model: ${error.message}`, {
         code: 'invalid_adapter',

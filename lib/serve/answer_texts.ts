@@ -7,6 +7,7 @@ import { EventStream } from './event_stream';
 import type { AnsweredText, Format, Usage } from './formats';
 import { merged } from './merged';
 import type { RequestedSampling } from './sampling_fields';
+import type { AdapterUse, ServedAdapters } from './served_adapters';
 import type { Call, Service } from './service';
 
 /** What a request asks for. */
@@ -65,23 +66,57 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
   if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
   // What can never run does not wait first.
   tokensAfter(service, plan, { length: plan.knownTokens, virtual: 0 });
-  const lease = await service.queue.enter(client.lane, plan.promptCount * plan.sampling.n, signal);
+  const held = new HeldAdapter(adapters, plan.model);
   try {
-    const use = await service.adapters.acquire(plan.model);
+    const places = plan.promptCount * plan.sampling.n;
+    const lease = await service.queue.enter(client.lane, places, signal, (left) => held.prepare(left));
     try {
+      const use = held.use!;
       const { stallTimeoutMs } = service.settings;
       const events = new EventStream(exchange.response, {
         signal,
         stallTimeoutMs,
-        onPause: () => lease.pause(),
-        onResume: () => lease.resume(),
+        onPause(end) {
+          use.stalled(end);
+          lease.pause();
+        },
+        onResume() {
+          use.goesOn();
+          return lease.resume(signal);
+        },
       });
       await generate(call, plan, use.adapter, events);
     } finally {
-      use.release();
+      lease.release();
     }
   } finally {
-    lease.release();
+    held.release();
+  }
+}
+
+/** The adapter of a request, which it holds from its turn on. One that has to be loaded comes before the place: who waits for it has none. */
+class HeldAdapter {
+  use: AdapterUse | undefined;
+
+  constructor(
+    readonly adapters: ServedAdapters,
+    readonly name: string,
+  ) {}
+
+  /** Undefined where it is there. The promise rejects with what is wrong with it, or with the reason of the signal. */
+  prepare(left: AbortSignal): Promise<void> | undefined {
+    this.use = this.adapters.useNow(this.name);
+    return this.use ? undefined : this.#load(left);
+  }
+
+  async #load(left: AbortSignal): Promise<void> {
+    const use = await this.adapters.use(this.name, left);
+    if (left.aborted) use.release();
+    else this.use = use;
+  }
+
+  release(): void {
+    this.use?.release();
   }
 }
 

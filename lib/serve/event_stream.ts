@@ -8,9 +8,10 @@ export interface Backpressure {
   readonly signal: AbortSignal;
   /** How long a reader may take nothing before its stream is ended. */
   readonly stallTimeoutMs: number;
-  /** Called when the stream has to wait, and when it goes on. */
-  readonly onPause: () => void;
-  readonly onResume: () => void;
+  /** Called when the stream has to wait for its reader, with what ends it. */
+  readonly onPause: (end: () => void) => void;
+  /** Called when it may go on, which it does when the promise resolves. */
+  readonly onResume: () => Promise<void>;
 }
 
 export class EventStream {
@@ -45,27 +46,26 @@ export class EventStream {
     this.#pressure.signal.throwIfAborted();
   }
 
-  #drained(): Promise<void> {
+  async #drained(): Promise<void> {
     const response = this.#response;
     const { signal, stallTimeoutMs, onPause, onResume } = this.#pressure;
-    onPause();
-    return new Promise((resolve, reject) => {
+    await new Promise<void>((resolve, reject) => {
       const end = (settle: () => void): void => {
         clearTimeout(timer);
         response.off('drain', drained);
         signal.removeEventListener('abort', aborted);
-        onResume();
         settle();
       };
       const drained = (): void => end(resolve);
       const aborted = (): void => end(() => reject(signal.reason as Error));
-      const timer = setTimeout(
-        () => end(() => reject(new ApiError(408, 'the stream was not read', { code: 'timeout' }))),
-        stallTimeoutMs,
-      );
+      const stalled = (): void =>
+        end(() => reject(new ApiError(408, 'the stream was not read', { code: 'timeout' })));
+      const timer = setTimeout(stalled, stallTimeoutMs);
       response.on('drain', drained);
       signal.addEventListener('abort', aborted, { once: true });
+      onPause(stalled);
       if (signal.aborted) aborted();
     });
+    await onResume();
   }
 }

@@ -6,23 +6,47 @@ import { tooMany } from './api_error';
 
 /** A place among those that run. */
 export interface Lease {
-  /** Gives the place to others for a while, as of a stream whose reader is slow; resume() takes it back at once. */
+  /** Gives the place to others for a while, as of a stream whose reader is slow. */
   pause(): void;
-  resume(): void;
+  /** Waits for a place again, ahead of those requests of its client that have not begun. Rejects with the reason of the signal. */
+  resume(signal: AbortSignal): Promise<void>;
   /** Gives it back; a second time does nothing. */
   release(): void;
 }
 
+/**
+ * What a request needs before it can run; undefined where that is there. It is asked for when the request has its turn, and while it is on its
+ * way others run. The signal says that the request has left.
+ */
+export type Prepare = (signal: AbortSignal) => Promise<void> | undefined;
+
 interface Waiting {
   readonly weight: number;
-  readonly begin: (lease: Lease) => void;
+  /** Whether it had a place before, and goes on. */
+  readonly again: boolean;
+  /** Until it is asked for. */
+  prepare: Prepare | undefined;
+  /** Whether it waits for something else than a place. */
+  preparing: boolean;
+  readonly begin: () => void;
   readonly refuse: (reason: Error) => void;
+  readonly left: AbortController;
 }
 
+type Wish = Pick<Waiting, 'weight' | 'again' | 'prepare'>;
+
+/** The texts of a client that have a place, and those that have given it away. */
+interface Texts {
+  running: number;
+  paused: number;
+}
+
+const none: Readonly<Texts> = { running: 0, paused: 0 };
+
 export interface QueueLimits {
-  /** Texts that are generated at once. */
+  /** Texts that are generated at once. A client that has paused as many begins no others. */
   readonly maxRunning: number;
-  /** Requests that wait. */
+  /** Requests that wait for their first place. */
   readonly maxQueued: number;
   /** Most places of one client, where others may begin while it has them. Default: all. */
   readonly maxPerClient?: number;
@@ -30,10 +54,9 @@ export interface QueueLimits {
 
 export class FairQueue {
   readonly #limits: QueueLimits;
-  /** The line of each client that has requests waiting; the first line is the next to be served. */
+  /** The line of each client that has requests waiting, those that go on before others; the first line is the next to be served. */
   readonly #lines = new Map<unknown, Waiting[]>();
-  /** The places of each client that has any. */
-  readonly #places = new Map<unknown, number>();
+  readonly #texts = new Map<unknown, Texts>();
   #running = 0;
   #waiting = 0;
 
@@ -53,23 +76,34 @@ export class FairQueue {
   /**
    * Waits for a place for `weight` texts; more than there are places take all of them.
    * @throws 429 where the queue is full and no client has a longer line, or a later request of another client took this one's place;
-   * the reason of the signal.
+   * what `prepare` rejects with; the reason of the signal.
    */
-  enter(client: unknown, weight: number, signal: AbortSignal): Promise<Lease> {
+  async enter(client: unknown, weight: number, signal: AbortSignal, prepare?: Prepare): Promise<Lease> {
+    const places = Math.min(weight, this.#limits.maxRunning);
+    await this.#wait(client, { weight: places, again: false, prepare }, signal);
+    return this.#lease(client, places);
+  }
+
+  /** Resolves when the place has been taken. */
+  #wait(client: unknown, wish: Wish, signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       signal.throwIfAborted();
+      const left = new AbortController();
       const leave = (): void => {
-        if (this.#remove(client, entry)) reject(signal.reason as Error);
+        if (this.#remove(client, entry)) entry.refuse(signal.reason as Error);
       };
       const settle = (): void => signal.removeEventListener('abort', leave);
       const entry: Waiting = {
-        weight: Math.min(weight, this.#limits.maxRunning),
-        begin: (lease) => {
+        ...wish,
+        preparing: false,
+        left,
+        begin: () => {
           settle();
-          resolve(lease);
+          resolve();
         },
         refuse: (reason) => {
           settle();
+          left.abort(reason);
           reject(reason);
         },
       };
@@ -79,22 +113,33 @@ export class FairQueue {
   }
 
   #admit(client: unknown, entry: Waiting): void {
-    const line = this.#lines.get(client);
-    if (line) line.push(entry);
-    else this.#lines.set(client, [entry]);
+    const line = this.#lines.get(client) ?? [];
+    const newer = entry.again ? line.findIndex(({ again }) => !again) : -1;
+    line.splice(newer < 0 ? line.length : newer, 0, entry);
+    this.#lines.set(client, line);
     this.#waiting++;
     this.#serve();
-    if (this.#waiting > this.#limits.maxQueued) this.#shorten(client);
+    this.#shorten(client);
   }
 
-  /** Takes the newest request from the longest line; of lines that are equally long, from that of `newcomer`. */
+  /** Where too many wait, the longest line loses its newest request; of lines that are equally long, that of `newcomer`. */
   #shorten(newcomer: unknown): void {
-    let longest = newcomer;
-    for (const [client, line] of this.#lines)
-      if (line.length > this.#lines.get(longest)!.length) longest = client;
-    const last = this.#lines.get(longest)!.at(-1)!;
-    this.#remove(longest, last);
-    last.refuse(tooMany(`${this.#limits.maxQueued} requests wait already: try again later`));
+    const { maxRunning, maxQueued } = this.#limits;
+    if (this.#waiting <= maxQueued) return;
+    let longest: [client: unknown, length: number] = [newcomer, 0];
+    let waiting = 0;
+    let preparing = 0;
+    for (const [client, line] of this.#lines) {
+      const length = line.filter(({ again }) => !again).length;
+      if (length > longest[1] || (length === longest[1] && client === newcomer)) longest = [client, length];
+      waiting += length;
+      preparing += line.filter((one) => one.preparing).length;
+    }
+    // Those that have had their turn, and wait for what they need, take no place of the queue; there may be as many as run.
+    if (waiting - Math.min(preparing, maxRunning) <= maxQueued) return;
+    const last = this.#lines.get(longest[0])!.at(-1)!;
+    this.#remove(longest[0], last);
+    last.refuse(tooMany(`${maxQueued} requests wait already: try again later`));
   }
 
   #remove(client: unknown, entry: Waiting): boolean {
@@ -110,56 +155,81 @@ export class FairQueue {
   /** Lets requests begin while there is room for the next one. */
   #serve(): void {
     for (;;) {
-      const next = this.#nextLine();
+      const next = this.#next();
       if (!next) return;
-      const [client, line] = next;
-      const entry = line[0]!;
+      const [client, entry] = next;
       if (this.#running > 0 && this.#running + entry.weight > this.#limits.maxRunning) return;
+      if (!this.#prepared(client, entry)) continue;
       this.#remove(client, entry);
-      if (line.length > 0) {
+      const line = this.#lines.get(client);
+      if (line) {
         // Behind the lines of all other clients.
         this.#lines.delete(client);
         this.#lines.set(client, line);
       }
-      entry.begin(this.#lease(client, entry.weight));
+      this.#count(client, entry.weight, entry.again ? -entry.weight : 0);
+      entry.begin();
     }
   }
 
-  /** The first line whose client may have another place. */
-  #nextLine(): [client: unknown, line: Waiting[]] | undefined {
-    const { maxPerClient = Infinity } = this.#limits;
-    for (const next of this.#lines) if ((this.#places.get(next[0]) ?? 0) < maxPerClient) return next;
+  /** The first request of the first line that may have another place. */
+  #next(): [client: unknown, entry: Waiting] | undefined {
+    const { maxRunning, maxPerClient = Infinity } = this.#limits;
+    for (const [client, line] of this.#lines) {
+      const { running, paused } = this.#texts.get(client) ?? none;
+      if (running >= maxPerClient) continue;
+      const entry = line.find(({ preparing, again }) => !preparing && (again || paused < maxRunning));
+      if (entry) return [client, entry];
+    }
     return undefined;
   }
 
+  /** Whether it can run; else it keeps its place in the line until it can. */
+  #prepared(client: unknown, entry: Waiting): boolean {
+    const ready = entry.prepare?.(entry.left.signal);
+    entry.prepare = undefined;
+    if (!ready) return true;
+    entry.preparing = true;
+    ready.then(
+      () => {
+        entry.preparing = false;
+        this.#serve();
+      },
+      (reason: Error) => {
+        if (this.#remove(client, entry)) entry.refuse(reason);
+      },
+    );
+    return false;
+  }
+
+  #count(client: unknown, running: number, paused: number): void {
+    this.#running += running;
+    const had = this.#texts.get(client) ?? none;
+    const texts = { running: had.running + running, paused: had.paused + paused };
+    if (texts.running + texts.paused > 0) this.#texts.set(client, texts);
+    else this.#texts.delete(client);
+  }
+
+  /** Of a place that has been taken. */
   #lease(client: unknown, weight: number): Lease {
-    let held = false;
-    let ended = false;
-    const count = (places: number): void => {
-      this.#running += places;
-      const had = (this.#places.get(client) ?? 0) + places;
-      if (had > 0) this.#places.set(client, had);
-      else this.#places.delete(client);
-    };
-    const take = (): void => {
-      held = true;
-      count(weight);
-    };
-    const give = (): void => {
-      if (!held) return;
-      held = false;
-      count(-weight);
-      this.#serve();
-    };
-    take();
+    let state: 'running' | 'paused' | 'ended' = 'running';
     return {
-      pause: give,
-      resume: () => {
-        if (!held && !ended) take();
+      pause: () => {
+        if (state !== 'running') return;
+        state = 'paused';
+        this.#count(client, -weight, weight);
+        this.#serve();
+      },
+      resume: async (signal) => {
+        if (state !== 'paused') return;
+        await this.#wait(client, { weight, again: true, prepare: undefined }, signal);
+        state = 'running';
       },
       release: () => {
-        ended = true;
-        give();
+        if (state === 'ended') return;
+        this.#count(client, state === 'running' ? -weight : 0, state === 'paused' ? -weight : 0);
+        state = 'ended';
+        this.#serve();
       },
     };
   }

@@ -17,20 +17,32 @@ import type { HandlerSettings } from './options';
 /** An adapter that a request uses, or null for the base, until release() is called. */
 export interface AdapterUse {
   readonly adapter: Adapter | null;
+  /** Says that nobody reads what it is used for, and how that is ended where others wait for an adapter. */
+  stalled(end: () => void): void;
+  /** Says that it is read again. */
+  goesOn(): void;
   release(): void;
 }
 
+/** Since when nobody reads what an adapter is used for. */
+interface Stall {
+  readonly since: number;
+  readonly end: () => void;
+}
+
 /** An adapter that the server knows by its folder. */
-interface Entry {
+export interface Entry {
   readonly name: string;
   /** As the program, or the request that it came with, has it. */
   readonly path: string;
   /** Within the folder that requests may load from; absent where the program named it. */
   readonly folder?: AdapterFolder;
-  /** How many requests use it, or wait for it. */
-  uses: number;
+  /** The requests that use it, or wait for it. */
+  readonly uses: Set<{ stall: Stall | undefined }>;
   /** Set while it is in memory, or on its way there. */
   loaded: Promise<Adapter> | undefined;
+  /** Set while it is in memory. */
+  adapter: Adapter | undefined;
   /** Whether it was taken from the list while requests used it. */
   removed: boolean;
 }
@@ -59,22 +71,38 @@ export function checkServedName(op: string, name: string): void {
 /** Requests may not fill the memory with names. */
 const mostEntries = 10_000;
 
+/** An adapter that is wanted is freed of streams that nobody reads after this part of the time that they have otherwise. */
+const wantedShare = 1 / 12;
+
 const nothing = (): void => undefined;
+
+/** Of what no request waits for. */
+const kept = (adapter: Adapter | null): AdapterUse => ({
+  adapter,
+  stalled: nothing,
+  goesOn: nothing,
+  release: nothing,
+});
+
+type AdapterSettings = Pick<HandlerSettings, 'op' | 'maxAdapters' | 'allowLoadFrom' | 'stallTimeoutMs'>;
 
 export class ServedAdapters {
   readonly #model: CausalLM;
   readonly #op: string;
   readonly #most: number;
+  readonly #wantedStallMs: number;
   /** The one that was asked for last is the last one. */
   readonly #entries = new Map<string, Entry>();
   /** Names of adapters that requests have unloaded, and not loaded again. */
   readonly #unloaded = new Set<string>();
-  /** What those that this class loaded are called in the model: other names than the program gives. */
-  readonly #inner = new Set<string>();
+  /** Those that this class loaded, by what they are called in the model: other names than the program gives. */
+  readonly #inner = new Map<string, Entry>();
   /** Adapters that are in memory, or on their way there. */
   #resident = 0;
-  /** Called when an adapter is no longer used, or has left. */
+  /** Called when an adapter is no longer used or wanted, or has left. */
   #freed: (() => void)[] = [];
+  /** Ends streams that nobody reads while others wait for an adapter. */
+  #ending: NodeJS.Timeout | undefined;
   /** How often the files of an adapter were read. */
   loads = 0;
 
@@ -84,11 +112,12 @@ export class ServedAdapters {
   constructor(
     model: CausalLM,
     readonly base: string,
-    { op, maxAdapters, allowLoadFrom }: Pick<HandlerSettings, 'op' | 'maxAdapters' | 'allowLoadFrom'>,
+    { op, maxAdapters, allowLoadFrom, stallTimeoutMs }: AdapterSettings,
   ) {
     this.#model = model;
     this.#op = op;
     this.#most = maxAdapters;
+    this.#wantedStallMs = stallTimeoutMs * wantedShare;
     if (allowLoadFrom !== undefined) this.#folder = new AdapterFolder(allowLoadFrom);
   }
 
@@ -112,11 +141,11 @@ export class ServedAdapters {
    * Makes an adapter of the folder known that requests may load from. It is looked up again whenever it is loaded.
    * @throws 400 for a name that is taken, 403 for a path that leads out of the folder, 404
    */
-  async registerFrom(path: string, name: string): Promise<void> {
+  async registerFrom(path: string, name: string): Promise<Entry> {
     const { path: found } = await this.#folder!.locate(path);
     if (this.#entries.size >= mostEntries)
       throw new ApiError(400, `there are ${mostEntries} adapters already`, { param: 'lora_name' });
-    this.#add(name, found, this.#folder);
+    return this.#add(name, found, this.#folder);
   }
 
   /** Makes an adapter known whose name is that of a folder within the one that requests may load from; whether there is one. */
@@ -139,10 +168,20 @@ export class ServedAdapters {
     if (this.#entries.has(name)) this.#unloaded.delete(name);
   }
 
-  #add(name: string, path: string, folder?: AdapterFolder): void {
+  #add(name: string, path: string, folder?: AdapterFolder): Entry {
     checkServedName(this.#op, name);
     check(!this.has(name), this.#op, `expected a new name but there is a model '${name}' already`);
-    this.#entries.set(name, { name, path, folder, uses: 0, loaded: undefined, removed: false });
+    const entry: Entry = {
+      name,
+      path,
+      folder,
+      uses: new Set(),
+      loaded: undefined,
+      adapter: undefined,
+      removed: false,
+    };
+    this.#entries.set(name, entry);
+    return entry;
   }
 
   /** Whether the program named it, and not a request. */
@@ -155,7 +194,12 @@ export class ServedAdapters {
   unregister(name: string): void {
     const entry = this.#entries.get(name);
     if (!entry) throw this.unknown(name);
-    this.#entries.delete(name);
+    this.withdraw(entry);
+  }
+
+  /** The same of one adapter: its name stays where it has become that of another one. */
+  withdraw(entry: Entry): void {
+    if (this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
     entry.removed = true;
     this.#leaveIfRemoved(entry);
   }
@@ -194,46 +238,72 @@ export class ServedAdapters {
     });
   }
 
-  /**
-   * Holds the adapter of this name, which is loaded where it is not in memory.
-   * @throws 404; what loading throws.
-   */
-  async acquire(name: string): Promise<AdapterUse> {
-    if (name === this.base) return { adapter: null, release: nothing };
+  /** Holds the adapter of this name where it is in memory; undefined where it has to be loaded first, or is not known. */
+  useNow(name: string): AdapterUse | undefined {
+    if (name === this.base) return kept(null);
     const entry = this.#entries.get(name);
     if (!entry) {
       const adapter = this.#own(name);
-      if (!adapter) throw this.unknown(name);
-      return { adapter, release: nothing }; // the program decides how long it stays
+      return adapter && kept(adapter); // the program decides how long it stays
     }
     this.#entries.delete(name);
     this.#entries.set(name, entry);
-    entry.uses++;
-    let held = true;
-    const release = (): void => {
-      if (!held) return;
-      held = false;
-      entry.uses--;
-      this.#leaveIfRemoved(entry);
-      this.#wake();
-    };
+    return entry.adapter && this.#held(entry).use(entry.adapter);
+  }
+
+  /**
+   * Holds the adapter of this name, which is loaded where it is not in memory.
+   * @throws 404; what loading throws; the reason of the signal.
+   */
+  async use(name: string, signal: AbortSignal): Promise<AdapterUse> {
+    const use = this.useNow(name);
+    if (use) return use;
+    const entry = this.#entries.get(name);
+    if (!entry) throw this.unknown(name);
+    return this.useEntry(entry, signal);
+  }
+
+  /** Holds one adapter, whatever its name means by now. @throws what loading throws; the reason of the signal. */
+  async useEntry(entry: Entry, signal: AbortSignal): Promise<AdapterUse> {
+    signal.throwIfAborted();
+    const { use, release } = this.#held(entry);
+    let leave!: () => void;
+    const left = new Promise<never>((_, reject) => {
+      leave = () => reject(signal.reason as Error);
+    });
+    signal.addEventListener('abort', leave, { once: true });
     try {
-      return { adapter: await (entry.loaded ??= this.#load(entry)), release };
+      return use(await Promise.race([(entry.loaded ??= this.#load(entry)), left]));
     } catch (error) {
       release();
       throw error;
+    } finally {
+      signal.removeEventListener('abort', leave);
     }
   }
 
+  /** Counts a use of an adapter, which is in memory or on its way there. */
+  #held(entry: Entry): { use: (adapter: Adapter) => AdapterUse; release: () => void } {
+    const one: { stall: Stall | undefined } = { stall: undefined };
+    entry.uses.add(one);
+    const release = (): void => {
+      if (!entry.uses.delete(one)) return;
+      this.#leaveIfRemoved(entry);
+      this.#wake();
+    };
+    const use = (adapter: Adapter): AdapterUse => ({
+      adapter,
+      stalled: (end) => (one.stall = { since: performance.now(), end }),
+      goesOn: () => (one.stall = undefined),
+      release,
+    });
+    return { use, release };
+  }
+
   async #load(entry: Entry): Promise<Adapter> {
-    try {
-      await this.#room();
-    } catch (error) {
-      entry.loaded = undefined;
-      throw error;
-    }
+    await this.#room(entry);
     const name = `${entry.name}#${++this.loads}`;
-    this.#inner.add(name);
+    this.#inner.set(name, entry);
     try {
       const place = await entry.folder?.locate(entry.path);
       const files = await readAdapter(place?.path ?? entry.path);
@@ -242,6 +312,8 @@ export class ServedAdapters {
       const adapter = await this.#model.loadAdapter(files, { name });
       // The first adapter of a model becomes the active one, which the program did not ask for.
       if (this.#model.activeAdapter === adapter) this.#model.setAdapter(activeAdapter);
+      entry.adapter = adapter;
+      this.#wake(); // who wanted it may have left meanwhile
       return adapter;
     } catch (error) {
       entry.loaded = undefined;
@@ -250,24 +322,53 @@ export class ServedAdapters {
     }
   }
 
-  /** Takes room for one more, where an adapter that nobody uses may have to leave. */
-  async #room(): Promise<void> {
-    while (this.#resident >= this.#most) {
-      const idle = [...this.#entries.values()].find(({ uses, loaded }) => loaded && uses === 0);
-      if (idle) await this.#leave(idle);
-      else await new Promise<void>((resolve) => this.#freed.push(resolve));
+  /** Takes room for one more, where an adapter that nobody uses may have to leave. Rejects where nobody waits for it any more. */
+  async #room(entry: Entry): Promise<void> {
+    try {
+      while (this.#resident >= this.#most) {
+        if (entry.uses.size === 0) throw new Error('nobody waits for this adapter');
+        const idle = [...this.#entries.values()].find(({ uses, adapter }) => adapter && uses.size === 0);
+        if (idle) await this.#leave(idle);
+        else await this.#whenFreed();
+      }
+      this.#resident++;
+    } catch (error) {
+      entry.loaded = undefined;
+      throw error;
     }
-    this.#resident++;
+  }
+
+  #whenFreed(): Promise<void> {
+    this.#ending ??= setInterval(() => this.#endStalled(), this.#wantedStallMs / 4).unref();
+    return new Promise<void>((resolve) => this.#freed.push(resolve));
+  }
+
+  /** Ends the streams of the adapter that has been without a reader for the longest time, where that is long enough. */
+  #endStalled(): void {
+    if (this.#freed.length === 0) {
+      clearInterval(this.#ending);
+      this.#ending = undefined;
+      return;
+    }
+    let longest: readonly Stall[] = [];
+    let since = performance.now() - this.#wantedStallMs;
+    for (const { uses } of this.#inner.values()) {
+      const stalls = [...uses].flatMap(({ stall }) => stall ?? []);
+      if (stalls.length === 0 || stalls.length < uses.size) continue;
+      const last = Math.max(...stalls.map((stall) => stall.since));
+      if (last <= since) [since, longest] = [last, stalls];
+    }
+    for (const { end } of longest) end();
   }
 
   #leaveIfRemoved(entry: Entry): void {
     // Where the program itself uses it, as only its own name in the model allows, it stays until the model goes.
-    if (entry.removed && entry.uses === 0 && entry.loaded) this.#leave(entry).catch(nothing);
+    if (entry.removed && entry.uses.size === 0 && entry.loaded) this.#leave(entry).catch(nothing);
   }
 
   async #leave(entry: Entry): Promise<void> {
     const loaded = entry.loaded!;
-    entry.loaded = undefined; // before anybody else takes it
+    entry.loaded = entry.adapter = undefined; // before anybody else takes it
     const adapter = await loaded;
     await this.#model.removeAdapter(adapter.name);
     this.#gone(adapter.name);

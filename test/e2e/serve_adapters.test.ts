@@ -1,12 +1,21 @@
 /** Adapters that come and go while a server runs, and what it counts. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
-import { CausalLM } from '../../lib/index';
+import { CausalLM, LoRAError } from '../../lib/index';
+import * as adapterFiles from '../../lib/peft/adapter_files';
 import { AdapterFolder } from '../../lib/serve/adapter_folder';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
 import { begun, servers, until, type Served } from '../support/serving';
 import { temporaryFolder } from '../support/temporary';
+
+jest.mock('../../lib/peft/adapter_files', () => {
+  const actual = jest.requireActual<typeof adapterFiles>('../../lib/peft/adapter_files');
+  return { ...actual, readAdapter: jest.fn(actual.readAdapter) };
+});
+const reading = jest.mocked(adapterFiles.readAdapter);
+const readNow = reading.getMockImplementation()!;
 
 const serve = servers();
 const folder = temporaryFolder();
@@ -89,6 +98,59 @@ test('an adapter in use stays; a request for another one waits until one may lea
   expect([...endless.adapters.keys()]).toEqual([expect.stringMatching(/^n1#/)]);
 });
 
+describe('a stream that nobody reads, on the one adapter that there may be, and requests for another one', () => {
+  const endlessly = { ...hi, stream: true, max_tokens: 90_000, ignore_eos: true };
+  /** A stream for which the connection has no more room from the first event on. */
+  const unread = async (served: Served, model?: string): Promise<IncomingMessage> => {
+    served.server.prependOnceListener('request', (_, response: ServerResponse) => {
+      const write = response.write.bind(response) as (piece: unknown) => boolean;
+      response.write = (piece: unknown) => {
+        write(piece);
+        return false;
+      };
+    });
+    const stream = await begun(served, chat, { ...endlessly, model }, { agent: false });
+    await until(async () => (await state(served)).running === 0);
+    return stream.resume();
+  };
+  const base = { ...hi, max_tokens: 1 };
+  const state = async ({ url }: Served): Promise<{ running: number; waiting: number }> =>
+    (await (await fetch(`${url}/health`)).json()) as { running: number; waiting: number };
+
+  test('who waits for an adapter has no place, leaves at once, and keeps no server from closing', async () => {
+    const served = await serve(endless, { adapters: folders(3), maxAdapters: 1 });
+    const stream = await unread(served, 'n0');
+    const leaving = Array.from({ length: 16 }, () => new AbortController());
+    for (const [i, { signal }] of leaving.entries())
+      begun(served, chat, { ...hi, model: `n${1 + (i % 2)}` }, { signal, agent: false }).catch(
+        () => undefined,
+      );
+    await until(async () => (await state(served)).waiting === 16);
+    expect((await served.post(chat, base)).status).toBe(200);
+    expect((await state(served)).running).toBe(0);
+    for (const one of leaving) one.abort();
+    await until(async () => (await state(served)).waiting === 0);
+    expect((await served.post(chat, base)).status).toBe(200);
+    stream.destroy();
+    await served.handler.close();
+    expect([...endless.adapters.keys()]).toEqual([expect.stringMatching(/^n0#/)]);
+  });
+
+  test('it ends sooner than one that holds up nobody, and they are answered', async () => {
+    const served = await serve(endless, { adapters: folders(3), maxAdapters: 1, stallTimeoutMs: 6000 });
+    const ofBase = await unread(served);
+    const stream = await unread(served, 'n0');
+    const ended: string[] = [];
+    ofBase.on('close', () => ended.push('base'));
+    stream.on('close', () => ended.push('n0'));
+    expect(await says(served, 'n1')).toBe('Bca.');
+    await until(() => ended.length > 0);
+    expect(ended).toEqual(['n0']);
+    expect(await says(served, 'n2')).toBe('Cab.');
+    ofBase.destroy();
+  });
+});
+
 test('requests load adapters of the folder that is allowed, by a path or by the name alone, and unload them', async () => {
   const served = await serve(model, {
     allowLoadFrom: allowed,
@@ -141,6 +203,19 @@ test('one that is unloaded while a request uses it leaves when that has ended', 
   stream.destroy();
   await until(() => endless.adapters.size === 1);
   expect(await says(served, 'a0')).toBe('Bca.');
+});
+
+test('a load that fails takes no adapter with it that another client has loaded by that name', async () => {
+  const served = await serve(model, { allowLoadFrom: allowed });
+  let fail!: (error: Error) => void;
+  reading.mockImplementationOnce(() => new Promise((_, reject) => (fail = reject)));
+  const failing = load(served, 'x', 'a0');
+  await until(() => fail !== undefined);
+  expect(await unload(served, 'x')).toBe(200);
+  expect(await load(served, 'x', 'a1')).toEqual([200, 'ok']);
+  fail(new LoRAError('ERR_FILE', 'no such file'));
+  expect(await failing).toEqual([400, 'invalid_adapter']);
+  expect(await says(served, 'x')).toBe('Bca.');
 });
 
 test('without a folder requests load nothing', async () => {
@@ -208,6 +283,20 @@ describe('nothing outside of the folder is loaded', () => {
     rmSync(join(allowed, 'race'));
     cpSync(join(allowed, 'a2'), join(allowed, 'race'), { recursive: true }); // another folder of that name
     await expect(place.checkUnchanged()).rejects.toMatchObject({ status: 403 });
+  });
+
+  test('what was read from a folder that has become a link meanwhile is thrown away', async () => {
+    const swapped = join(allowed, 'swapped');
+    cpSync(join(allowed, 'a2'), swapped, { recursive: true });
+    const served = await serve(model, { allowLoadFrom: allowed });
+    reading.mockImplementationOnce(async (...from) => {
+      renameSync(swapped, `${swapped}-old`);
+      symlinkSync(outside, swapped);
+      return readNow(...from);
+    });
+    expect(await load(served, 'x', 'swapped')).toEqual([403, 'path_not_allowed']);
+    expect(await names(served)).not.toContain('x');
+    expect(model.adapters.size).toBe(0);
   });
 });
 
