@@ -110,7 +110,7 @@ export class Conversation {
     for (let history = this.#history; ; history = withoutOldest(history)) {
       const messages = [...system, ...history, question];
       const chat = { addGenerationPrompt: true, allowSpecialTokens: this.allowSpecialTokens };
-      const { text, ordinary } = tokenizer.chatText(messages, chat);
+      const { text, ordinary } = await tokenizer.chatTextAsync(messages, chat, signal);
       const ids = await tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
       if (ids.length + room <= context) return { ids, history };
       if (history.length > 0) continue;

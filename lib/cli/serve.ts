@@ -93,7 +93,7 @@ export const serve = defineCommand({
       type: 'string',
       value: 'ORIGIN',
       repeat: true,
-      help: "pages that may ask, such as https://app.example, or '*'; may be repeated",
+      help: "origins whose pages may ask, or '*'; may be repeated",
       defaultText: 'none',
     },
     noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },

@@ -166,9 +166,9 @@ export abstract class RowKind {
   ): Promise<number[]> {
     const labels = leftOut ? [...ids] : ids.map(() => ignoredLabel);
     const characters = [...new Set(spans.flat())].sort((a, b) => a - b);
-    const counts = await tokensBefore(characters, words, ids, (from, to) =>
-      this.encode(words.slice(from, to), addSpecialTokens, placesWithin(ordinary, from, to)),
-    );
+    const encode = (from: number, to: number): Promise<number[]> =>
+      this.encode(words.slice(from, to), addSpecialTokens, placesWithin(ordinary, from, to));
+    const counts = await tokensBefore(characters, words, ids, encode, this.options.signal);
     if (counts === undefined)
       throw new RowError(
         `expected the tokenizer to tell the tokens of ${spans.length} answers apart by the text around them: train on all tokens`,

@@ -1,5 +1,7 @@
 /** Which tokens of a text lie before its characters: linear in the text, however many characters are asked for. */
 
+import { Pace } from '../tensor/pace';
+
 /** So many characters are looked for one by one, by the text before each of them. */
 const few = 8;
 /** Characters that may be encoded again where neighbours do not tell: some seconds. */
@@ -20,6 +22,7 @@ const differsAt = (a: readonly number[], b: readonly number[]): number => {
  * quadratic: from the third on, the text since the last but one takes the place of that before. It is right where the whole has the same
  * tokens from the last character to this one, and the one behind; else the text before tells.
  *
+ * Timers and I/O run meanwhile. @throws the reason of the signal.
  * @returns undefined where too much text would have to be encoded again.
  */
 export async function tokensBefore(
@@ -27,10 +30,13 @@ export async function tokensBefore(
   text: { readonly length: number },
   ids: readonly number[],
   encode: Encode,
+  signal?: AbortSignal,
 ): Promise<number[] | undefined> {
   const found: number[] = [];
   let again = 0;
+  const pace = new Pace(); // each part is too short to let others run
   for (const [i, character] of characters.entries()) {
+    if (pace.due) await pace.rest(signal);
     let count: number | undefined;
     if (character >= text.length) count = ids.length;
     else if (i >= 2 && characters.length > few) {

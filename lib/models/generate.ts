@@ -89,14 +89,15 @@ export async function promptIds(
   return ids;
 }
 
-function chatIds(
+async function chatIds(
   tokenizer: Tokenizer,
   messages: ChatMessage[],
   chat: ConversationOptions,
   signal?: AbortSignal,
 ): Promise<number[]> {
   const addGenerationPrompt = chat.continueAssistant !== true;
-  const { text, ordinary } = tokenizer.chatText(messages, { ...chat, addGenerationPrompt });
+  const options = { ...chat, addGenerationPrompt };
+  const { text, ordinary } = await tokenizer.chatTextAsync(messages, options, signal);
   return tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
 }
 

@@ -49,10 +49,10 @@ export function chatIds(
   { signal, opening = '', tools, variables }: TemplateFields & { readonly signal: AbortSignal },
 ): Promise<number[]> {
   const { tokenizer } = service.model;
-  return service.inTurn(client, signal, () => {
+  return service.inTurn(client, signal, async () => {
     const { allowSpecialTokens } = service.settings;
     const options = { tools, variables, addGenerationPrompt: true, allowSpecialTokens };
-    const { text, ordinary } = tokenizer.chatText(messages, options);
+    const { text, ordinary } = await tokenizer.chatTextAsync(messages, options, signal);
     checkCharacters(service, text, 'messages');
     return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, ordinary, signal });
   });

@@ -144,7 +144,7 @@ export class ChatTemplate {
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions = {},
   ): Generator<void, Turns, void> {
-    const written = this.#written(messages, options);
+    const written = yield* this.#written(messages, options);
     yield;
     const { mark } = written;
     const turns = (yield* this.#markedTurns(written)) ?? (yield* this.#turnsByPrefix(written));
@@ -159,7 +159,7 @@ export class ChatTemplate {
     const [open, close] = unusedMarks(plain);
     const marked = markedTemplate(source, open, close);
     if (marked === undefined) return undefined;
-    const text = this.#run(`${name} with marks ${open}`, marked, form, options);
+    const text = yield* this.#run(`${name} with marks ${open}`, marked, form, options);
     yield;
     const turns = readMarks(text, open, close);
     return turns.text === plain ? turns : undefined; // marks beside white space may change what is stripped
@@ -174,16 +174,12 @@ export class ChatTemplate {
       const what = `finding the answers of ${form.length} messages takes too many steps`;
       checkLimit(this.#limits, 'turnSteps', steps, what, { code: 'ERR_DATA', op });
     };
-    const write = (places: readonly number[], prompt: boolean): string =>
-      places.length === form.length && !prompt
-        ? plain
-        : this.#run(
-            name,
-            source,
-            places.map((i) => form[i]!),
-            { ...options, addGenerationPrompt: prompt },
-            spent,
-          );
+    const run = this.#run.bind(this, name, source);
+    function* write(places: readonly number[], prompt: boolean): Generator<void, string, void> {
+      if (places.length === form.length && !prompt) return plain;
+      const some = places.map((i) => form[i]!);
+      return yield* run(some, { ...options, addGenerationPrompt: prompt }, spent);
+    }
     const roles = form.map(({ role }) => role);
     const turns = yield* turnsByPrefix(roles, plain, write);
     return { ...turns, spans: endedSpans(turns, this.#tokens['eos_token'], this.#spellings) };
@@ -220,8 +216,16 @@ export class ChatTemplate {
 
   /** The same, with the places where messages spell special tokens. */
   write(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): ChatText {
-    const written = this.#written(messages, options);
-    const text = options.continueAssistant === true ? this.#open(written) : written.text;
+    return atOnce(this.writeSteps(messages, options));
+  }
+
+  /** The same; yields between messages. */
+  *writeSteps(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions = {},
+  ): Generator<void, ChatText, void> {
+    const written = yield* this.#written(messages, options);
+    const text = options.continueAssistant === true ? yield* this.#open(written) : written.text;
     return withoutMarks(text, written.mark);
   }
 
@@ -229,7 +233,7 @@ export class ChatTemplate {
    * A written conversation up to the end of its last content. A mark behind that content tells where it ends, since the template may write
    * the same words elsewhere too. Where the template strips white space, the mark kept what stands before it: that is taken off again.
    */
-  #open({ form, text, options }: Written): string {
+  *#open({ form, text, options }: Written): Generator<void, string, void> {
     const last = form.at(-1);
     check(
       last?.role === 'assistant' && typeof last.content === 'string',
@@ -238,7 +242,7 @@ export class ChatTemplate {
     );
     const [mark] = unusedMarks(text);
     const open = [...form.slice(0, -1), { ...last, content: last.content + mark }];
-    const marked = this.#run(...this.#choose(options), open, options);
+    const marked = yield* this.#run(...this.#choose(options), open, options);
     const before = marked.slice(0, Math.max(0, marked.lastIndexOf(mark)));
     const found = [before, before.trimEnd()].find((part) => part !== '' && text.startsWith(part));
     if (found !== undefined) return found;
@@ -249,7 +253,7 @@ export class ChatTemplate {
     );
   }
 
-  #written(messages: readonly ChatMessage[], given: ChatTemplateOptions): Written {
+  *#written(messages: readonly ChatMessage[], given: ChatTemplateOptions): Generator<void, Written, void> {
     const { messageValues } = this.#limits;
     if (holdsMore([messages, given.tools, given.variables], messageValues))
       throw new LoRAError(
@@ -265,12 +269,12 @@ export class ChatTemplate {
       const { form, options, mark } = this.#guarded(() => this.#marked(unmarked, given, source));
       let text: string;
       try {
-        text = this.#run(name, source, form, options);
+        text = yield* this.#run(name, source, form, options);
       } catch (error) {
         failure ??= error;
         continue;
       }
-      this.#checkCalls(form, text, [name, source], options);
+      yield* this.#checkCalls(form, text, [name, source], options);
       return { form, options, text, mark };
     }
     throw failure;
@@ -300,12 +304,12 @@ export class ChatTemplate {
   }
 
   /** @throws ERR_UNSUPPORTED where the template leaves out calls of tools, so that an empty answer would stand for them. */
-  #checkCalls(
+  *#checkCalls(
     form: readonly ChatMessage[],
     text: string,
     [name, source]: [string, string],
     options: ChatTemplateOptions,
-  ): void {
+  ): Generator<void, void, void> {
     let index = form.findIndex((message) => {
       const key = callsKey(message);
       return key !== undefined && !new RegExp(`\\b${key}\\b`).test(source);
@@ -313,7 +317,7 @@ export class ChatTemplate {
     if (index < 0) {
       index = unnamedCalls(form, text);
       // Some templates write the arguments alone.
-      if (index < 0 || this.#writesCalls(form, text, index, [name, source], options)) return;
+      if (index < 0 || (yield* this.#writesCalls(form, text, index, [name, source], options))) return;
     }
     throw new LoRAError(
       'ERR_UNSUPPORTED',
@@ -323,17 +327,17 @@ export class ChatTemplate {
   }
 
   /** Whether the text of a conversation is another one without the calls of a message. */
-  #writesCalls(
+  *#writesCalls(
     form: readonly ChatMessage[],
     text: string,
     index: number,
     chosen: [string, string],
     options: ChatTemplateOptions,
-  ): boolean {
+  ): Generator<void, boolean, void> {
     const silent: ChatMessage = { ...form[index]!, content: form[index]!.content ?? '' };
     for (const key of ['tool_calls', 'function_call']) delete silent[key];
     try {
-      return this.#run(...chosen, form.with(index, silent), options) !== text;
+      return (yield* this.#run(...chosen, form.with(index, silent), options)) !== text;
     } catch {
       return true;
     }
@@ -348,13 +352,14 @@ export class ChatTemplate {
     });
   }
 
-  #run(
+  /** Runs a template; yields between messages. */
+  *#run(
     name: string,
     source: string,
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions,
     spent?: (steps: number) => void,
-  ): string {
+  ): Generator<void, string, void> {
     const template = this.#parse(name, source);
     const variables = {
       documents: null,
@@ -364,7 +369,12 @@ export class ChatTemplate {
       tools: options.tools ?? null,
       add_generation_prompt: options.addGenerationPrompt ?? false,
     };
-    return this.#guarded(() => template.render(variables, spent));
+    const steps = template.steps(variables, spent);
+    for (;;) {
+      const { done, value } = this.#guarded(() => steps.next());
+      if (done) return value;
+      yield;
+    }
   }
 
   /** Whatever fails inside the package is an error of ours. */

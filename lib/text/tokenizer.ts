@@ -368,8 +368,21 @@ export class Tokenizer {
 
   /** @internal A conversation through the model's chat template as text, and what of it encode() has to know to give its ids. */
   chatText(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): ChatText {
+    return atOnce(this.#chatText(messages, options));
+  }
+
+  /** @internal The same, in slices between which timers and I/O run. */
+  async chatTextAsync(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions = {},
+    signal?: AbortSignal,
+  ): Promise<ChatText> {
+    return inSlices(this.#chatText(messages, options), signal);
+  }
+
+  #chatText(messages: readonly ChatMessage[], options: ChatTemplateOptions): Generator<void, ChatText, void> {
     checkChatOptions('chat_template', options);
-    return this.#chatTemplate().write(messages, options);
+    return this.#chatTemplate().writeSteps(messages, options);
   }
 
   /**

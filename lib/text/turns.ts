@@ -67,7 +67,7 @@ export function endedSpans(
 }
 
 /** Writes some of the messages, by their places, and with `prompt` the words that open the assistant's turn. */
-export type WriteTurns = (messages: readonly number[], prompt: boolean) => string;
+export type WriteTurns = (messages: readonly number[], prompt: boolean) => Generator<void, string, void>;
 
 const ambiguous = (at: number, why: string): LoRAError =>
   new LoRAError(
@@ -121,7 +121,7 @@ export function* turnsByPrefix(
     spans.push(span!);
     if (!grows || n % answersOfRun !== answersOfRun - 1) continue;
     const messages = [...places(0, answers[0]! + 1), ...places(answers[n - 2]! + 1, i + 1)];
-    before = { messages, from: i + 1, written: write(messages, false), end: span![1] };
+    before = { messages, from: i + 1, written: yield* write(messages, false), end: span![1] };
     yield;
   }
   return { text, spans };
@@ -136,9 +136,9 @@ function* spanOf(
 ): Generator<void, [number, number] | LoRAError, void> {
   const until = (next: number): number[] => [...messages, ...places(from, next)];
   try {
-    const prompt = write(until(at), true);
+    const prompt = yield* write(until(at), true);
     yield;
-    const answered = write(until(at + 1), false);
+    const answered = yield* write(until(at + 1), false);
     yield;
     if (!answered.startsWith(prompt))
       return ambiguous(at, 'the conversation with it does not begin with its prompt');

@@ -4,12 +4,14 @@ import { join } from 'node:path';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
 import { defaultLimits } from '../../lib/formats/limits';
 import { ChatTemplate } from '../../lib/text/chat';
+import { promptIds } from '../../lib/models/generate';
 import type { ChatMessage } from '../../lib/text/messages';
 import { Spellings } from '../../lib/text/spellings';
 import { BoundedTemplate } from '../../lib/text/template';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import type { Turns } from '../../lib/text/turns';
 import { expectReject, expectThrow } from '../support/errors';
+import { pausesOf } from '../support/gaps';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { byteTokenizer } from '../support/tiny_model';
@@ -248,7 +250,7 @@ describe('conversations of many turns, by prefixes', () => {
   const long = (count: number): ChatMessage[] => Array.from({ length: count }, (_, i) => turn(i));
   /** Messages that templates were run on. */
   const written = (run: () => void): number => {
-    const render = jest.spyOn(BoundedTemplate.prototype, 'render');
+    const render = jest.spyOn(BoundedTemplate.prototype, 'steps');
     try {
       run();
       return render.mock.calls.reduce((sum, [{ messages }]) => sum + (messages as unknown[]).length, 0);
@@ -283,6 +285,17 @@ describe('conversations of many turns, by prefixes', () => {
       ).toEqual(answers);
       expect(turns!.text).toBe(render.render(messages));
     }
+  });
+
+  test('timers and I/O run between the messages of a long one', async () => {
+    const tokenizer = await tokenizerOf(chatml(false));
+    const path = join(dir, 'two-hundred.jsonl');
+    writeFileSync(path, JSON.stringify({ messages: long(200) }));
+    const read = (tokens: Tokenizer) => pausesOf(() => loadDataset(path, { tokenizer: tokens }));
+    // Each turn of a loop asks for the time: more often than every slice of eight.
+    expect((await read(tokenizer)).pauses).toBeGreaterThan(400);
+    const { pauses } = await pausesOf(() => promptIds(long(200), 1000, () => tokenizer));
+    expect(pauses).toBeGreaterThan(20);
   });
 
   test('a template that numbers its turns is written up to each answer', () => {

@@ -1,5 +1,6 @@
 /** Tokens before characters: the same as of the text before each, in less work. */
 import { tokensBefore } from '../../lib/data/token_spans';
+import { pausesOf } from '../support/gaps';
 
 /** Words with the blank before them, and pairs of other characters: tokens may hold the character that is asked for. */
 const pieces = (text: string): string[] => text.match(/ ?[a-z]+|[^a-z]{1,2}/g) ?? [];
@@ -45,6 +46,19 @@ describe.each([
     });
     expect(work).toBeLessThan(10 * text.length);
   });
+});
+
+test('timers and I/O run meanwhile, and an abort is heard', async () => {
+  const encode = (from: number, to: number): Promise<number[]> =>
+    Promise.resolve(new Array<number>(to - from).fill(1));
+  const characters = Array.from({ length: 1000 }, (_, i) => i);
+  const ids = new Array<number>(1000).fill(1);
+  const { pauses } = await pausesOf(() => tokensBefore(characters, { length: 1000 }, ids, encode));
+  expect(pauses).toBeGreaterThan(50);
+  const stop = AbortSignal.abort(new Error('enough'));
+  await expect(pausesOf(() => tokensBefore(characters, { length: 1000 }, ids, encode, stop))).rejects.toThrow(
+    'enough',
+  );
 });
 
 test('a tokenizer whose tokens depend on all of the text is given up', async () => {
