@@ -257,7 +257,20 @@ test('a folder with other files is refused, and a damaged finding is named', asy
   }
   await damaged('base', { samples: undefined }, `${samples} but received undefined`);
   await damaged(result, { loss: 'low' }, 'loss to be a number');
-  await damaged('base', { exactMatch: [1] }, 'exactMatch to be a number');
+  for (const score of ['exactMatch', 'f1']) {
+    await damaged('base', { [score]: [1] }, `${score} to be a number`);
+    await damaged(result, { [score]: 'all' }, `${score} to be a number`);
+  }
+  for (const figure of [
+    'lr',
+    'trainableParameters',
+    'steps',
+    'tokens',
+    'seconds',
+    'tokensPerSecond',
+    'fileBytes',
+  ])
+    await damaged(result, { [figure]: null }, `${figure} to be a number but received null`);
   await damaged(result, { failed: 1 }, 'failed to be a string');
   await damaged(result, { rank: 4 }, 'rank to be 2 but received 4');
   await damaged(result, { seed: 1 }, 'seed to be 0 but received 1');
@@ -272,6 +285,22 @@ test('a rate with which the loss is no number is a result, and where there is no
     trials: [{ lr: 1e30, loss: null }, { lr: 0.01 }],
   });
   expect(rows[0]).toMatchObject({ seeds: 1 });
+  // What was found of a rate is asked for no more, and read as strictly as results.
+  const options = asked('rates', { learningRates: [1e30, 0.01] });
+  const trial = join(options.outDir, 'findings/rate-lora-0.01.json');
+  const whole = readFileSync(trial, 'utf8');
+  for (const [change, sentence] of [
+    [{ loss: 'low' }, "loss to be a number or null but received 'low'"],
+    [{ lr: 0.1 }, 'lr to be 0.01 but received 0.1'],
+    [{ method: 'ia3' }, "method to be 'lora' but received 'ia3'"],
+  ] as const) {
+    writeFileSync(trial, JSON.stringify({ ...JSON.parse(whole), ...change }));
+    await expectReject(
+      compareMethods(options),
+      'ERR_FILE',
+      has(`${trial} is no finding of this comparison: expected ${sentence}`),
+    );
+  }
   const failed = await compareMethods(asked('failed', { learningRates: [1e30] }));
   expect(failed.results[0]!.failed).toMatch(/^\[Trainer\] step \d/);
   expect(failed.rows[0]).toMatchObject({ seeds: 0, failed: failed.results[0]!.failed });
