@@ -5,6 +5,7 @@
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { describe, listed } from '../validate';
+import { schemaOfAll } from './all_of';
 import { literal, utf8Rules } from './alphabet';
 import { isWide, ruleOf } from './automaton';
 import { anyNumber, integers, multiples, numberRules, numbers } from './json_numbers';
@@ -28,9 +29,10 @@ import {
   type Schema,
   type StringPart,
 } from './json_schema_parts';
-import { SchemaFacts } from './schema_facts';
-import { stringRules, stringStates, type StringRules } from './string_language';
+import { SchemaFacts, type NamePattern } from './schema_facts';
+import { hasTexts, stringRules, stringStates, type StringRules } from './string_language';
 import { patternBudget } from './terms';
+import { differentItems } from './unique_items';
 
 /** A JSON Schema: an object, or `true` for any JSON. */
 export type JsonSchema = true | Readonly<Record<string, unknown>>;
@@ -49,10 +51,14 @@ const mostGrammarCharacters = 2 ** 18;
 const mostNesting = 64;
 const mostLength = 128;
 const mostItems = 4096;
+/** Values whose orders are written one by one where no item may come twice. */
+const mostUnique = 4;
+/** Different schemas that allOf makes: a few that refer to each other can make very many. */
+const mostMerges = 500;
 
 /** Keywords of which a schema has at most one, and none of the types beside. */
-const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'oneOf', 'allOf'];
-const supported = [...new Set([...alternatives, 'type', ...Object.values(keywordsOf).flat()])];
+const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'oneOf'];
+const supported = [...new Set([...alternatives, 'allOf', 'type', ...Object.values(keywordsOf).flat()])];
 
 const stringEnd = '"\\""';
 /** A character of a string, and what follows it. It is not a rule of its own: xgrammar settles a token that lies within one rule once. */
@@ -84,8 +90,10 @@ class Grammar {
   readonly #root: Schema | true;
   readonly #rules: string[] = [...baseRules];
   #characters = baseRules.join('\n').length;
-  /** The rule of each schema that a $ref named. */
+  /** The rule of each schema that a $ref named, and of each that an allOf makes, by the pointer or the schema itself. */
   readonly #referred = new Map<string, string>();
+  /** Schemas with an allOf that were made one. */
+  #merges = 0;
   /** References that are followed and have not come to a value. */
   readonly #open = new Set<string>();
   /** The rules of strings of bounded length. */
@@ -138,6 +146,7 @@ class Grammar {
     if (unknown.length > 0) unsupported(path, `${listed(unknown)}; supported are ${supported.join(', ')}`);
     const texts = stringParts(schema, given, path);
     if (texts) return this.#string(texts);
+    if (schema['allOf'] !== undefined) return this.#ofAll(schema, path, depth);
     const choice = given.filter((key) => alternatives.includes(key));
     const valued = choice[0] === 'const' || choice[0] === 'enum';
     const rest = given.filter((key) => key !== choice[0] && !(valued && key === 'type'));
@@ -155,11 +164,6 @@ class Grammar {
         const all = list(schema[name], `${path}/${name}`, 1);
         if (name === 'oneOf') this.#facts.checkApart(all, `${path}/oneOf`);
         return anyOf(all.map((one, i) => this.#expression(one, `${path}/${name}/${i}`, depth + 1)));
-      }
-      case 'allOf': {
-        const all = list(schema['allOf'], `${path}/allOf`, 1);
-        if (all.length > 1) unsupported(`${path}/allOf`, 'more than one schema');
-        return this.#expression(all[0], `${path}/allOf/0`, depth + 1);
       }
       default:
         return this.#typed(schema, given, path, depth);
@@ -273,6 +277,7 @@ class Grammar {
     const least = count(schema, 'minItems', path, mostItems) ?? 0;
     const most = count(schema, 'maxItems', path, mostItems) ?? Infinity;
     ordered(least, most, path, 'minItems', 'maxItems');
+    if (this.#isUnique(schema, path) && most > 1) return this.#uniqueItems(schema, least, most, path);
     const prefix =
       schema['prefixItems'] === undefined ? [] : list(schema['prefixItems'], `${path}/prefixItems`, 1);
     const { items = prefix.length === 0 } = schema;
@@ -291,6 +296,21 @@ class Grammar {
     return from > 0 ? `"[" ws ${some} "]"` : `"[" ws (${some})? "]"`;
   }
 
+  #isUnique({ uniqueItems = false }: Schema, path: string): boolean {
+    if (typeof uniqueItems !== 'boolean')
+      malformed(`${path}/uniqueItems`, 'true or false', describe(uniqueItems));
+    return uniqueItems;
+  }
+
+  /** Lists of some values in any order, of which none comes twice. */
+  #uniqueItems(schema: Schema, least: number, most: number, path: string): string {
+    if (schema['prefixItems'] !== undefined)
+      unsupported(`${path}/uniqueItems`, 'uniqueItems beside prefixItems');
+    const values = this.#facts.fewValues(schema['items'] ?? true, mostUnique, path);
+    if (least > values.length) malformed(path, 'minItems that different items allow', String(least));
+    return `"[" ws ${differentItems(values, least, most, (body) => this.#rule(body))} "]"`;
+  }
+
   /** What lies within another value, where a reference may come back to one that is open. */
   #inner(schema: unknown, path: string, depth: number): string {
     const open = [...this.#open];
@@ -307,7 +327,9 @@ class Grammar {
     const members = this.#facts.membersOf(schema, path);
     const names = [...members.properties.keys()];
     if (names.length === 0) {
-      if (others === false || keys === false) return '"{" ws "}"';
+      if (members.patterns.length > 0 && members.free && keys !== false)
+        return this.#ofPatterns(members.patterns, keys, path, depth);
+      if (!members.free || others === false || keys === false) return '"{" ws "}"';
       if (others === true && keys === true) return 'object';
       const key = this.#key(keys, `${path}/propertyNames`, depth);
       const member = `${key} ws ":" ws ${this.#inner(others, `${path}/additionalProperties`, depth)}`;
@@ -327,6 +349,32 @@ class Grammar {
       if (i > 0) after = this.#rule(`ws "," ws ${begin}${optional ? ` | ${after}` : ''}`);
     }
     return `"{" ws ${first} ws "}"`;
+  }
+
+  /** Objects whose properties have the names of patterns, and no others. */
+  #ofPatterns(patterns: readonly NamePattern[], keys: unknown, path: string, depth: number): string {
+    const possible = patterns.filter(({ placed: [schema] }) => schema !== false);
+    for (const [i, one] of patterns.entries())
+      for (const other of patterns.slice(0, i))
+        if (JSON.stringify(one.placed[0]) !== JSON.stringify(other.placed[0]) && this.#meet(one, other, path))
+          unsupported(
+            `${path}/patternProperties`,
+            `${describe(other.pattern)} and ${describe(one.pattern)}, which may match the same name, with different schemas`,
+          );
+    const members = possible.map(({ pattern, placed: [schema, at] }) => {
+      const own = { type: 'string', pattern };
+      const key = this.#key(keys === true ? own : { allOf: [own, keys] }, at, depth);
+      return `${key} ws ":" ws ${this.#inner(schema, at, depth)}`;
+    });
+    if (members.length === 0) return '"{" ws "}"';
+    const member = this.#rule(members.join(' | '));
+    return `"{" ws (${member} (ws "," ws ${member})* ws)? "}"`;
+  }
+
+  /** Whether a name may match both patterns. */
+  #meet(one: NamePattern, other: NamePattern, path: string): boolean {
+    const rules = { patterns: [one.pattern, other.pattern], formats: [], least: 0, most: Infinity };
+    return hasTexts(this.#budget, rules, path);
   }
 
   /** The name of a property that the schema does not name. */
@@ -354,14 +402,31 @@ class Grammar {
     checkPointer(pointer, path);
     if (this.#open.has(pointer))
       malformed(`${path}/$ref`, 'a reference that comes to a value', describe(pointer));
-    const known = this.#referred.get(pointer);
+    return this.#once(pointer, () =>
+      this.#expression(referredTo(this.#root, pointer, path), pointer, depth + 1),
+    );
+  }
+
+  /** What several schemas say of one value. Where it comes to itself within a part of the value, it is a reference to itself. */
+  #ofAll(schema: Schema, path: string, depth: number): string {
+    const merged = schemaOfAll(this.#root, schema, path);
+    const key = JSON.stringify(merged);
+    if (this.#open.has(key)) malformed(`${path}/allOf`, 'schemas that come to a value', 'themselves');
+    return this.#once(key, () => {
+      if (++this.#merges > mostMerges) unsupported(path, `more than ${mostMerges} different allOf`);
+      return this.#expression(merged, path, depth + 1);
+    });
+  }
+
+  /** The rule of what has this key, made when it is first asked for. */
+  #once(key: string, make: () => string): string {
+    const known = this.#referred.get(key);
     if (known !== undefined) return known;
-    const target = referredTo(this.#root, pointer, path);
     const name = `d${this.#referred.size}`;
-    this.#referred.set(pointer, name);
-    this.#open.add(pointer);
-    const body = this.#expression(target, pointer, depth + 1);
-    this.#open.delete(pointer);
+    this.#referred.set(key, name);
+    this.#open.add(key);
+    const body = make();
+    this.#open.delete(key);
     this.#add(name, body);
     return name;
   }

@@ -181,9 +181,26 @@ const keywords: Readonly<Record<string, Keyword>> = {
   },
   additionalProperties: (schema, path, within) => {
     const holds = within.part(schema['additionalProperties'], `${path}/additionalProperties`);
-    const named = new Set(isRecord(schema['properties']) ? Object.keys(schema['properties']) : []);
+    const { properties, patternProperties } = schema;
+    const named = new Set(isRecord(properties) ? Object.keys(properties) : []);
+    const patterns = Object.keys(isRecord(patternProperties) ? patternProperties : {});
+    const matches = patterns.map((pattern) => matcherOf(pattern, `${path}/patternProperties`));
+    const isOther = (name: string): boolean => !named.has(name) && !matches.some((match) => match(name));
     return (value) =>
-      !isRecord(value) || Object.entries(value).every(([name, one]) => named.has(name) || holds(one));
+      !isRecord(value) || Object.entries(value).every(([name, one]) => !isOther(name) || holds(one));
+  },
+  patternProperties: (schema, path, within) => {
+    const { patternProperties: given } = schema;
+    const at = `${path}/patternProperties`;
+    if (!isRecord(given)) malformed(at, 'an object of schemas', describe(given));
+    const checks = Object.entries(given).map(
+      ([pattern, one]) => [matcherOf(pattern, at), within.part(one, `${at}/${pattern}`)] as const,
+    );
+    return (value) =>
+      !isRecord(value) ||
+      checks.every(([matches, holds]) =>
+        Object.entries(value).every(([name, one]) => !matches(name) || holds(one)),
+      );
   },
 };
 

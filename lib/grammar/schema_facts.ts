@@ -1,6 +1,8 @@
 /** What can be told of schemas without a value: the values that they list, whether two have one in common, the members of an object. */
+import { isDeepStrictEqual } from 'node:util';
 import { isRecord } from '../formats/json';
 import { describe } from '../validate';
+import { schemaOfAll } from './all_of';
 import { checkPointer, list, malformed, referredTo, unsupported, type Schema } from './json_schema_parts';
 import { partCheck } from './schema_check';
 
@@ -46,11 +48,23 @@ type Placed = readonly [schema: unknown, path: string];
 export interface Members {
   readonly properties: ReadonlyMap<string, Placed>;
   readonly needed: ReadonlySet<string>;
+  /** Whether it names none, so that any may be made. */
+  readonly free: boolean;
+  readonly patterns: readonly NamePattern[];
+}
+
+/** What a schema says of the properties whose names match a pattern. */
+export interface NamePattern {
+  readonly pattern: string;
+  readonly placed: Placed;
+  readonly matches: (name: string) => boolean;
 }
 
 /** What is told of the parts of one schema. */
 export class SchemaFacts {
   #looks = 0;
+  /** What schemas with an allOf are by themselves. */
+  readonly #ofAll = new Map<Schema, Schema | true>();
 
   constructor(private readonly root: unknown) {}
 
@@ -63,7 +77,12 @@ export class SchemaFacts {
       checkPointer(pointer, path);
       found = referredTo(this.root, pointer, path);
     }
-    return found;
+    if (!isRecord(found) || found['allOf'] === undefined) return found;
+    const known = this.#ofAll.get(found);
+    if (known !== undefined) return known;
+    const merged = schemaOfAll(this.root, found, path);
+    this.#ofAll.set(found, merged);
+    return merged;
   }
 
   #look(path: string, count = 1): void {
@@ -154,19 +173,46 @@ export class SchemaFacts {
       );
   }
 
+  /** The values of the items of an array, where there are few. @throws ERR_UNSUPPORTED where others may be valid, or there are more. */
+  fewValues(items: unknown, most: number, path: string): unknown[] {
+    const holds = partCheck(this.root, items, `${path}/items`);
+    const valid = (this.#values(items, `${path}/items`) ?? []).filter((value) => holds(value));
+    const different = valid.filter(
+      (value, i) => !valid.slice(0, i).some((one) => isDeepStrictEqual(one, value)),
+    );
+    if (different.length === 0 || different.length > most)
+      unsupported(`${path}/uniqueItems`, `uniqueItems but where items is an enum of at most ${most} values`);
+    return different;
+  }
+
+  #patternsOf({ patternProperties: given = {} }: Schema, path: string): NamePattern[] {
+    const at = `${path}/patternProperties`;
+    if (!isRecord(given)) malformed(at, 'an object of schemas', describe(given));
+    return Object.entries(given).map(([pattern, one]) => ({
+      pattern,
+      placed: [one, `${at}/${pattern}`],
+      matches: partCheck(this.root, { pattern }, at),
+    }));
+  }
+
   /** The properties that a schema names: those of `properties`, or else those that `propertyNames` lists, and those of `required`. */
   membersOf(schema: Schema, path: string): Members {
     const { properties: given = {}, required = [], additionalProperties: others = true } = schema;
     if (!isRecord(given)) malformed(`${path}/properties`, 'an object of schemas', describe(given));
-    const properties = new Map(
-      Object.entries(given).map(([name, one]): [string, Placed] => [
-        name,
-        [one, `${path}/properties/${name}`],
-      ]),
-    );
+    const patterns = this.#patternsOf(schema, path);
+    const properties = new Map<string, Placed>();
+    const forbidden = new Set<unknown>();
+    /** A property is what its own schema and those of all patterns of its name say. */
+    const set = (name: string, own: Placed | undefined): void => {
+      const of = patterns.filter(({ matches }) => matches(name)).map(({ placed }) => placed);
+      const all: readonly Placed[] = own ? [own, ...of] : of.length > 0 ? of : [additional];
+      if (all.some(([one]) => one === false)) return void forbidden.add(name);
+      properties.set(name, all.length === 1 ? all[0]! : [{ allOf: all.map(([one]) => one) }, all[0]![1]]);
+    };
+    const additional: Placed = [others, `${path}/additionalProperties`];
+    for (const [name, one] of Object.entries(given)) set(name, [one, `${path}/properties/${name}`]);
     const add = (name: string): void => {
-      if (others !== false && !properties.has(name))
-        properties.set(name, [others, `${path}/additionalProperties`]);
+      if (!Object.hasOwn(given, name) && !properties.has(name)) set(name, undefined);
     };
     const { propertyNames: keys } = schema;
     const listed = this.#values(keys, `${path}/propertyNames`);
@@ -174,6 +220,8 @@ export class SchemaFacts {
     const needed = new Set<string>();
     for (const name of list(required, `${path}/required`, 0)) {
       if (typeof name === 'string') add(name);
+      if (forbidden.has(name) && (Object.hasOwn(given, name as string) || patterns.length > 0))
+        malformed(`${path}/required`, 'properties that all schemas of the object allow', describe(name));
       if (typeof name !== 'string' || !properties.has(name))
         malformed(`${path}/required`, 'names of "properties"', describe(name));
       needed.add(name);
@@ -184,6 +232,6 @@ export class SchemaFacts {
       if (wrong !== undefined)
         malformed(path, 'properties whose names propertyNames allows', describe(wrong));
     }
-    return { properties, needed };
+    return { properties, needed, free: Object.keys(given).length === 0 && properties.size === 0, patterns };
   }
 }

@@ -58,11 +58,25 @@ const mostStates = 2000;
  * The automaton of the texts in which all patterns match, which have all formats and so many characters.
  * @throws ERR_ARGUMENT where no text is left, and for what is no pattern; ERR_UNSUPPORTED for one that no automaton is made of.
  */
-export function stringStates(
-  budget: Budget,
-  { patterns, formats: named, least, most }: StringRules,
-  path: string,
-): State[] {
+export function stringStates(budget: Budget, rules: StringRules, path: string): State[] {
+  const states = statesOf(budget, rules, path);
+  return states.length > 0 ? states : malformed(path, 'what a text can match', describedRules(rules));
+}
+
+/** Whether there is such a text. @throws as stringStates() does for patterns. */
+export const hasTexts = (budget: Budget, rules: StringRules, path: string): boolean =>
+  statesOf(budget, rules, path).length > 0;
+
+const describedRules = ({ patterns, formats, least, most }: StringRules): string =>
+  [
+    ...formats.map((format) => `the format ${format}`),
+    ...patterns.map(describe),
+    ...(least > 0 ? [`minLength ${least}`] : []),
+    ...(most < Infinity ? [`maxLength ${most}`] : []),
+  ].join(', ');
+
+function statesOf(budget: Budget, rules: StringRules, path: string): State[] {
+  const { patterns, formats: named, least, most } = rules;
   const terms = new Terms(budget);
   const parts: Term[] = named.map((format) => patternTerm(terms, `^(?:${formats[format]!})$`));
   for (const pattern of patterns)
@@ -75,19 +89,14 @@ export function stringStates(
       unsupported(`${path}/pattern`, `${describe(pattern)}: ${error.message}`);
     }
   if (least > 0 || most < Infinity) parts.push(terms.repeat(terms.any, least, most));
-  const rules = (): string =>
-    [
-      ...named.map((format) => `the format ${format}`),
-      ...patterns.map(describe),
-      ...(least > 0 ? [`minLength ${least}`] : []),
-      ...(most < Infinity ? [`maxLength ${most}`] : []),
-    ].join(', ');
   try {
-    const states = automaton(terms, terms.and(...parts), mostStates);
-    return states.length > 0 ? states : malformed(path, 'what a text can match', rules());
+    return automaton(terms, terms.and(...parts), mostStates);
   } catch (error) {
     if (error instanceof TooManyStates || error instanceof TooManySteps)
-      unsupported(path, `${rules()}: more than ${mostStates} states, or too many steps to find them`);
+      unsupported(
+        path,
+        `${describedRules(rules)}: more than ${mostStates} states, or too many steps to find them`,
+      );
     throw error;
   }
 }

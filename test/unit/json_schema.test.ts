@@ -137,6 +137,201 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
     [JSON.stringify('\b')],
     ['"b"', '"\\\\b"', '""'],
   ],
+  [
+    'OpenAPI’s way to extend a schema, and to say of it what is required',
+    {
+      allOf: [
+        { $ref: '#/$defs/pet' },
+        { properties: { age: { type: 'integer', minimum: 0 } }, description: 'A dog.' },
+        { required: ['age', 'name'] },
+      ],
+      $defs: {
+        pet: { type: 'object', properties: { name: { type: 'string' }, kind: { enum: ['dog', 'cat'] } } },
+      },
+    },
+    ['{"name":"a","kind":"cat","age":3}', '{"name":"","age":0}'],
+    [
+      '{"name":"a"}',
+      '{"age":3}',
+      '{"name":1,"age":3}',
+      '{"name":"a","age":-1}',
+      '{"name":"a","kind":"x","age":3}',
+    ],
+  ],
+  [
+    'keywords beside allOf',
+    {
+      type: 'object',
+      properties: { a: { type: ['number', 'null'] } },
+      allOf: [{ properties: { a: { type: 'integer', minimum: 1 } }, required: ['a'] }],
+    },
+    ['{"a":1}', '{"a":20}'],
+    ['{"a":0}', '{"a":1.5}', '{"a":null}', '{}'],
+  ],
+  [
+    'bounds, types and lists of several schemas',
+    {
+      type: 'array',
+      prefixItems: [
+        {
+          allOf: [
+            { type: 'number', minimum: 2, maximum: 9 },
+            { type: 'integer', minimum: 1, maximum: 5 },
+          ],
+        },
+        { allOf: [{ enum: [1, 'a', null] }, { type: ['string', 'null'] }, { enum: [null, 1, 'a', 'b'] }] },
+        { allOf: [{ type: ['string', 'null'], maxLength: 2 }, { type: ['null', 'boolean'] }] },
+        {
+          allOf: [
+            { type: 'array', items: { type: 'number' }, minItems: 1 },
+            {
+              type: 'array',
+              prefixItems: [{ type: 'integer' }],
+              items: { minimum: 0, type: 'number' },
+              maxItems: 2,
+            },
+          ],
+        },
+        { type: 'string', allOf: [{ pattern: '^a' }, { allOf: [{ pattern: 'b$' }] }, { maxLength: 3 }] },
+      ],
+    },
+    ['[2,"a",null,[1],"ab"]', '[5,null,null,[-1,0.5],"axb"]'],
+    [
+      '[1,"a",null,[1],"ab"]',
+      '[6,"a",null,[1],"ab"]',
+      '[2.5,"a",null,[1],"ab"]',
+      '[2,1,null,[1],"ab"]',
+      '[2,"b",null,[1],"ab"]',
+      '[2,"a","x",[1],"ab"]',
+      '[2,"a",true,[1],"ab"]',
+      '[2,"a",null,[],"ab"]',
+      '[2,"a",null,[0.5],"ab"]',
+      '[2,"a",null,[1,-1],"ab"]',
+      '[2,"a",null,[1,1,1],"ab"]',
+      '[2,"a",null,[1],"axxb"]',
+      '[2,"a",null,[1],"b"]',
+      '[2,"a",null,[1],"a"]',
+    ],
+  ],
+  [
+    'objects of which one is closed: what it does not name is not made',
+    {
+      allOf: [
+        { type: 'object', properties: { a: { const: 1 }, b: { const: 2 } }, additionalProperties: false },
+        { properties: { b: { type: 'number' }, c: { const: 3 } } },
+      ],
+    },
+    ['{}', '{"a":1,"b":2}', '{"b":2}'],
+    ['{"a":1,"c":3}', '{"c":3}', '{"d":1}'],
+  ],
+  [
+    'objects without a property in common',
+    {
+      allOf: [
+        { type: 'object', properties: { a: {} }, additionalProperties: false },
+        { type: 'object', properties: { b: {} }, additionalProperties: false },
+      ],
+    },
+    ['{}'],
+    ['{"a":1}', '{"b":1}', '{"c":1}'],
+  ],
+  [
+    'a schema that several make and that comes back to itself',
+    {
+      $ref: '#/$defs/node',
+      $defs: {
+        named: { type: 'object', properties: { name: { type: 'string' } } },
+        node: {
+          allOf: [
+            { $ref: '#/$defs/named' },
+            { properties: { next: { allOf: [{ $ref: '#/$defs/node' }, { required: ['name'] }] } } },
+          ],
+        },
+      },
+    },
+    ['{}', '{"next":{"name":"a"}}', '{"name":"a","next":{"name":"b","next":{"name":"c"}}}'],
+    ['{"next":{}}', '{"next":{"name":"b","next":{}}}'],
+  ],
+  [
+    'a oneOf of schemas that allOf makes, told apart by a property of theirs',
+    {
+      oneOf: ['cat', 'dog'].map((kind) => ({
+        allOf: [{ $ref: '#/$defs/pet' }, { properties: { kind: { const: kind } }, required: ['kind'] }],
+      })),
+      $defs: { pet: { type: 'object', properties: { kind: { type: 'string' } } } },
+    },
+    ['{"kind":"cat"}', '{"kind":"dog"}'],
+    ['{"kind":"cow"}', '{}'],
+  ],
+  [
+    'properties by patterns of their names',
+    {
+      type: 'object',
+      patternProperties: { '^n_': { type: 'integer' }, '^s_': { type: 'string' }, '^_': false },
+      additionalProperties: { type: 'boolean' },
+    },
+    ['{}', '{"n_a":1}', '{"s_":"x","n_":2}'],
+    ['{"n_a":"x"}', '{"s_":1}', '{"_":1}', '{"n":1}'],
+  ],
+  [
+    'properties that have a name and match patterns',
+    {
+      type: 'object',
+      properties: { n_a: { maximum: 3, type: 'number' }, other: { type: 'null' }, no: {} },
+      patternProperties: { '^n_': { type: 'integer' }, a$: { type: 'number', minimum: 1 }, '^no$': false },
+      required: ['n_a', 'n_b'],
+      additionalProperties: false,
+    },
+    ['{"n_a":1,"n_b":7}', '{"n_a":3,"other":null,"n_b":-7}'],
+    [
+      '{"n_a":0,"n_b":7}',
+      '{"n_a":4,"n_b":7}',
+      '{"n_a":1}',
+      '{"n_a":1.5,"n_b":7}',
+      '{"n_a":1,"no":1,"n_b":7}',
+    ],
+  ],
+  [
+    'names by a pattern and by propertyNames',
+    {
+      type: 'object',
+      patternProperties: { '^a': { const: 1 } },
+      propertyNames: { maxLength: 2 },
+    },
+    ['{}', '{"a":1}', '{"ab":1,"ac":1}'],
+    ['{"abc":1}', '{"b":1}', '{"a":2}'],
+  ],
+  [
+    'patterns that may match one name, of one schema',
+    { type: 'object', patternProperties: { '^a': { const: 1 }, b$: { const: 1 } } },
+    ['{"ab":1,"a":1,"b":1}'],
+    ['{"a":2}', '{"b":2}', '{"c":1}'],
+  ],
+  [
+    'items that are all different',
+    { type: 'array', items: { enum: ['a', 'b', 3] }, uniqueItems: true },
+    ['[]', '["a"]', '["b","a"]', '[3,"a","b"]', '["a" , 3 ]'],
+    ['["a","a"]', '["a","b","a"]', '["c"]', '["a","b",3,"a"]', '["a",]'],
+  ],
+  [
+    'different items within bounds, by reference',
+    {
+      type: 'array',
+      items: { $ref: '#/$defs/day' },
+      minItems: 2,
+      maxItems: 3,
+      uniqueItems: true,
+      $defs: { day: { type: 'string', enum: ['mo', 'tu', 'we', 'th'] } },
+    },
+    ['["th","mo"]', '["mo","tu","we"]'],
+    ['[]', '["mo"]', '["mo","mo"]', '["mo","tu","we","th"]'],
+  ],
+  [
+    'one item is different from all others',
+    { type: 'array', items: { type: 'string' }, maxItems: 1, uniqueItems: true },
+    ['[]', '["a"]'],
+    ['["a","a"]'],
+  ],
   ['no name', { type: 'object', propertyNames: false }, ['{}'], ['{"":1}', '{"a":1}']],
   [
     'a oneOf of values that enums list',
@@ -189,6 +384,132 @@ test.each<[string, unknown[]]>([
     'ERR_UNSUPPORTED',
     /^\[generate\] jsonSchema at #\/oneOf: no support for oneOf of schemas 0 and 1, /,
   );
+});
+
+const atLeast = (minimum: number): object => ({ type: 'number', minimum });
+test.each<[what: string, schema: JsonSchema, place: string, message: string]>([
+  ['more schemas than are made one', { allOf: many(65, atLeast) }, '#/allOf', 'more than 64 schemas'],
+  [
+    'what holds beside a choice',
+    { allOf: [{ anyOf: [{ type: 'null' }] }, atLeast(1)] },
+    '#',
+    'type, minimum beside anyOf',
+  ],
+  [
+    'two choices',
+    { allOf: [{ anyOf: [{ type: 'null' }] }, { anyOf: [{ type: 'string' }] }] },
+    '#/allOf/1',
+    'another anyOf than that of #/allOf/0, which holds for the same value',
+  ],
+  [
+    'two steps',
+    { allOf: [{ type: 'integer', multipleOf: 2 }, { multipleOf: 3 }] },
+    '#/allOf/1',
+    'another multipleOf than that of #/allOf/0, which holds for the same value',
+  ],
+  [
+    'patterns of names beside another schema of the object',
+    { allOf: [{ type: 'object', patternProperties: { a: {} } }, { additionalProperties: false }] },
+    '#/allOf/0',
+    'patternProperties beside other schemas of the same object in allOf',
+  ],
+  [
+    'patterns of a text that may be none',
+    { allOf: [{ type: ['string', 'null'], pattern: 'a' }, { pattern: 'b' }] },
+    '#',
+    'several patterns or formats in allOf of a value that may be no string',
+  ],
+  ['a keyword that is not known', { allOf: [{ not: {} }, { type: 'null' }] }, '#', 'not; supported are '],
+  [
+    'patterns that may match one name',
+    { type: 'object', patternProperties: { '^a': { const: 1 }, b$: { const: 2 } } },
+    '#/patternProperties',
+    "'^a' and 'b$', which may match the same name, with different schemas",
+  ],
+  [
+    'different items of five values',
+    { type: 'array', items: { enum: [1, 2, 3, 4, 5] }, uniqueItems: true },
+    '#/uniqueItems',
+    'uniqueItems but where items is an enum of at most 4 values',
+  ],
+  [
+    'different items of any value',
+    { type: 'array', uniqueItems: true },
+    '#/uniqueItems',
+    'uniqueItems but where items is an enum of at most 4 values',
+  ],
+  [
+    'different items behind others',
+    { type: 'array', prefixItems: [{}], items: { enum: [1] }, uniqueItems: true },
+    '#/uniqueItems',
+    'uniqueItems beside prefixItems',
+  ],
+])('%s: refused by name', (_, schema, place, message) => {
+  const { message: said } = expectThrow(() => schemaGrammar(schema), 'ERR_UNSUPPORTED', /./);
+  expect(said).toContain(`[generate] jsonSchema at ${place}: no support for ${message}`);
+});
+
+test.each<[what: string, schema: JsonSchema, message: string]>([
+  [
+    'types',
+    { allOf: [{ type: 'string' }, { type: 'null' }] },
+    '#: expected schemas of one value that have a type in common',
+  ],
+  [
+    'values',
+    { allOf: [{ enum: ['a', 'b'] }, { type: 'string', minLength: 2 }] },
+    '#: expected schemas that one of the listed values is valid under',
+  ],
+  [
+    'false',
+    { allOf: [{ type: 'string' }, false] },
+    '#/allOf/1: expected a schema: an object or true but received false',
+  ],
+  [
+    'more items than there are different ones',
+    { type: 'array', items: { enum: [1, 2] }, minItems: 3, uniqueItems: true },
+    '#: expected minItems that different items allow but received 3',
+  ],
+  ['uniqueItems', { type: 'array', uniqueItems: 1 }, '#/uniqueItems: expected true or false but received 1'],
+  [
+    'a schema that is itself and more',
+    { $ref: '#/$defs/a', $defs: { a: { allOf: [{ $ref: '#/$defs/a' }, { type: 'null' }] } } },
+    "#/$defs/a/allOf/0/$ref: expected a reference that comes to a value but received '#/$defs/a'",
+  ],
+  [
+    'a schema that is itself or nothing',
+    { allOf: [{ $ref: '#/$defs/a' }], $defs: { a: { anyOf: [{ allOf: [{ $ref: '#/$defs/a' }] }] } } },
+    '#/anyOf/0/allOf: expected schemas that come to a value but received themselves',
+  ],
+])('%s: no value is valid', (_, schema, message) => {
+  const { message: said } = expectThrow(() => schemaGrammar(schema), 'ERR_ARGUMENT', /./);
+  expect(said).toContain(`[generate] jsonSchema at ${message}`);
+});
+
+test('a few schemas that refer to each other in very many ways are refused in a bounded time', () => {
+  const names = many(12, (i) => `n${i}`);
+  // Each set of references is a schema of its own, and its properties lead to other sets.
+  const $defs = Object.fromEntries(
+    names.map((name, i) => [
+      name,
+      {
+        type: 'object',
+        properties: {
+          p: { allOf: [{ $ref: `#/$defs/n${(i + 1) % 12}` }, { $ref: `#/$defs/n${(i * 5 + 3) % 12}` }] },
+          q: { allOf: [{ $ref: `#/$defs/n${(i * 7 + 2) % 12}` }, { $ref: `#/$defs/n${(i + 5) % 12}` }] },
+        },
+      },
+    ]),
+  );
+  const begin = performance.now();
+  try {
+    schemaGrammar({ $ref: '#/$defs/n0', $defs });
+  } catch (error) {
+    expect((error as Error).message).toMatch(
+      /different allOf|more than 64 schemas|at most 64 others|characters/,
+    );
+  }
+  expect(performance.now() - begin).toBeLessThan(5000);
 });
 
 test('oneOf with as many schemas as are compared', async () => {

@@ -304,6 +304,75 @@ const records = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
         : fc.dictionary(fc.stringMatching(/^[a-c]{1,3}$/), values, { maxKeys: 3 }),
   }));
 
+/** Objects that two schemas describe, one of which says what is required. */
+const extended = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
+  fc.tuple(inner, inner, bounds, fc.boolean()).map(([first, second, { minimum }, closed]) => ({
+    schema: {
+      allOf: [
+        {
+          type: 'object',
+          properties: { a: first.schema, n: { type: 'number' } },
+          ...(closed && { additionalProperties: false }),
+        },
+        {
+          properties: {
+            n: { type: ['integer', 'null'], ...(minimum !== undefined && { minimum }) },
+            ...(!closed && { b: second.schema }),
+          },
+        },
+        { required: ['n'] },
+      ],
+    },
+    values: fc.tuple(first.values, second.values, fc.nat(1000), fc.boolean()).map(([a, b, more, there]) => ({
+      ...(there && { a }),
+      n: (minimum ?? 0) + more,
+      ...(!closed && there && { b }),
+    })),
+  }));
+
+/** Objects whose properties are described by patterns of their names. */
+const named = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
+  fc.tuple(inner, inner, fc.boolean()).map(([first, second, listed]) => ({
+    schema: {
+      type: 'object',
+      patternProperties: { '^x': first.schema, '^[yz]+$': second.schema },
+      ...(listed && { properties: { x: {}, other: { const: 1 } }, required: ['x'] }),
+      additionalProperties: !listed,
+    },
+    values: listed
+      ? fc.record({ x: first.values, other: fc.constant(1) })
+      : fc
+          .tuple(
+            fc.dictionary(fc.stringMatching(/^x[a-c]{0,2}$/), first.values, { maxKeys: 2 }),
+            fc.dictionary(fc.stringMatching(/^[yz]{1,3}$/), second.values, { maxKeys: 2 }),
+          )
+          .map(([some, others]) => ({ ...some, ...others })),
+  }));
+
+/** Lists of different ones of a few values. */
+const sets: fc.Arbitrary<Case> = fc
+  .tuple(
+    fc.uniqueArray(fc.constantFrom<unknown>('a', 'b', 1, null, true, [], { a: 1 }), {
+      minLength: 1,
+      maxLength: 4,
+    }),
+    fc.nat(4),
+    fc.nat(4),
+  )
+  .map(([values, a, b]) => {
+    const [least, most] = [Math.min(a, b, values.length), Math.max(a, b)];
+    return {
+      schema: {
+        type: 'array',
+        items: { enum: values },
+        uniqueItems: true,
+        minItems: least,
+        maxItems: most,
+      },
+      values: fc.shuffledSubarray(values, { minLength: least, maxLength: Math.min(most, values.length) }),
+    };
+  });
+
 /** One that occurs in two places, by reference, and within itself. */
 const referring = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
   inner.map(({ schema, values }) => ({
@@ -325,6 +394,9 @@ const nested = (depth: number): fc.Arbitrary<Case> => {
     choices(inner),
     kinds(inner),
     records(inner),
+    extended(leaf),
+    named(leaf),
+    sets,
   );
 };
 /** References are those of the root. */

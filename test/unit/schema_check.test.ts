@@ -42,6 +42,7 @@ const schemas = fc.letrec<{ schema: Record<string, unknown> | boolean; object: R
       required: fc.uniqueArray(fc.constantFrom('a', 'b'), { maxLength: 2 }),
       properties: named,
       additionalProperties: one,
+      patternProperties: fc.dictionary(fc.constantFrom('^a', 'b$', '[ac]'), one, { maxKeys: 2 }),
       $ref: fc.constantFrom('#/$defs/x', '#/$defs/y'),
     };
     const object = fc
