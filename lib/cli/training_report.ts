@@ -83,8 +83,12 @@ export class TextReport {
     note(this.#console, line);
   }
 
-  #start({ maxSteps, trainableParameters }: StartEvent): void {
+  #start({ step, maxSteps, previousMaxSteps, trainableParameters }: StartEvent): void {
     this.#totalSteps = maxSteps;
+    if (previousMaxSteps !== undefined)
+      this.#note(
+        `going on after step ${step}: the run was to end after ${previousMaxSteps} steps and now ends after ${maxSteps}; the learning rate is that of the schedule over ${maxSteps}`,
+      );
     const share = (100 * trainableParameters) / (this.#frozen + trainableParameters);
     this.#note(`training ${trainableParameters} parameters (${share.toFixed(2)}%)`);
   }

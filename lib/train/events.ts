@@ -6,6 +6,8 @@ export interface StartEvent {
   step: number;
   /** How many steps there will be; undefined while the data does not tell its length. */
   maxSteps: number | undefined;
+  /** How many steps the run that is resumed was to have, where it now goes on beyond them. */
+  previousMaxSteps?: number;
   /** How many numbers are trained. */
   trainableParameters: number;
 }

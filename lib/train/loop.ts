@@ -10,7 +10,7 @@ import type { ResolvedOptions } from './options';
 import type { OutputDirectory } from './output';
 import { Progress } from './progress';
 import type { RunRecord } from './record';
-import { DataDigest, readRunState, replay, type Resumed, type RunSettings } from './resume';
+import { DataDigest, earlierEnd, readRunState, replay, type Resumed, type RunSettings } from './resume';
 import { stepBatches, type StepBatches } from './step_batches';
 import type { TrainingSubject } from './subject';
 import type { Updates } from './update';
@@ -27,6 +27,8 @@ interface LoopParts {
   readonly output: OutputDirectory | undefined;
   /** What its checkpoints are compared with. */
   readonly settings: RunSettings;
+  /** What a command line gave, as JSON. */
+  readonly command: string | undefined;
   readonly record: RunRecord;
   /** The model card of the run so far. */
   readonly card: () => string;
@@ -79,8 +81,13 @@ export class TrainingLoop {
   /** Trains; a loop runs once. */
   async *run(): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     const { options, data, optimizer, trainableParameters, record } = this.#parts;
-    yield { type: 'start', step: this.#start, maxSteps: options.totalSteps, trainableParameters };
+    const earlier = this.#from && earlierEnd(this.#from.settings, this.#parts.settings);
+    yield {
+      ...{ type: 'start', step: this.#start, maxSteps: options.totalSteps, trainableParameters },
+      ...(earlier === undefined ? {} : { previousMaxSteps: earlier }),
+    };
     const groups = stepBatches(data, options, this.#signal);
+    let left = true;
     try {
       if (this.#from !== undefined) yield* this.#goOn(this.#from, groups);
       // The checkpoint may be that of a run that had ended.
@@ -95,10 +102,13 @@ export class TrainingLoop {
       await this.#saveFinal();
       // A process that was killed behind its last checkpoint has removed none of the older ones, and this run may have made none.
       await this.#parts.output?.prune(this.#kept);
+      left = false;
     } catch (error) {
+      left = false;
       yield* this.#keep(error);
       throw error;
     } finally {
+      if (left) await this.#keepWhenLeft();
       await groups.return();
     }
     const result = await this.#result();
@@ -176,9 +186,9 @@ export class TrainingLoop {
   }
 
   async #checkpoint(output: OutputDirectory): Promise<CheckpointEvent> {
-    const { subject, optimizer, settings } = this.#parts;
+    const { subject, optimizer, settings, command } = this.#parts;
     const step = this.#step;
-    const state = { step, settings, data: this.#taken.value, evaluations: this.#evaluations.state };
+    const state = { step, settings, data: this.#taken.value, evaluations: this.#evaluations.state, command };
     const more = { ...this.#kept, card: this.#parts.card() };
     const dir = await output.saveCheckpoint(state, subject, optimizer, more);
     this.#savedAt = step;
@@ -186,9 +196,8 @@ export class TrainingLoop {
   }
 
   /** Which checkpoints stay. */
-  get #kept(): { limit: number | undefined; keep: number | undefined } {
-    const { saveLimit: limit, keepBest } = this.#parts.options;
-    return { limit, keep: keepBest ? this.#evaluations.best?.step : undefined };
+  get #kept(): { limit: number; keep: number | undefined } {
+    return { limit: this.#parts.options.saveLimit, keep: this.#evaluations.best?.step };
   }
 
   /** Saves the final adapter. With keepBest that is the one of the best evaluation, which the adapter in memory then is, too. */
@@ -200,7 +209,8 @@ export class TrainingLoop {
     const card = this.#parts.card();
     if (best === undefined || best.step === this.#step) return output.saveFinal(subject, card);
     const dir = this.#best!;
-    const saved = await readRunState(dir, { settings, mostSteps: this.#step });
+    const { ofTotal } = options;
+    const saved = await readRunState(dir, { settings, mostSteps: this.#step, ofTotal });
     if (saved.step !== best.step)
       throw new LoRAError(
         'ERR_FILE',
@@ -233,6 +243,16 @@ export class TrainingLoop {
     await writeReport(false).catch((failure: unknown) =>
       warn(`the report could not be written: ${messageOf(failure)}`),
     );
+  }
+
+  /** Keeps what was trained when the consumer has left the loop, as an abort does. */
+  async #keepWhenLeft(): Promise<void> {
+    const { output, record, writeReport } = this.#parts;
+    if (!output || this.#step === this.#start) return;
+    record.kept = undefined;
+    if (this.#savedAt !== this.#step) await this.#checkpoint(output);
+    record.ended = 'interrupted';
+    await writeReport(false);
   }
 
   /** What the run gives, with its report. */

@@ -99,10 +99,11 @@ export interface TrainerOptions {
   saveEvery?: number | undefined;
   /**
    * Goes on from a checkpoint, bit for bit as if the run had not stopped: from the newest in `outDir` (true; where it holds no run yet, the run
-   * begins), or from the folder that is named.
+   * begins), or from the folder that is named. With more `maxSteps` or `epochs` it goes on beyond its end: the rate is then that of the schedule
+   * over all steps, which the steps before did not have.
    */
   resume?: boolean | string | undefined;
-  /** How many checkpoints `outDir` keeps; older ones are removed when a newer one is whole. Default: all. */
+  /** How many checkpoints `outDir` keeps, beside that of the best evaluation; older ones are removed when a newer one is whole. Default 2. */
   saveLimit?: number | undefined;
   /**
    * Writes `report.html` beside the final adapter: curves, settings, samples of text before and after; also where the run is aborted or fails after a
@@ -134,6 +135,8 @@ export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
   readonly scheduleOf: Schedule;
   /** The name of the optimizer. */
   readonly optimizer: string;
+  /** The settings that follow from the number of steps: the shares among them, and the number itself. */
+  readonly ofTotal: readonly string[];
   /** Known for maxSteps, and for epochs over data that says its length. */
   readonly totalSteps: number | undefined;
 }
@@ -217,7 +220,7 @@ function resolveSchedule(
   options: TrainerOptions,
   { schedule, packing, maxTokens }: CheckedValues<typeof trainerOptions>,
   totalSteps: number | undefined,
-): Pick<ResolvedOptions, 'warmupSteps' | 'decaySteps' | 'scheduleOf'> {
+): Pick<ResolvedOptions, 'warmupSteps' | 'decaySteps' | 'scheduleOf' | 'ofTotal'> {
   const endless = packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data';
   check(
     totalSteps !== undefined || schedule === 'constant',
@@ -229,5 +232,10 @@ function resolveSchedule(
     schedule === 'wsd' ? stepsOf(op, 'decaySteps', options.decaySteps ?? 0.1, totalSteps) : undefined;
   const falls = decaySteps === undefined ? {} : { decaySteps };
   const scheduleOf = schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps, ...falls });
-  return { warmupSteps, decaySteps, scheduleOf };
+  const shares = { warmupSteps: options.warmupSteps ?? 0, decaySteps: options.decaySteps ?? 0.1 };
+  const ofTotal = [
+    'totalSteps',
+    ...Object.entries(shares).flatMap(([name, value]) => (value < 1 ? [name] : [])),
+  ];
+  return { warmupSteps, decaySteps, scheduleOf, ofTotal };
 }

@@ -68,7 +68,7 @@ export class OutputDirectory {
     optimizer: Optimizer,
     { limit, keep, card }: CheckpointOptions = {},
   ): Promise<string> {
-    const { step, settings, data, evaluations } = state;
+    const { step, settings, data, evaluations, command } = state;
     const dir = this.checkpoint(step);
     await refuseLink(dir);
     await saveTogether(dir, async (temporary) => {
@@ -80,6 +80,7 @@ export class OutputDirectory {
         settings: JSON.stringify(settings),
         data,
         evaluations,
+        ...(command === undefined ? {} : { command }),
       });
       if (card !== undefined) await writeCard(dir, temporary, card);
     });

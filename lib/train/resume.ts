@@ -124,6 +124,39 @@ export class DataDigest {
   }
 }
 
+/** Settings of a run that are options of its Trainer. */
+const optionNames = [
+  ...[
+    'batchSize',
+    'gradientAccumulationSteps',
+    'optimizer',
+    'loraPlusRatio',
+    'lr',
+    'weightDecay',
+    'maxGradNorm',
+  ],
+  ...['seed', 'neftuneNoiseAlpha', 'packing', 'groupByLength', 'schedule', 'warmupSteps', 'decaySteps'],
+];
+
+/** The options that the run of a checkpoint was begun with: all that a command line gave, or what is known of those of a program. */
+export async function optionsOfRun(
+  dir: string,
+): Promise<{ options: Readonly<Record<string, unknown>>; all: boolean }> {
+  const { settings, command } = await loadCheckpoint(dir);
+  const parsed = (text: unknown): Record<string, unknown> => {
+    const value = typeof text === 'string' ? parseJson(text, `the settings of the run in ${dir}`) : {};
+    return isRecord(value) ? value : {};
+  };
+  if (command !== undefined) return { options: parsed(command), all: true };
+  const own = parsed(settings);
+  const { totalSteps } = own;
+  const options = Object.fromEntries(optionNames.flatMap((name) => (name in own ? [[name, own[name]]] : [])));
+  return {
+    options: { ...options, ...(typeof totalSteps === 'number' && { maxSteps: totalSteps }) },
+    all: false,
+  };
+}
+
 /** What a checkpoint holds beside the adapter and the optimizer. */
 export interface RunState {
   readonly step: number;
@@ -131,6 +164,8 @@ export interface RunState {
   /** Of the batches of all steps so far. */
   readonly data: string;
   readonly evaluations: BestState;
+  /** The options that a command line gave, as JSON. */
+  readonly command?: string | undefined;
 }
 
 /** A checkpoint that a run goes on from, and where it lies. */
@@ -159,7 +194,18 @@ export interface OwnRun {
   readonly settings: RunSettings;
   /** After how many steps it ends at the latest; undefined where only the data tell. */
   readonly mostSteps: number | undefined;
+  /** The settings that follow from the number of its steps, which a run that goes on beyond its end changes. */
+  readonly ofTotal: readonly string[];
 }
+
+/** After how many steps the run of a checkpoint was to end, where this one ends later; undefined: it does not. */
+export function earlierEnd(saved: RunSettings, own: RunSettings): number | undefined {
+  const [was, is] = [saved['totalSteps'], own['totalSteps']];
+  return typeof was === 'number' && typeof is === 'number' && is > was ? was : undefined;
+}
+
+const without = (settings: RunSettings, names: readonly string[]): RunSettings =>
+  Object.fromEntries(Object.entries(settings).filter(([name]) => !names.includes(name)));
 
 /**
  * The place in its run that a checkpoint holds; the adapter and the optimizer stay in the file.
@@ -220,7 +266,8 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
     best = { step: whole('evaluations.best.step', saved['step'], 1, at), loss };
   }
 
-  const differs = difference(settings, own.settings);
+  const free = earlierEnd(settings, own.settings) === undefined ? [] : own.ofTotal;
+  const differs = difference(without(settings, free), without(own.settings, free));
   if (differs !== undefined)
     throw new LoRAError(
       'ERR_ARGUMENT',

@@ -28,7 +28,7 @@ import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './event
  * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
  * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, and the
  * optimizer steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
- * the weights change. Any other error after a step, as an abort, leaves a checkpoint of the last whole step in `outDir`.
+ * the weights change. Any other error after a step, as an abort, leaves a checkpoint of the last whole step in `outDir`, and so does leaving the loop.
  *
  * @example
  * const trainer = new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 2e-4 });
@@ -48,6 +48,7 @@ export class Trainer {
   #settings: RunSettings = {};
   readonly #record = new RunRecord();
   #report: Report | undefined;
+  #command: string | undefined;
   #ran = false;
 
   /**
@@ -131,6 +132,11 @@ export class Trainer {
     }
   }
 
+  /** @internal What a command line gave: its checkpoints hold it, so that it need not be said again. */
+  remember(options: object): void {
+    this.#command = JSON.stringify(options);
+  }
+
   /** @internal Notes an evaluation that the program made after the run: model card and report then have it. */
   async addEvaluation(event: EvalEvent): Promise<void> {
     this.#record.add(event);
@@ -149,10 +155,10 @@ export class Trainer {
     const { dir } = this.#output;
     await this.#subject.checkFolder(dir);
     await this.#output.open(resumed);
-    const { saveEvery, saveLimit = Infinity, totalSteps = Infinity, keepBest } = this.#options;
+    const { saveEvery, saveLimit, totalSteps = Infinity, evalEvery } = this.#options;
     const every = saveEvery ?? Infinity;
     // While one is written, those before it are there; an abort writes one, too.
-    const wanted = Math.min(saveLimit + (keepBest ? 2 : 1), Math.floor(totalSteps / every));
+    const wanted = Math.min(saveLimit + (evalEvery === undefined ? 1 : 2), Math.floor(totalSteps / every));
     const { bytes } = this.#subject;
     const masters = Object.keys(this.#subject.states).length * 4 * this.#trainable;
     const checkpoint = bytes + masters + this.#optimizer.stateBytes;
@@ -177,11 +183,12 @@ export class Trainer {
 
   /** Reads the place from which the run goes on, where there is one. */
   async #resume(): Promise<LoopBegin | undefined> {
-    const { resume, outDir, totalSteps, maxTokens, keepBest } = this.#options;
+    const { resume, outDir, totalSteps, maxTokens, keepBest, ofTotal } = this.#options;
     const dir = resume === true ? await newestCheckpoint(outDir!) : resume || undefined;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
-    const state = await readRunState(dir, { settings: this.#settings, mostSteps: totalSteps ?? maxTokens });
+    const mostSteps = totalSteps ?? maxTokens;
+    const state = await readRunState(dir, { settings: this.#settings, mostSteps, ofTotal });
     const from = { ...state, dir };
     return { from, best: keepBest ? await bestCheckpoint(from, outDir!) : undefined };
   }
@@ -198,6 +205,7 @@ export class Trainer {
       trainableParameters: this.#trainable,
       output: this.#output,
       settings: this.#settings,
+      command: this.#command,
       card: () => modelCard(this.#facts()),
       writeReport: (withSamples: boolean, aborting?: AbortSignal) => this.#writeReport(withSamples, aborting),
     };

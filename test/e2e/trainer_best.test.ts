@@ -96,6 +96,12 @@ describe('keepBest', () => {
     expect(end.best).toEqual({ step: 2, loss: 1, dir: join(outDir, 'checkpoint-2') });
   });
 
+  test('without it the best evaluation keeps its checkpoint beside the newest two', async () => {
+    const outDir = fresh();
+    await evaluated([3, 1, 2, 2, 2, 2], { outDir, saveEvery: 1 });
+    expect(checkpoints(outDir)).toEqual(['checkpoint-2', 'checkpoint-5', 'checkpoint-6']);
+  });
+
   test('keeps one best, also where nothing else is saved', async () => {
     const outDir = fresh();
     await evaluated([3, 2, 1, 2], { outDir, keepBest: true, saveLimit: 1 });

@@ -221,10 +221,48 @@ test('a finished run without checkpoints is not begun again', async () => {
   );
 });
 
+test('goes on beyond its end, with the rate of the schedule over all steps', async () => {
+  const changes = { warmupSteps: 0.25, saveEvery: 4 } as const;
+  await another();
+  const long = await collect(trainer({ ...changes, maxSteps: 8, outDir: fresh() }));
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ ...changes, maxSteps: 4, outDir }));
+  await another();
+  const { events, steps } = await collect(trainer({ ...changes, maxSteps: 8, outDir, resume: true }));
+  expect(events[0]).toMatchObject({ type: 'start', step: 4, maxSteps: 8, previousMaxSteps: 4 });
+  expect(long.events[0]).not.toHaveProperty('previousMaxSteps');
+  expect(steps.map(({ step, lr }) => [step, lr])).toEqual(
+    long.steps.slice(4).map(({ step, lr }) => [step, lr]),
+  );
+  await another();
+  await expectReject(
+    trainer({ ...changes, maxSteps: 6, outDir, resume: true }).run(),
+    'ERR_ARGUMENT',
+    /totalSteps was 8 and is 6/,
+  );
+});
+
+test('leaving the loop saves the last whole step, from which it goes on with the same bits', async () => {
+  const outDir = fresh();
+  await another();
+  for await (const event of trainer({ outDir, report: true }).run())
+    if (event.type === 'step' && event.step === 3) break;
+  expect(readdirSync(outDir).sort()).toEqual(['checkpoint-3', 'report.html']);
+  const adapter = await another();
+  const { events } = await collect(trainer({ outDir, resume: true }));
+  expect(events[0]).toMatchObject({ step: 3 });
+  expect(weights(adapter)).toBe(whole.weights);
+  await another();
+  const none = fresh();
+  for await (const _ of trainer({ outDir: none }).run()) break;
+  expect(readdirSync(none)).toEqual([]);
+});
+
 test('saveLimit keeps the newest checkpoints', async () => {
   const outDir = fresh();
   await another();
-  await collect(trainer({ outDir, saveEvery: 2, saveLimit: 2 }));
+  await collect(trainer({ outDir, saveEvery: 2 })); // 2 of them where nothing is said
   expect(
     readdirSync(outDir)
       .filter((name) => /checkpoint/.test(name))
@@ -235,7 +273,7 @@ test('saveLimit keeps the newest checkpoints', async () => {
 test('of a run that was killed before it removed older checkpoints, none stays when it has ended', async () => {
   const outDir = fresh();
   await another();
-  await collect(trainer({ outDir, saveEvery: 2 })); // as if each removal had been cut off
+  await collect(trainer({ outDir, saveEvery: 2, saveLimit: 5 })); // as if each removal had been cut off
   await another();
   const { steps } = await collect(trainer({ outDir, saveEvery: 2, saveLimit: 1, resume: true }));
   expect(steps).toEqual([]);
@@ -256,7 +294,9 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     [{ lr: 0.01 }, 'lr was 0.02 and is 0.01'],
     [{ seed: 5 }, 'seed was 4 and is 5'],
     [{ schedule: 'linear' }, 'schedule was "cosine" and is "linear"'],
-    [{ maxSteps: 12 }, 'totalSteps was 10 and is 12'],
+    [{ maxSteps: 10, warmupSteps: 0.3 }, 'warmupSteps was 2 and is 3'],
+    [{ maxSteps: 12, warmupSteps: 3 }, 'warmupSteps was 2 and is 3'],
+    [{ maxSteps: 12, lr: 0.01 }, 'lr was 0.02 and is 0.01'],
     [{ weightDecay: 0 }, 'weightDecay was 0.1 and is 0'],
     [{ maxGradNorm: 0.5 }, 'maxGradNorm was 1 and is 0.5'],
     [{ warmupSteps: 0 }, 'warmupSteps was 2 and is 0'],

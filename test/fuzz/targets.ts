@@ -381,7 +381,7 @@ export const targets: Readonly<Record<string, Target>> = {
           throw new Error(`took the steps ${String(steps)}`);
       const settings =
         typeof rest['settings'] === 'string' ? rest['settings'] : JSON.stringify(rest['settings']);
-      const own = { settings: runSettings, mostSteps: 10 };
+      const own = { settings: runSettings, mostSteps: 10, ofTotal: [] };
       const { step, evaluations } = checkRunState('folder', { ...rest, settings }, own);
       const best = new BestEvaluation();
       best.restore(evaluations);
