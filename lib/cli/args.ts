@@ -149,12 +149,7 @@ export function parse(
   const values: Record<string, unknown> = {};
   const given = new Set<string>();
   for (const [key, flag] of Object.entries(command.flags)) {
-    const said = words.values[flagName(key)];
-    const refused = refusal(key, flag).some((no) => words.values[no] === true);
-    if (refused && said === true)
-      throw new UsageError(`${name} takes --${flagName(key)} or --no-${flagName(key)}, not both`);
-    const own = said === undefined ? undefined : valueOf(name, key, flag, said);
-    const value = refused ? false : (own ?? file.values[key] ?? undefined);
+    const value = givenValue(name, key, flag, words.values) ?? file.values[key] ?? undefined;
     if (value !== undefined && value !== false) given.add(key);
     if (value === undefined && flag.required)
       throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
@@ -170,7 +165,32 @@ export function parse(
   return { values, positionals: words.positionals };
 }
 
-function standardOf({ type, repeat, default: standard }: Flag): unknown {
+/** What a command line says of one flag; undefined: nothing. */
+function givenValue(name: string, key: string, flag: Flag, words: Words): unknown {
+  const said = words[flagName(key)];
+  const refused = refusal(key, flag).some((no) => words[no] === true);
+  if (refused && said === true)
+    throw new UsageError(`${name} takes --${flagName(key)} or --no-${flagName(key)}, not both`);
+  if (refused) return false;
+  return said === undefined ? undefined : valueOf(name, key, flag, said);
+}
+
+/** The values of the flags that a command line names. */
+export function givenValues(
+  name: string,
+  command: Command,
+  argv: readonly string[],
+): Readonly<Record<string, unknown>> {
+  const { values: words } = wordsOf(name, command, argv);
+  const values = Object.entries(command.flags).map(([key, flag]) => [
+    key,
+    givenValue(name, key, flag, words),
+  ]);
+  return Object.fromEntries(values.filter(([, value]) => value !== undefined)) as Record<string, unknown>;
+}
+
+/** What a flag gives that is not given. */
+export function standardOf({ type, repeat, default: standard }: Flag): unknown {
   if (type === 'boolean') return standard ?? false;
   return repeat ? [] : standard;
 }

@@ -6,6 +6,7 @@ import { configPath, help, parse, wantsHelp, type ConfigFile } from './args';
 import { exitCodes, Interrupted, UsageError, type Console } from './command';
 import { commands } from './commands';
 import { printable } from './printable';
+import { withFlagsOfRun } from './resumed';
 
 function overview(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
@@ -55,7 +56,8 @@ export async function runCommandLine(argv: readonly string[], console: Console):
       return 0;
     }
     const path = configPath(name, command, rest);
-    const file = path === undefined ? undefined : await readConfig(path);
+    const config = path === undefined ? undefined : await readConfig(path);
+    const file = await withFlagsOfRun(name, command, rest, config);
     const { values, positionals } = parse(name, command, rest, file);
     const code = await command.run(values, console, positionals);
     if (code !== 0) console.signal.throwIfAborted(); // with 0 it has ended as it was asked to

@@ -13,6 +13,7 @@ import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { defineCommand, helpFlag, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
+import { flagsOfRun } from './resumed';
 import { methodFlag, methodFlags, readStart } from './train_method';
 import { JsonReport, TextReport } from './training_report';
 
@@ -89,6 +90,7 @@ export const train = defineCommand({
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
       note(console, countsOf(data));
       const trainer = new Trainer({ ...optionsOf(values), model, data, evalData });
+      trainer.remember(flagsOfRun({ flags: trainFlags }, values));
       const report = values.json
         ? new JsonReport(console)
         : new TextReport(console, {

@@ -272,7 +272,13 @@ export const trainerOptions = {
     needs: { outDir: true },
     help: 'steps between checkpoints',
   },
-  saveLimit: { type: 'integer', minimum: 1, default: 2, rare: true, help: 'newest checkpoints to keep, beside the best' },
+  saveLimit: {
+    type: 'integer',
+    minimum: 1,
+    default: 2,
+    rare: true,
+    help: 'newest checkpoints to keep, beside the best',
+  },
   keepBest: {
     type: 'boolean',
     needs: { evalEvery: true, outDir: true },
@@ -290,7 +296,11 @@ export const trainerOptions = {
   },
   seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
   report: { type: 'boolean', needs: { outDir: true }, help: 'report.html in --out-dir' },
-  resume: { type: 'boolean', own: true, help: 'go on from the newest checkpoint in --out-dir, with its flags' },
+  resume: {
+    type: 'boolean',
+    own: true,
+    help: 'go on from the newest checkpoint in --out-dir, with its flags',
+  },
   train: { type: 'string', choices: ['adapter', 'all'] },
   parameters: { type: 'object' },
 } as const satisfies Options;

@@ -243,6 +243,71 @@ describe('train', () => {
     expect(weights(folder)).toBe(weights(whole));
   });
 
+  describe('--resume needs no flag of the run again', () => {
+    const flags = [
+      '--lr',
+      '0.01',
+      '--r',
+      '3',
+      '--max-length',
+      '12',
+      '--max-steps',
+      '4',
+      '--warmup-steps',
+      '1',
+    ];
+    let folder: string;
+    beforeAll(async () => {
+      folder = fresh();
+      expect((await trainInto(folder, ...flags, '--save-every', '2', '--save-limit', '5')).status).toBe(0);
+      rmSync(join(folder, 'checkpoint-4'), { recursive: true }); // as if it had been stopped
+    });
+    const resume = (...more: string[]): Promise<Outcome> =>
+      commandLine(['train', '--out-dir', folder, '--resume', ...more]);
+
+    test.each<[string[], RegExp]>([
+      [
+        ['--lr', '0.02'],
+        /checkpoint-2 is of a run with --lr 0\.01 but received --lr 0\.02: leave it out, or/,
+      ],
+      [['--r', '16'], /with --r 3 but received --r 16/],
+      [['--batch-size', '2'], /with --batch-size 4 but received --batch-size 2/],
+      [['--packing'], /with --no-packing but received --packing/],
+      [['--train-on', 'all'], /with no --train-on but received --train-on all/],
+    ])('%j differs, and is refused before the model is loaded', async (more, message) => {
+      const { status, err } = await resume(...more);
+      expect([status, err]).toEqual([2, expect.stringMatching(message)]);
+      expect(err).toMatch(/^lora-native: /);
+    });
+
+    test('with those of the run it ends with the same bits; a longer run names both ends', async () => {
+      const first = weights(folder);
+      const { status, err } = await resume('--lr', '0.01', '--max-length', '12');
+      expect([status, weights(folder)]).toEqual([0, first]);
+      expect(err).not.toContain('going on');
+      const longer = await resume('--max-steps', '6');
+      expect(longer.err).toContain(
+        'going on after step 4: the run was to end after 4 steps and now ends after 6; the learning rate is that of the schedule over 6\n',
+      );
+      const again = await resume('--epochs', '4', '--json'); // of 3 steps each
+      expect(jsonLines(again)[0]).toMatchObject({ step: 6, maxSteps: 12, previousMaxSteps: 6 });
+    });
+
+    test('the settings of a run that a program began hold, too', async () => {
+      const outDir = fresh();
+      const model = await CausalLM.fromPretrained(base);
+      model.addAdapter({ r: 16, targetModules: 'all-linear' });
+      const data = await loadDataset(at('data.jsonl'), { tokenizer: model.tokenizer, maxLength: 512 });
+      await new Trainer({ model, data, outDir, maxSteps: 3, saveEvery: 2, lr: 0.03, batchSize: 2 }).run();
+      await model.dispose();
+      const own = ['--data', at('data.jsonl'), '--out-dir', outDir, '--resume'];
+      expect((await commandLine(cpu('train', ...own, '--lr', '0.01'))).err).toMatch(/with --lr 0\.03 but/);
+      const { status, out } = await commandLine(cpu('train', ...own, '--r', '16', '--json'));
+      expect(status).toBe(0);
+      expect(jsonLines({ out })[0]).toMatchObject({ step: 2, maxSteps: 3 });
+    });
+  });
+
   test('--patience, --keep-best, --max-tokens and --neftune-noise-alpha do what the options do', async () => {
     const folder = fresh();
     const evaluations = ['--eval-data', at('valid.jsonl'), '--eval-every', '1', '--keep-best', '--lr', '0'];
