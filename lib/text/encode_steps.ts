@@ -2,8 +2,10 @@
  * Encoding in steps: what @huggingface/tokenizers does in one call, with its own normalizers, vocabularies and expressions, but piece
  * by piece, so that a long text can be interrupted. The tokens are the same.
  */
+import { defaultLimits, type Limits } from '../formats/limits';
 import type { Library, Model, PreTokenizer, Trie } from './library';
 import { bpeSteps } from './bpe_steps';
+import { checkWords } from './long_words';
 import { unusedMarks, withMarks } from './marks';
 
 /** Words that are longer take so long that they are merged in steps of their own. */
@@ -98,6 +100,10 @@ function* byteCharacters(
   }
   yield result;
 }
+
+/** Whether words are found by one of the expressions of published tokenizers. */
+const splitsWords = (component: PreTokenizer | null): boolean =>
+  component !== null && (component.tokenizers?.some(splitsWords) ?? component.pattern instanceof RegExp);
 
 /** The words that some components make of a text, one after the other. */
 function* chained(
@@ -279,6 +285,12 @@ function* sectionTokens(
   return tokens;
 }
 
+/** What else encoding is told. */
+export interface EncodeHow {
+  readonly ordinary?: readonly number[];
+  readonly limits?: Limits | undefined;
+}
+
 /**
  * The tokens of a text, with those that the post-processor adds. `ordinary` are the places of characters that no special token may hold: a mark
  * before each of them breaks the spelling until the added tokens are split off.
@@ -287,8 +299,9 @@ export function* encodeSteps(
   library: Library,
   text: string,
   addSpecialTokens: boolean,
-  ordinary: readonly number[] = [],
+  { ordinary = [], limits = defaultLimits }: EncodeHow = {},
 ): Generator<void, string[], void> {
+  if (splitsWords(library.pre_tokenizer)) yield* checkWords(text, limits);
   const mark = ordinary.length === 0 ? undefined : unusedMarks(text)[0];
   const marked = mark === undefined ? text : withMarks(text, ordinary, mark);
   const { added_tokens_map: added } = library;

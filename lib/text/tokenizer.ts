@@ -230,7 +230,7 @@ export class Tokenizer {
       tokens =
         text.length <= shortText && ordinary.length === 0
           ? this.#inner.encode(text, { add_special_tokens: addSpecialTokens }).tokens
-          : yield* encodeSteps(library, text, addSpecialTokens, ordinary);
+          : yield* encodeSteps(library, text, addSpecialTokens, { ordinary, limits: this.#limits });
     } catch (cause) {
       if (!(cause instanceof RangeError)) throw cause;
       // The library's Unigram hands all tokens of a text to one call.

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import fc from 'fast-check';
 import { loadDataset } from '../../lib/data/dataset';
+import { defaultLimits } from '../../lib/formats/limits';
 import { atOnce } from '../../lib/tensor/pace';
 import { bpeSteps } from '../../lib/text/bpe_steps';
 import { encodeSteps } from '../../lib/text/encode_steps';
@@ -12,6 +13,7 @@ import { publishedPatterns } from '../../lib/text/split_patterns';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { cpuMilliseconds, longestGap } from '../support/gaps';
+import { expectReject } from '../support/errors';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { byteTokenizer } from '../support/tiny_model';
@@ -259,6 +261,36 @@ describe('the event loop turns', () => {
     const running = tokenizer.encodeAsync(text, { signal: controller.signal });
     controller.abort(new Error('enough'));
     await expect(running).rejects.toThrow('enough');
+  });
+
+  test('a word that is longer than a limit is refused, and told by its row', async () => {
+    const folder = mkdtempSync(join(dir, 'x-'));
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(byteTokenizer()));
+    const limits = { ...defaultLimits, wordCharacters: 3000 };
+    const tokenizer = (await Tokenizer.fromDirectory(folder, { limits }))!;
+    const path = join(folder, 'data.jsonl');
+    const most = 'a'.repeat(3000);
+    for (const [text, count] of [
+      [`${most}é b`, 3001],
+      [` .${'字'.repeat(1500)}${'b'.repeat(1501)} .`, 3001],
+      [`b${' '.repeat(3001)}b`, 3001],
+      [`b${'-'.repeat(4000)}`, 4000],
+      [`b ${'7'.repeat(70_000)} b`, 70_000],
+    ] as const) {
+      writeFileSync(path, `{"text":"a"}\n${JSON.stringify({ text })}`);
+      await expectReject(
+        loadDataset(path, { tokenizer }),
+        'ERR_DATA',
+        `[loadDataset] ${path}:2: a text has ${count} characters without a place to split it: the limit is 3000, which limits.wordCharacters raises`,
+      );
+    }
+    writeFileSync(path, JSON.stringify({ text: `${most} ${most}.${most}7\n字-${most}` }));
+    expect((await loadDataset(path, { tokenizer, maxLength: 20_000 })).tokens).toBe(12_008);
+    // Without such an expression a text is one word.
+    const whole = { ...byteTokenizer(), pre_tokenizer: { type: 'ByteLevel', use_regex: false } };
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(whole));
+    const other = (await Tokenizer.fromDirectory(folder, { limits }))!;
+    expect(other.encode('a'.repeat(4000), { addSpecialTokens: false })).toHaveLength(4000);
   });
 
   test('while many short lines are encoded', async () => {
