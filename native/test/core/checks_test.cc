@@ -16,6 +16,7 @@ TensorView F32(Shape shape) { return {nullptr, DType::kF32, shape}; }
 TensorView BF16(Shape shape) { return {nullptr, DType::kBF16, shape}; }
 TensorView F64(Shape shape) { return {nullptr, DType::kF64, shape}; }
 TensorView I32(Shape shape) { return {nullptr, DType::kI32, shape}; }
+TensorView I8(Shape shape) { return {nullptr, DType::kI8, shape}; }
 
 char some_memory;
 PackedView Packed(int64_t rows, int64_t cols, DType dtype = DType::kF32) {
@@ -263,6 +264,35 @@ TEST_CASE("gradients of attention") {
   good.lse = F32({2, 4, 3});
   good.scale = 1;
   RefusesOthers(good);
+}
+
+TEST_CASE("quantize and unpack") {
+  QuantizeArgs codes;  // two rows of 96 values are three groups of 64
+  codes.src = BF16({2, 96});
+  codes.values = I8({96});
+  codes.magnitudes = F32({3});
+  RefusesOthers(codes);
+  QuantizeArgs rows = codes;
+  rows.format = WeightFormat::kI8Rows;
+  rows.values = I8({2, 96});
+  rows.magnitudes = F32({2});
+  RefusesOthers(rows);
+  UnpackArgs unpack;
+  unpack.src = Packed(10, 4);
+  unpack.dst = F32({10, 4});
+  RefusesOthers(unpack);
+}
+
+TEST_CASE("gradients of unary ops, and norms of lists") {
+  UnaryBackwardArgs unary{UnaryKind::kGelu, 1, F32({2}), F32({2}), F32({2})};
+  RefusesOthers(unary);
+  GlobalNormArgs norm{{F32({2}), F32({3, 4})}, F32({})};
+  Rejects<GlobalNormArgs>(
+      norm, [](auto& a) { a.tensors[1] = BF16({3, 4}); },
+      "[global_norm] expected tensor of dtype f32 but received bf16");
+  Rejects<GlobalNormArgs>(
+      norm, [](auto& a) { a.norm = F32({2}); },
+      "[global_norm] expected norm of one element but received shape [2]");
 }
 
 TEST_CASE("the layers of a model") {

@@ -278,6 +278,22 @@ TEST_CASE("steps: the host does not know what a graph wrote") {
   CHECK(ids.Get() == -1);
 }
 
+// A copy of a part leaves the other parts known.
+TEST_CASE("steps: a step that copies from the host leaves the host's copies, and others do not") {
+  for (const bool copies : {true, false}) {
+    CAPTURE(copies);
+    Recorded it;
+    const Kept ids(std::make_shared<Status>());
+    it.Add(
+        it.input, [](PlayedContext& context) { context.Launch("writes ids"); }, Access::kInOut,
+        ids.status);
+    it.steps.steps.back().copies_from_host = copies;
+    ids.Set(1);
+    it.Run();
+    CHECK(ids.Get() == (copies ? 1 : -1));
+  }
+}
+
 TEST_CASE("steps: a refused capture, or a refused graph, leaves a piece to commands for good") {
   for (const bool capture : {true, false}) {
     CAPTURE(capture);

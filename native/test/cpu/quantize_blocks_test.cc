@@ -109,5 +109,19 @@ TEST_CASE("quantize_blocks: numbers that blocks hardly hold, and those that they
   }
 }
 
+// The scale has the sign that gives the value of largest magnitude the code with one more step.
+TEST_CASE("quantize_blocks: of two values of the largest magnitude the first decides the sign") {
+  for (const WeightFormat format : {WeightFormat::kQ4_0, WeightFormat::kQ5_0}) {
+    for (const float first : {2.0f, -2.0f}) {
+      CAPTURE(NameOf(format));
+      CAPTURE(first);
+      float values[32] = {1, first, -first};
+      uint8_t block[32];
+      REQUIRE(EncodeBlock(format, values, block));
+      CHECK((block[1] >= 0x80) == (first > 0));  // of the f16 in the first two bytes
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lora::test
