@@ -143,7 +143,11 @@ test('a one-shot source that must be read twice is an error that says what to pa
   function* once(): Generator<Example> {
     yield { inputIds: [1, 2] };
   }
-  expect(() => checkRereadable('Trainer', once())).toThrow('pass a function');
+  async function* slowly(): AsyncGenerator<Example> {
+    yield await Promise.resolve({ inputIds: [1, 2] });
+  }
+  for (const source of [once(), slowly()])
+    expect(() => checkRereadable('Trainer', source)).toThrow('pass a function');
   expect(() => checkRereadable('Trainer', once)).not.toThrow();
   expect(() => checkRereadable('Trainer', [])).not.toThrow();
 });

@@ -52,6 +52,19 @@ test('has the counts and the examples of the same file in memory, in any order',
     expect(await all(data, how)).toEqual(await all(memory, how));
 });
 
+test.each([
+  ['{"inputIds":[1,4294967297]}', 4294967297],
+  ['{"inputIds":[1,2],"labels":[1,4294967298]}', 4294967298],
+])('%s is beyond what is kept of an id and a label', async (row, value) => {
+  const path = file(`{"inputIds":[1,2]}\n${row}\n`);
+  for (const inMemory of [true, false])
+    await expectReject(
+      loadDataset(path, { inMemory }),
+      'ERR_DATA',
+      `[loadDataset] ${path}:2: expected ids and labels of 32 bits but received ${value}`,
+    );
+});
+
 test('what is wrong with any row is said before anything is used', async () => {
   const path = file('{"text":"ab"}\n{"text":5}\n');
   await expectReject(

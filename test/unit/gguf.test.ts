@@ -89,6 +89,30 @@ describe('a right file', () => {
     await file.close();
   });
 
+  test('of version 2 is read as one of version 3', async () => {
+    const bytes = Buffer.from(
+      await ggufBytes(new Map([['a', { u32: 7 }]]), new Map([['m', counting([2, 3])]])),
+    );
+    bytes.writeUInt32LE(2, 4);
+    const file = await GgufFile.open(written(bytes));
+    expect([file.metadata.get('a'), file.tensors.get('m')!.shape]).toEqual([7, [2, 3]]);
+    await file.close();
+  });
+
+  test.each([
+    ['I8', 24, 1],
+    ['I16', 25, 2],
+    ['I32', 26, 4],
+    ['I64', 27, 8],
+    ['F64', 28, 8],
+  ])('values of %s have their bytes', async (name, type, bytes) => {
+    const entries = [entry('a', [64n], type, 0n), entry('b', [64n], type, BigInt(64 * bytes))];
+    const file = await GgufFile.open(written(Buffer.concat([raw(2, 0, ...entries), Buffer.alloc(2000)])));
+    const tensor = file.tensors.get('b')!;
+    expect([tensor.block.type, (await tensor.read()).length]).toEqual([name, 64 * bytes]);
+    await file.close();
+  });
+
   test('numbers of all widths', async () => {
     const path = written(
       raw(

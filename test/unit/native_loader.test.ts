@@ -97,9 +97,9 @@ test('a build that LORA_NATIVE_PREBUILD names is told from a local one, and must
   }
 });
 
-test('a package.json that is no JSON is not of this package', () => {
+test.each(['no JSON', 'null', '[]'])('a package.json of %s is not of this package', (text) => {
   const { app } = install();
-  write(join(app, 'dist', 'package.json'), 'no JSON');
+  write(join(app, 'dist', 'package.json'), text);
   expect(packageRoot(join(app, 'dist'))).toBeUndefined();
 });
 

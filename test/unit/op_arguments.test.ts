@@ -303,6 +303,7 @@ const cases: [string, () => unknown, string | RegExp][] = [
     () => paged(x([2, 1, 4, 3])),
     '[attention_paged] expected kPool of shape [4, 2, 64, 3] (pages, kv_heads, 64, head_dim) but received [4, 2, 64, 2]',
   ],
+  ['attention_paged', () => paged(x([2, 1, 4, 2]), { windows: 1 } as never), /unknown option 'windows'/],
   [
     'attention_paged',
     () => paged(x([2, 1, 4, 2]), { phase: 'decod' as never }),
