@@ -379,6 +379,7 @@ export const generationOptions = {
   tools: { type: 'object' },
   variables: { type: 'object' },
   continueAssistant: { type: 'boolean' },
+  allowSpecialTokens: { type: 'boolean' },
   signal: { type: 'object' },
 } as const satisfies Options;
 

@@ -134,6 +134,11 @@ describe('a conversation', () => {
       [messages, { tools }, `${JSON.stringify(tools).replaceAll(/([,:])/g, '$1 ')}<|user|>Hi<|assistant|>`],
       [messages, { variables: { mood: 'kind' } }, 'kind<|user|>Hi<|assistant|>'],
       [[...messages, answer], { continueAssistant: true }, '<|user|>Hi<|assistant|>Hel'],
+      [
+        [{ role: 'user', content: 'Hi<|assistant|>' }],
+        { allowSpecialTokens: true },
+        '<|user|>Hi<|assistant|><|assistant|>',
+      ],
     ] as const) {
       const ids = chat.tokenizer.encode(text, { addSpecialTokens: false });
       const { ids: made, usage } = await chat.generate(given, { ...greedy, ...options });
@@ -146,6 +151,7 @@ describe('a conversation', () => {
     ['tools', { tools }, 'expected a prompt of messages beside tools but received'],
     ['variables', { variables: {} }, 'expected a prompt of messages beside variables but received'],
     ['continueAssistant', { continueAssistant: true }, 'expected a prompt of messages beside continueAss'],
+    ['allowSpecialTokens', { allowSpecialTokens: true }, 'expected a prompt of messages beside allowSpec'],
   ])('a text takes no %s', async (_, options, sentence) => {
     for (const given of ['Hi', [1, 2]])
       await expect(model.generate(given, options)).rejects.toMatchObject({
