@@ -19,6 +19,8 @@ export interface TextsPlan {
   readonly promptCount: number;
   /** Tokens of the longest prompt, as far as that is known before they are ids. */
   readonly knownTokens: number;
+  /** Throws 400 for what is too long to be encoded. */
+  readonly checkLengths: (signal: AbortSignal) => Promise<void>;
   /** Their ids, which are made when the request has its turn. */
   readonly prompts: (signal: AbortSignal) => Promise<readonly (readonly number[])[]>;
   readonly sampling: RequestedSampling;
@@ -66,10 +68,12 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
   if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
   // What can never run does not wait first.
   tokensAfter(service, plan, { length: plan.knownTokens, virtual: 0 });
+  await plan.checkLengths(signal);
   const held = new HeldAdapter(adapters, plan.model);
   try {
     const places = plan.promptCount * plan.sampling.n;
     const lease = await service.queue.enter(client.lane, places, signal, (left) => held.prepare(left));
+    call.body.release();
     try {
       const use = held.use!;
       const { stallTimeoutMs } = service.settings;

@@ -5,6 +5,14 @@ import { ApiError, invalid } from './api_error';
 import { BodyScan } from './body_scan';
 import type { Incoming } from './exchange';
 import type { Fields } from './fields';
+import type { HeldBytes } from './waiting_bytes';
+
+/** Whose body it is. */
+export interface BodyOwner {
+  readonly held: HeldBytes;
+  /** Aborted where the body is not wanted any more. */
+  readonly signal: AbortSignal;
+}
 
 export interface BodyLimits {
   readonly maxBodyBytes: number;
@@ -39,13 +47,18 @@ function refusalOf({ headers }: Incoming, { maxBodyBytes }: BodyLimits): ApiErro
 }
 
 /** All bytes of the body. One that is refused, before or on the way, is read to its end but not kept. */
-function readBytes(request: Incoming, limits: BodyLimits, refused: ApiError | undefined): Promise<Buffer> {
+function readBytes(
+  request: Incoming,
+  limits: BodyLimits,
+  { held, signal }: BodyOwner,
+  refused: ApiError | undefined,
+): Promise<Buffer> {
   const { maxBodyBytes, bodyTimeoutMs } = limits;
   return new Promise((resolve, reject) => {
     if (request.destroyed) return reject(endedEarly());
     const pieces: Buffer[] = [];
     const scan = new BodyScan(maxBodyBytes);
-    let refusal = refused;
+    let refusal: Error | undefined = refused;
     let bytes = 0;
     const late = (): void =>
       end(
@@ -57,6 +70,7 @@ function readBytes(request: Incoming, limits: BodyLimits, refused: ApiError | un
     const timer = setTimeout(late, bodyTimeoutMs);
     const end = (error?: Error): void => {
       clearTimeout(timer);
+      signal.removeEventListener('abort', unwanted);
       request.off('data', take).off('end', whole).off('close', cut).off('error', cut);
       request.on('error', () => undefined); // of a connection that goes after it
       if (error) request.pause();
@@ -70,8 +84,14 @@ function readBytes(request: Incoming, limits: BodyLimits, refused: ApiError | un
       refusal ??= scan.refusal;
       if (!refusal) pieces.push(piece);
       else pieces.length = 0;
+      if (!refusal) held.take(piece.length); // which may refuse it
       if (bytes > maxBodyBytes + mostDiscarded) end(refusal);
     };
+    const unwanted = (): void => {
+      refusal ??= signal.reason as Error;
+      pieces.length = 0;
+    };
+    signal.addEventListener('abort', unwanted);
     const whole = (): void => end();
     const cut = (): void => end(endedEarly());
     request.on('data', take).on('end', whole).on('close', cut).on('error', cut);
@@ -108,7 +128,7 @@ function parsedBefore({ body }: Incoming, { maxBodyBytes }: BodyLimits): unknown
 }
 
 /** @throws 400 for what is no JSON object, 408, 413, 415; 500 where it is not to be had. */
-export async function readFields(request: Incoming, limits: BodyLimits): Promise<Fields> {
+export async function readFields(request: Incoming, limits: BodyLimits, owner: BodyOwner): Promise<Fields> {
   const { 'content-type': type = '' } = request.headers;
   // Pages of other sites may send other types to a server on this machine without asking.
   const wrongType = /^application\/json\s*(;|$)/i.test(type)
@@ -119,9 +139,11 @@ export async function readFields(request: Incoming, limits: BodyLimits): Promise
       });
   const wasRead = request.wasRead || request.readableDidRead;
   if (wasRead && wrongType) throw wrongType;
+  if (wasRead) owner.held.take(Math.min(Number(request.headers['content-length'] ?? 0), limits.maxBodyBytes));
+  owner.signal.throwIfAborted();
   const value = wasRead
     ? parsedBefore(request, limits)
-    : parsed(await readBytes(request, limits, wrongType ?? refusalOf(request, limits)));
+    : parsed(await readBytes(request, limits, owner, wrongType ?? refusalOf(request, limits)));
   if (!isRecord(value))
     throw invalid(`expected the body to be a JSON object but received ${describe(value)}`);
   return value;

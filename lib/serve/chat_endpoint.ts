@@ -14,7 +14,7 @@ import {
   type Fields,
 } from './fields';
 import { chatFormat, type CallFinder } from './formats';
-import { chatIds, type TemplateFields } from './prompt_ids';
+import { chatIds, checkConversation, type TemplateFields } from './prompt_ids';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
 import { callParser, openingOf } from './tool_calls';
@@ -78,14 +78,14 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
   const sampling = tools?.schema === undefined ? requested : { ...requested, jsonSchema: tools.schema };
   const variables = recordField(fields, 'chat_template_kwargs');
   if (settings.logPrompts) call.exchange.facts.prompt = messages;
+  const template = { ...openingFields(tools), variables };
   await answerTexts(call, {
     model: name,
     promptField: 'messages',
     promptCount: 1,
     knownTokens: 0,
-    prompts: async (signal) => [
-      await chatIds(call, messages, { ...openingFields(tools), variables, signal }),
-    ],
+    checkLengths: (signal) => checkConversation(call, messages, { ...template, signal }),
+    prompts: async (signal) => [await chatIds(call, messages, { ...template, signal })],
     sampling,
     maxTokens: maxTokensField(fields),
     logprobs,

@@ -5,7 +5,7 @@ import { invalid, unsupported } from './api_error';
 import { maxTokensField, streamFields } from './chat_endpoint';
 import { integerField, needed, refuseFields, stringField, type Fields } from './fields';
 import { completionFormat } from './formats';
-import { textIds } from './prompt_ids';
+import { checkCharacters, textIds } from './prompt_ids';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
 
@@ -60,6 +60,10 @@ export async function completions(call: Call, fields: Fields): Promise<void> {
     promptField: 'prompt',
     promptCount: prompts.length,
     knownTokens: Math.max(...prompts.map((prompt) => (typeof prompt === 'string' ? 0 : prompt.length))),
+    async checkLengths() {
+      for (const prompt of prompts)
+        if (typeof prompt === 'string') checkCharacters(call.service, prompt, 'prompt');
+    },
     prompts: async (signal) => {
       const ids: (readonly number[])[] = [];
       for (const prompt of prompts)

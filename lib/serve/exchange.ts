@@ -67,9 +67,19 @@ export class Exchange {
     response.setHeader('x-request-id', this.id);
   }
 
-  /** Aborted where the client leaves before it has its answer. */
+  /** Aborted where the client leaves before it has its answer, and where the request is refused while it waits. */
   get signal(): AbortSignal {
     return this.#gone.signal;
+  }
+
+  /** Whether the client has left before it had its answer. */
+  get left(): boolean {
+    return this.signal.reason instanceof ClientLeft;
+  }
+
+  /** Stops what is done for the request, which is answered with the reason. */
+  refuse(reason: Error): void {
+    this.#gone.abort(reason);
   }
 
   /** The path without the query. */

@@ -7,7 +7,7 @@ import { ApiError, toApiError, unavailable, unsupported } from './api_error';
 import { readFields } from './body';
 import { chatCompletions } from './chat_endpoint';
 import { completions } from './completions_endpoint';
-import { ClientLeft, Exchange, type Incoming, type Outgoing } from './exchange';
+import { Exchange, type Incoming, type Outgoing } from './exchange';
 import type { Fields } from './fields';
 import { listModels, retrieveModel } from './models_endpoints';
 import { handlerSettings, type OpenAIHandlerOptions } from './options';
@@ -93,7 +93,7 @@ export class Handler {
       await this.#route(exchange);
     } catch (error) {
       failure = error;
-      if (!exchange.signal.aborted) exchange.fail(toApiError(error));
+      if (!exchange.left) exchange.fail(toApiError(error));
     } finally {
       this.#ended(exchange, failure);
       this.#open.delete(exchange);
@@ -117,14 +117,17 @@ export class Handler {
     if (page && path === '/' && method === 'GET') return sendPage(exchange, apiKeys.length > 0);
     const client = this.#service.clients.of(request);
     exchange.facts.client = client.name;
-    const call: Call = { service: this.#service, exchange, client };
+    const body = this.#service.waitingBytes.hold(client.lane, (reason) => exchange.refuse(reason));
+    const call: Call = { service: this.#service, exchange, client, body };
     const post = Object.hasOwn(posts, path) ? posts[path] : undefined;
     const get = Object.hasOwn(gets, path) ? gets[path] : undefined;
     if (post && method === 'POST') {
       const close = client.open();
       try {
-        await post(call, await readFields(request, this.#service.settings));
+        const owner = { held: body, signal: exchange.signal };
+        await post(call, await readFields(request, this.#service.settings, owner));
       } finally {
+        body.release();
         close();
       }
     } else if (get && method === 'GET') await get(call);
@@ -151,8 +154,7 @@ export class Handler {
   /** Counts a request that has ended, and writes its line. */
   #ended(exchange: Exchange, failure: unknown): void {
     const { settings, metrics } = this.#service;
-    const { id, request, response, path, facts, elapsedMs, signal } = exchange;
-    const left = signal.aborted && signal.reason instanceof ClientLeft;
+    const { id, request, response, path, facts, elapsedMs, left } = exchange;
     // 499 is what nginx writes where the client has left before the answer.
     const status = left ? 499 : response.statusCode;
     metrics.ended(exchange, servedPath(path), status);

@@ -51,6 +51,11 @@ export interface OpenAIHandlerOptions {
   maxMessages?: number | undefined;
   /** Most bytes of a request's body; more is 413. Default 4 MiB. */
   maxBodyBytes?: number | undefined;
+  /**
+   * Most bytes of the bodies that arrive, or whose requests wait for their turn; where there are more, the client with most of them gets 429.
+   * Default 64 MiB.
+   */
+  maxWaitingBytes?: number | undefined;
   /** Milliseconds within which a body has to come; 408 after it. Default 30000. */
   bodyTimeoutMs?: number | undefined;
   /** Milliseconds after which a stream ends that its client does not read. Default 60000. */
@@ -84,6 +89,7 @@ const defaults: Defaults = {
   defaultMaxTokens: 1024,
   maxMessages: 1024,
   maxBodyBytes: 4 * 2 ** 20,
+  maxWaitingBytes: 64 * 2 ** 20,
   bodyTimeoutMs: 30_000,
   stallTimeoutMs: 60_000,
 };

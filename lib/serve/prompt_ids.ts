@@ -1,4 +1,5 @@
 /** Prompts as ids. A text becomes ids in its client's turn, and only where it may fit the model's context. */
+import type { ChatText } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 import { invalid } from './api_error';
 import type { Fields } from './fields';
@@ -10,11 +11,16 @@ interface PromptOf {
   readonly signal: AbortSignal;
 }
 
+/** Most characters that ids within the context spell. */
+const mostCharacters = ({ model }: Service): number =>
+  model.config.maxPositionEmbeddings * model.tokenizer.longestToken;
+
 /** @throws 400 for a text that no ids within the context spell: to encode 4 MB takes seconds. */
-function checkCharacters({ model }: Service, text: string, field: string): void {
-  const { longestToken } = model.tokenizer;
-  const context = model.config.maxPositionEmbeddings;
-  if (text.length <= context * longestToken) return;
+export function checkCharacters(service: Service, text: string, field: string): void {
+  if (text.length <= mostCharacters(service)) return;
+  const { tokenizer, config } = service.model;
+  const { longestToken } = tokenizer;
+  const context = config.maxPositionEmbeddings;
   throw invalid(
     `this model's maximum context length is ${context} tokens of at most ${longestToken} characters, but the ${field} has ${text.length} characters`,
     field,
@@ -42,18 +48,41 @@ export interface TemplateFields {
   readonly opening?: string;
 }
 
+async function chatText(
+  service: Service,
+  messages: readonly ChatMessage[],
+  { signal, tools, variables }: TemplateFields & { readonly signal: AbortSignal },
+): Promise<ChatText> {
+  const { allowSpecialTokens } = service.settings;
+  const options = { tools, variables, addGenerationPrompt: true, allowSpecialTokens };
+  const made = await service.model.tokenizer.chatTextAsync(messages, options, signal);
+  checkCharacters(service, made.text, 'messages');
+  return made;
+}
+
+/**
+ * The length of a conversation is known when the template has written it, which may leave messages out. That is done before the request waits only
+ * where its body is so long that it may be refused.
+ * @throws 400
+ */
+export async function checkConversation(
+  { service, client, body }: Call,
+  messages: readonly ChatMessage[],
+  fields: TemplateFields & { readonly signal: AbortSignal },
+): Promise<void> {
+  if (body.bytes > mostCharacters(service))
+    await service.inTurn(client, fields.signal, () => chatText(service, messages, fields));
+}
+
 /** Ids of a conversation, up to where the assistant answers. */
 export function chatIds(
   { service, client }: Call,
   messages: readonly ChatMessage[],
-  { signal, opening = '', tools, variables }: TemplateFields & { readonly signal: AbortSignal },
+  { signal, opening = '', ...fields }: TemplateFields & { readonly signal: AbortSignal },
 ): Promise<number[]> {
   const { tokenizer } = service.model;
   return service.inTurn(client, signal, async () => {
-    const { allowSpecialTokens } = service.settings;
-    const options = { tools, variables, addGenerationPrompt: true, allowSpecialTokens };
-    const { text, ordinary } = await tokenizer.chatTextAsync(messages, options, signal);
-    checkCharacters(service, text, 'messages');
+    const { text, ordinary } = await chatText(service, messages, { ...fields, signal });
     return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, ordinary, signal });
   });
 }

@@ -7,6 +7,7 @@ import { Metrics } from './metrics';
 import { handlerSettings, type HandlerSettings, type OpenAIHandlerOptions } from './options';
 import { checkServedName, ServedAdapters } from './served_adapters';
 import { TokenTexts } from './token_texts';
+import { WaitingBytes, type HeldBytes } from './waiting_bytes';
 import { toolFormatOf, type ToolFormat } from './tool_calls';
 
 /**
@@ -19,6 +20,7 @@ export class Service {
   /** Requests that generate. */
   readonly queue: FairQueue;
   readonly #encoding: FairQueue;
+  readonly waitingBytes: WaitingBytes;
   readonly clients: Clients;
   readonly adapters: ServedAdapters;
   readonly metrics = new Metrics();
@@ -29,6 +31,7 @@ export class Service {
     readonly settings: HandlerSettings,
   ) {
     this.queue = new FairQueue(settings);
+    this.waitingBytes = new WaitingBytes(settings.maxWaitingBytes);
     // Those that have a place of the first queue are not refused in this one.
     const maxQueued = settings.maxQueued + settings.maxRunning;
     this.#encoding = new FairQueue({ maxRunning: mostEncoding, maxPerClient: 1, maxQueued });
@@ -70,4 +73,6 @@ export interface Call {
   readonly service: Service;
   readonly exchange: Exchange;
   readonly client: Client;
+  /** The bytes of the body, which count until the request has its turn. */
+  readonly body: HeldBytes;
 }

@@ -248,6 +248,69 @@ describe('turns at the tokenizer', () => {
   });
 });
 
+describe('bodies of requests that wait', () => {
+  test('what is too long to be encoded is refused before it waits; a long body with a short text is not', async () => {
+    const { post, begun, end, restore } = await held({ maxRunning: 1, maxQueued: 0 });
+    try {
+      const first = post(completions, { prompt: 'a0', max_tokens: 1 }, as('a'));
+      await until(() => begun.length === 1); // it has the only place
+      const refused = async (path: string, body: object): Promise<unknown> =>
+        (await post(path, { ...body, max_tokens: 1 }, as('b'))).body['error'].code;
+      const long = ' '.repeat(100_000);
+      const said = (content: string): object => ({ messages: [{ role: 'user', content }] });
+      expect(await refused(chat, said(long))).toBe('context_length_exceeded');
+      expect(await refused(completions, { prompt: ['a', long] })).toBe('context_length_exceeded');
+      expect(await refused(chat, { ...said('Hi'), user: long })).toBe('rate_limit_exceeded');
+      end('a0');
+      expect((await first).status).toBe(200);
+    } finally {
+      restore();
+    }
+  });
+
+  test('where they have too many bytes, the client with most of them loses its newest request', async () => {
+    const { post, begun, end, restore, url } = await held({ maxRunning: 1, maxWaitingBytes: 100_000 });
+    const waiting = async (): Promise<number> =>
+      ((await (await fetch(`${url}/health`)).json()) as { waiting: number }).waiting;
+    try {
+      const ask = (key: string, name: string, bytes: number) =>
+        post(completions, { prompt: name, max_tokens: 1, user: 'x'.repeat(bytes) }, as(key));
+      const first = ask('a', 'a0', 90_000);
+      await until(() => begun.length === 1); // it has its turn, and counts no more
+      const asked = [];
+      for (const [key, name, bytes] of [
+        ['a', 'a1', 30_000],
+        ['b', 'b0', 20_000],
+        ['a', 'a2', 30_000],
+      ] as const) {
+        asked.push(ask(key, name, bytes));
+        await until(async () => (await waiting()) === asked.length);
+      }
+      asked.push(ask('b', 'b1', 30_000));
+      expect((await asked[2]!).body).toEqual({
+        error: {
+          message: 'the bodies of waiting requests have 100000 bytes already: try again later',
+          type: 'rate_limit_error',
+          code: 'rate_limit_exceeded',
+          param: null,
+        },
+      });
+      // One that is larger than all of them is refused itself, while it comes.
+      expect((await ask('b', 'b2', 200_000)).status).toBe(429);
+      await until(async () => (await waiting()) === 3);
+      for (const count of [1, 2, 3, 4]) {
+        await until(() => begun.length === count);
+        end(begun.at(-1)!);
+      }
+      const statuses = (await Promise.all([first, ...asked])).map(({ status }) => status);
+      expect(statuses).toEqual([200, 200, 200, 429, 200]);
+      expect(begun).not.toContain('a2');
+    } finally {
+      restore();
+    }
+  });
+});
+
 describe('memory for keys and values', () => {
   /** Of the drawing model, for 64 positions. */
   const pageBytes = 2 * 3 * 64 * 2 * 6 * 4;
