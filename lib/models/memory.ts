@@ -1,5 +1,6 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
 import { isRecord } from '../formats/json';
+import { copiedBytes } from '../native/device';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { quantisedBytes } from '../tensor/frozen_weight';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
@@ -92,6 +93,8 @@ const stateBytes: Readonly<Record<OptimizerName, number>> = {
 /** As in native/backend/cpu/linear_cross_entropy.cc. */
 const [keptExponentials, fewestRows, mostRows] = [96 * 2 ** 20, 16, 512];
 const pageTokens = 64;
+/** Of a part of a prompt, by default. */
+const prefillTokens = 256;
 /** Measured: Node.js with this library; and of a tokenizer for each token that it has. */
 const [runtimeBytes, tokenBytes] = [75e6, 400];
 /** Measured: what loading leaves of the slices of files that it read, less of a small model. */
@@ -266,6 +269,21 @@ function trainedSizes(config: ModelConfig, dtype: 'auto' | 'f32' | 'bf16'): Retu
   return { weights: activation * config.vocabSize * config.hiddenSize, activation };
 }
 
+/** What the linear layers of a block read in the forward pass, and in the backward pass, as widths of operands of one call. */
+function operandWidths(config: ModelConfig): { forward: number[][]; backward: number[][] } {
+  const { hiddenSize: d, intermediateSize: ff, headDim } = config;
+  const q = config.numAttentionHeads * headDim;
+  const kv = config.numKeyValueHeads * headDim;
+  return { forward: [[d], [q], [ff]], backward: [[q, kv, kv], [d], [ff, ff]] };
+}
+
+/** Bytes of the copies that calls make of their operands. Those of one size follow each other in one block, and the allocator keeps a block of each. */
+function copies(calls: readonly number[][], tokens: number, size: number): number {
+  const dtype = size === 4 ? 'f32' : 'bf16';
+  const sizes = new Set(calls.map((widths) => copiedBytes(dtype, tokens, widths)));
+  return [...sizes].reduce((sum, bytes) => sum + bytes, 0);
+}
+
 type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
 
 /** Of the gradient of a head: logits of some rows, their gradients, those turned, and the product. See ops/cross_entropy.ts. */
@@ -337,6 +355,7 @@ function trainingParts(
   const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
   const q = config.numAttentionHeads * config.headDim;
   const kv = config.numKeyValueHeads * config.headDim;
+  const { forward, backward } = operandWidths(config);
   const block = size * (d + 2 * q + 2 * kv + 2 * ff) + 4 * (2 * d + config.numAttentionHeads);
   const kept = gradientCheckpointing
     ? 4 * d * layers + block + (4 * ranks) / layers
@@ -349,7 +368,8 @@ function trainingParts(
     activations: tokens * kept,
     logits: rows * row,
     kvCache: 0,
-    workspace: tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d),
+    workspace:
+      tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d) + copies([...forward, ...backward], tokens, size),
   };
   return train === 'all' ? withGradients(parts, { config, tokens, size, parameters, rounded }) : parts;
 }
@@ -367,6 +387,6 @@ function servingParts(
     logits: 4 * streams * config.vocabSize,
     // A pool that grows is copied.
     kvCache: 2 * pages * pageTokens * 2 * layers * heads * headDim * size,
-    workspace: servingBytes,
+    workspace: servingBytes + copies(operandWidths(config).forward, Math.min(length, prefillTokens), size),
   };
 }

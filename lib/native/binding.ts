@@ -132,6 +132,8 @@ export interface NativeBinding extends OpFunctions {
   trim(device: NativeDevice): void;
   /** Bytes that tensors of the device can take, those that are kept for later tensors included. */
   freeBytes(device: NativeDevice): number;
+  /** Bytes of the copies that a call on the CPU makes of operands [rows, width] of f32 or bf16, one for each width; 0 of those that its kernels read where they are. */
+  copiedBytes(dtype: DType, rows: number, widths: readonly number[]): number;
   /** Null where the queue is half empty, else a promise that resolves when it is. */
   roomInQueue(device: NativeDevice): Promise<void> | null;
 

@@ -177,6 +177,14 @@ export function freeBytes(device: Device): number {
 }
 
 /**
+ * Bytes of the copies that a call on the CPU makes of operands [rows, width], one for each width. They follow from the instruction set: tile registers
+ * multiply copies of f32 in three parts, and of rows whose lines share sets of the cache.
+ */
+export function copiedBytes(dtype: 'f32' | 'bf16', rows: number, widths: readonly number[]): number {
+  return binding().copiedBytes(dtype, rows, widths);
+}
+
+/**
  * Resolves when the device's queue is half empty; null where it is. Who enqueues much awaits it between calls, of which
  * some thousand then find room: an op that finds the queue full blocks the event loop.
  */

@@ -1,6 +1,8 @@
 // Exports devices, threads, memory, and the switches of the error and failure tests.
 #include <utility>
+#include <vector>
 
+#include "backend/cpu/panels.h"
 #include "backend/cpu/targets.h"
 #include "backend/cuda/runtime.h"
 #include "node/api.h"
@@ -156,6 +158,19 @@ Napi::Value FreeBytes(const Napi::CallbackInfo& info) {
                            static_cast<double>(allocator.source().free() + allocator.cached()));
 }
 
+// copiedBytes(dtype, rows, widths). It needs no device, whose first one reads LORA_SIMD.
+Napi::Value CopiedBytes(const Napi::CallbackInfo& info) {
+  cpu::LimitTargetsByEnvironment();
+  const DType dtype = ParseDType(info[0], "native");
+  LORA_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "native",
+             "expected dtype to be f32 or bf16 but received ", NameOf(dtype));
+  const int64_t rows = ParseInteger(info[1], "native", "rows");
+  const Shape shape = ParseShape(info[2], "native");
+  const std::vector<size_t> widths(shape.begin(), shape.end());
+  const size_t bytes = cpu::CopiedBytes(dtype == DType::kBF16, static_cast<size_t>(rows), widths);
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+}
+
 // Returns null when the queue is half empty, else a promise that it is. Who awaits it finds the
 // other half free; a full queue would make a call wait, which holds the event loop.
 Napi::Value RoomInQueue(const Napi::CallbackInfo& info) {
@@ -255,6 +270,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<Synchronize>(env, exports, "synchronize");
   Export<Trim>(env, exports, "trim");
   Export<FreeBytes>(env, exports, "freeBytes");
+  Export<CopiedBytes>(env, exports, "copiedBytes");
   Export<RoomInQueue>(env, exports, "roomInQueue");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<StartProfile>(env, exports, "startProfile");

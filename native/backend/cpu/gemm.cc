@@ -122,6 +122,17 @@ bool ReadsInPlace(const RowsOfX& x, Operands operands) {
   return address % kLine == 0 && bytes % kLine == 0 && bytes % kSameSet != 0;
 }
 
+size_t CopiedBytes(bool bf16, size_t rows, std::span<const size_t> widths) {
+  const Operands operands = OperandsOf(bf16);
+  size_t elements = 0, copied = 0;  // of a row of each x
+  for (const size_t k : widths) {
+    const size_t size = Blocks(k, operands).Size(1);
+    elements += size;
+    if (!ReadsInPlace({nullptr, bf16, k, k}, operands)) copied += size;
+  }
+  return ChunkRows(rows, elements) * copied * sizeof(uint32_t);
+}
+
 BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, size_t rows, const uint32_t* copy) {
   if (!ReadsInPlace(x, blocks.operands)) return {copy, blocks.stride, rows * blocks.stride};
   return {static_cast<const uint32_t*>(x.data), x.ld / ValuesPerElement(blocks.operands),

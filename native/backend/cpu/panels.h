@@ -159,6 +159,10 @@ struct RowsOfX {
 // Returns whether a product can read x where it is, and is not slower for it.
 bool ReadsInPlace(const RowsOfX& x, Operands operands);
 
+// Returns the bytes of the copies that a call makes of some x [rows, k], with a k for each. What a
+// product reads where it is has none.
+size_t CopiedBytes(bool bf16, size_t rows, std::span<const size_t> widths);
+
 // Return `rows` rows of x, which are read where they are, or from the copy that CopyBlocks made.
 BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, size_t rows, const uint32_t* copy);
 

@@ -3,12 +3,14 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
 #include <span>
 #include <stdexcept>
 
+#include "backend/cpu/panels.h"
 #include "test/support/close.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tensors.h"
@@ -351,7 +353,7 @@ TEST_CASE("gemm: the rows of a packed matrix from n0 on, read transposed") {
   });
 }
 
-TEST_CASE("gemm: a small product takes little scratch on every instruction set") {
+TEST_CASE("gemm: what a call copies is in its scratch, and a small one takes little on every set") {
   const auto scratch = [](DType dtype, size_t m, size_t k) {
     const Tensor w(dtype, {32, static_cast<int64_t>(k)});
     const std::vector<std::byte> panels = Panels(w);
@@ -367,8 +369,25 @@ TEST_CASE("gemm: a small product takes little scratch on every instruction set")
     args.segments = std::span(&segment, 1);
     return cpu::GemmScratchBytes(args, 1);
   };
-  // A copy of 8 rows and a panel of 64 outputs at most.
-  ForEachSimdTarget([&] { CHECK(scratch(DType::kF32, 8, 64) < 64 * 1024); });
+  ForEachSimdTarget([&] {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      CAPTURE(NameOf(dtype));
+      for (const size_t k : {size_t{64}, size_t{1024}, size_t{1500}}) {
+        CAPTURE(k);
+        const size_t copied = cpu::CopiedBytes(dtype == DType::kBF16, 500, std::array{k});
+        CHECK(copied <= scratch(dtype, 500, k));
+        // Three parts of bf16 for each f32, which vectors read where they are.
+        const size_t split = dtype == DType::kF32 && cpu::MultipliesTiles() ? 500 * k * 6 : 0;
+        CHECK(copied >= split);
+        if (dtype == DType::kF32) CHECK(copied <= split * 3 / 2);
+        CHECK(cpu::CopiedBytes(dtype == DType::kBF16, 500, std::array{k, k}) == 2 * copied);
+      }
+      // Rows that are no whole pairs are copied everywhere.
+      if (dtype == DType::kBF16) CHECK(cpu::CopiedBytes(true, 500, std::array{size_t{63}}) > 0);
+      // A copy of 8 rows, and a panel: 64 outputs at most.
+      CHECK(scratch(DType::kF32, 8, 64) < 64 * 1024);
+    }
+  });
 }
 
 TEST_CASE("context: every task runs once, and the lowest task's exception comes out") {

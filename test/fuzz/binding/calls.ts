@@ -31,6 +31,7 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   synchronize: onDevice,
   synchronizeSync: onDevice,
   freeBytes: onDevice,
+  copiedBytes: (d) => [d.dice.pick(['f32', 'bf16']), d.size(), [d.size(), d.size()]],
   trim: onDevice,
   roomInQueue: onDevice,
   alloc: (d) => [device, d.dice.pick(storedDtypes), d.shape()],
