@@ -309,23 +309,31 @@ describeInChromium('the report in Chromium', () => {
       });
     })()`);
 
-  test.each(['light', 'dark'] as const)('the curves are drawn in the %s theme', async (colorScheme) => {
-    const outDir = join(scratch, `browser-${colorScheme}`);
-    const { report } = await run(outDir, { maxSteps: 30, evalData: rows, evalEvery: 10, warmupSteps: 5 });
-    await inPage(browser, report!, { colorScheme }, async (page) => {
-      await page.waitForSelector('#norm canvas');
-      const charts = await painted(page);
-      for (const { first } of charts) expect(first).toBeGreaterThan(100);
-      expect(charts.map(({ second }) => second > 20)).toEqual([true, false, false]);
-      const ground = await page.evaluate<string>('getComputedStyle(document.body).backgroundColor');
-      expect(ground).toBe(colorScheme === 'light' ? 'rgb(255, 255, 255)' : 'rgb(22, 24, 27)');
-      const folder = process.env['LORA_SCREENSHOTS'];
-      if (folder) await page.screenshot({ path: join(folder, `report-${colorScheme}.png`), fullPage: true });
-      await page.setViewportSize({ width: 390, height: 800 });
-      await page.waitForTimeout(300); // the charts follow
-      expect(await page.evaluate<number>('document.documentElement.scrollWidth')).toBeLessThanOrEqual(390);
-    });
-  });
+  // Under some locales navigator.language is no language tag.
+  test.each([
+    ['light', 'en-US'],
+    ['dark', 'en-US@posix'],
+  ] as const)(
+    'the curves are drawn in the %s theme, where the language is %s',
+    async (colorScheme, language) => {
+      const outDir = join(scratch, `browser-${colorScheme}`);
+      const { report } = await run(outDir, { maxSteps: 30, evalData: rows, evalEvery: 10, warmupSteps: 5 });
+      await inPage(browser, report!, { colorScheme, language }, async (page) => {
+        await page.waitForSelector('#norm canvas');
+        const charts = await painted(page);
+        for (const { first } of charts) expect(first).toBeGreaterThan(100);
+        expect(charts.map(({ second }) => second > 20)).toEqual([true, false, false]);
+        const ground = await page.evaluate<string>('getComputedStyle(document.body).backgroundColor');
+        expect(ground).toBe(colorScheme === 'light' ? 'rgb(255, 255, 255)' : 'rgb(22, 24, 27)');
+        const folder = process.env['LORA_SCREENSHOTS'];
+        if (folder)
+          await page.screenshot({ path: join(folder, `report-${colorScheme}.png`), fullPage: true });
+        await page.setViewportSize({ width: 390, height: 800 });
+        await page.waitForTimeout(300); // the charts follow
+        expect(await page.evaluate<number>('document.documentElement.scrollWidth')).toBeLessThanOrEqual(390);
+      });
+    },
+  );
 
   test('hostile text does nothing', async () => {
     jest.replaceProperty(model, 'directory', `/models/${attack.replaceAll('/', '')}`);

@@ -27,12 +27,18 @@ export async function inPage(
     javaScriptEnabled?: boolean;
     width?: number;
     complaints?: RegExp;
+    /** What navigator.language says, which Chromium takes from the locale of the system. */
+    language?: string;
   },
   use: (page: Page) => Promise<void>,
 ): Promise<void> {
-  const { width = 1000, complaints, ...rest } = options;
+  const { width = 1000, complaints, language, ...rest } = options;
   const context = await browser.newContext({ viewport: { width, height: 900 }, ...rest });
   try {
+    if (language !== undefined)
+      await context.addInitScript(
+        `Object.defineProperty(Navigator.prototype, 'language', { get: () => ${JSON.stringify(language)} })`,
+      );
     const page = await context.newPage();
     const trouble: string[] = [];
     const served = address.startsWith('http:');

@@ -2,7 +2,14 @@
 import script from 'uplot/dist/uPlot.iife.min.js';
 import style from 'uplot/dist/uPlot.min.css';
 
-export const uPlot = { script: script.trim(), style: style.trim() };
+/** uPlot writes numbers in navigator.language, which is no language tag under some locales: en-US@posix ends the script. */
+const checkedLanguage = `try {
+  new Intl.NumberFormat(navigator.language);
+} catch {
+  Object.defineProperty(navigator, 'language', { value: 'en-US', configurable: true });
+}`;
+
+export const uPlot = { script: `${checkedLanguage}\n${script.trim()}`, style: style.trim() };
 
 /** Copies of uPlot carry it: the bundle and every report. */
 export const uPlotLicense = `uPlot 1.6 (https://github.com/leeoniya/uPlot), The MIT License (MIT)
