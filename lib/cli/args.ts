@@ -71,7 +71,8 @@ function wordsOf(
     const { type, short, repeat = type === 'numbers' } = flag;
     const kind = type === 'boolean' ? ('boolean' as const) : ('string' as const);
     const named = [flagName(key), { type: kind, ...(short ? { short } : {}), multiple: repeat }] as const;
-    const all = [named, ...refusal(key, flag).map((no) => [no, { type: kind }] as const)];
+    const others = [...refusal(key, flag), ...(flag.formerly === undefined ? [] : [flagName(flag.formerly)])];
+    const all = [named, ...others.map((other) => [other, { type: kind }] as const)];
     for (const [spelt] of all) known.set(spelt, flag);
     return all;
   });
@@ -167,7 +168,7 @@ export function parse(
 
 /** What a command line says of one flag; undefined: nothing. */
 function givenValue(name: string, key: string, flag: Flag, words: Words): unknown {
-  const said = words[flagName(key)];
+  const said = words[flagName(key)] ?? (flag.formerly && words[flagName(flag.formerly)]);
   const refused = refusal(key, flag).some((no) => words[no] === true);
   if (refused && said === true)
     throw new UsageError(`${name} takes --${flagName(key)} or --no-${flagName(key)}, not both`);

@@ -71,7 +71,7 @@ async function optionsOf(values: CompareValues, console: Console): Promise<Compa
   };
   return {
     ...valuesOf(compareOptions, values),
-    ...{ modelDir: model, data, evalData, outDir, dtype, quantize },
+    ...{ model, data, evalData, outDir, dtype, quantize },
     ...hubOptions(console, values),
     device: device === 'auto' ? bestDevice() : device,
     budget: minutes === undefined ? { steps } : { minutes },

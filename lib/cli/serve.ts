@@ -53,7 +53,7 @@ export const serve = defineCommand({
       value: 'NAME',
       repeat: true,
       help: 'a name of the server beside localhost; may be repeated',
-      defaultText: 'none without keys on this machine, else all',
+      defaultText: 'none, or all with keys',
     },
     maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
     kvCacheBytes: {
@@ -63,7 +63,8 @@ export const serve = defineCommand({
       help: 'for keys and values of all texts',
     },
     maxQueued: { type: 'integer', minimum: 0, default: 256, help: 'requests that wait; one more is 429' },
-    defaultMaxTokens: {
+    defaultMaxNewTokens: {
+      formerly: 'defaultMaxTokens',
       type: 'integer',
       minimum: 1,
       default: 1024,
@@ -109,14 +110,14 @@ export const serve = defineCommand({
     for (const [name, source] of sources) await checkFolder(name, source);
     const apiKeys = [...values.apiKey, ...(await keysOf(values.apiKeyFile))];
     const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, logPrompts, allowSpecialTokens } = values;
-    const { modelName, allowLoadFrom, defaultMaxTokens, defaultTemperature } = values;
+    const { modelName, allowLoadFrom, defaultMaxNewTokens, defaultTemperature } = values;
     const options: OpenAIHandlerOptions = {
       ...{ modelName, allowLoadFrom, allowSpecialTokens },
       adapters: Object.fromEntries(sources),
       apiKeys,
       allowedHosts: values.allowedHost,
       maxRunning: maxBatchSize,
-      ...{ maxQueued, maxAdapters, defaultMaxTokens, defaultTemperature, logPrompts },
+      ...{ maxQueued, maxAdapters, defaultMaxNewTokens, defaultTemperature, logPrompts },
       page: !values.noPage,
       cors: values.cors.length === 0 ? undefined : { origin: values.cors },
       logger: values.json ? jsonLogger(console) : plainLogger(console),

@@ -36,7 +36,7 @@ let busy = false;
  * A loss that is no number, and memory that runs out, are results of a variant.
  *
  * @example
- * const run = compareMethods({ modelDir: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' });
+ * const run = compareMethods({ model: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' });
  * for await (const e of run) if (e.type === 'variant') console.log(e.result.id, e.result.loss);
  * const { rows, report } = await run.result;
  */

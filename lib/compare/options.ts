@@ -29,11 +29,13 @@ export type CompareBudget = { steps: number } | { minutes: number };
  * and seeds.
  *
  * @example
- * const options: CompareOptions = { modelDir: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' };
+ * const options: CompareOptions = { model: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' };
  */
 export interface CompareOptions extends FromPretrainedOptions {
-  /** The base model, as {@link CausalLM.fromPretrained} takes it. */
-  modelDir: string | URL;
+  /** The base model, as {@link CausalLM.fromPretrained} takes it. Either it or `modelDir` is given. */
+  model?: string | URL | undefined;
+  /** The same as `model`. */
+  modelDir?: string | URL | undefined;
   /** What is trained on: a file or folder for {@link loadDataset}, or examples that can be read more than once. */
   data: string | URL | DataSource;
   /** Held-out data, the same kinds; of a folder its valid. It chooses the learning rates, and measures every variant. */
@@ -84,7 +86,9 @@ const table = { ...compareOptions, ...datasetOptions } as const;
 const names = [...Object.keys(table), ...fromPretrainedOptionNames];
 
 /** The options with their defaults. */
-export interface ResolvedCompare extends Omit<CompareOptions, keyof Axes | keyof Standard>, Axes, Standard {
+export interface ResolvedCompare
+  extends Omit<CompareOptions, keyof Axes | keyof Standard | 'model' | 'modelDir'>, Axes, Standard {
+  readonly modelDir: string | URL;
   /** What is tried for each method. */
   readonly rates: Readonly<Partial<Record<MethodName, readonly number[]>>>;
 }
@@ -147,8 +151,14 @@ function checkBudget(budget: CompareBudget): void {
 /** Checks every option and fills in the defaults, before any work begins. */
 export function resolveCompare(options: CompareOptions): ResolvedCompare {
   checkOptions(op, options, names);
-  const { modelDir, data, evalData, outDir, budget, signal, learningRates } = options;
-  check(isPath(modelDir), op, () => `expected modelDir to be a path but received ${describe(modelDir)}`);
+  const { model, data, evalData, outDir, budget, signal, learningRates } = options;
+  check(
+    model === undefined || options.modelDir === undefined,
+    op,
+    'expected model or modelDir but received both',
+  );
+  const modelDir = model ?? options.modelDir;
+  check(isPath(modelDir), op, () => `expected model to be a path but received ${describe(modelDir)}`);
   for (const [name, source] of Object.entries({ data, evalData })) {
     if (isPath(source)) continue;
     checkSource(op, name, source);
@@ -176,5 +186,5 @@ export function resolveCompare(options: CompareOptions): ResolvedCompare {
     learningRates &&
     listOf('learningRates', learningRates, (place, rate) => checkNumber(op, place, rate, Number.MIN_VALUE));
   const rates = Object.fromEntries(axes.methods.map((name) => [name, given ?? methodOf(name).rates]));
-  return { ...options, ...checked, outDir, ...axes, rates };
+  return { ...options, ...checked, modelDir, outDir, ...axes, rates };
 }

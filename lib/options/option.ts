@@ -34,6 +34,8 @@ export interface Option {
   own?: boolean;
   /** May be given several times: its values are a list. For texts. */
   repeat?: boolean;
+  /** The name that it had, which flags still take. */
+  formerly?: string;
   /** One letter: -h. */
   short?: string;
   /** Named without its sentence where the help has to fit a screen. */

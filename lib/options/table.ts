@@ -385,6 +385,7 @@ export const generationOptions = {
 
 /** A comparison of methods, beside how the model is loaded and the data are read. */
 export const compareOptions = {
+  model: { type: 'object' },
   modelDir: { type: 'object' },
   data: trainerOptions.data,
   evalData: { ...trainerOptions.evalData, required: true, help: 'held-out: chooses the rates, measures all' },

@@ -46,7 +46,7 @@ function tokensAfter(
   const room = Math.min(context, model.engineStats().mostTokens) - virtual;
   const wanted = maxTokens ?? 0;
   if (length < room && length + wanted <= room)
-    return maxTokens ?? Math.min(settings.defaultMaxTokens, room - length);
+    return maxTokens ?? Math.min(settings.defaultMaxNewTokens, room - length);
   const what =
     room < context - virtual
       ? `the server has memory for the keys and values of ${room} tokens`

@@ -42,6 +42,8 @@ export interface OpenAIHandlerOptions {
   /** Requests that wait for their turn; one more is 429. Default 256. */
   maxQueued?: number | undefined;
   /** Tokens of texts whose request names no limit, as far as the model's context allows. Default 1024. */
+  defaultMaxNewTokens?: number | undefined;
+  /** @deprecated The earlier name of `defaultMaxNewTokens`. */
   defaultMaxTokens?: number | undefined;
   /** What messages and tools spell like a special token becomes that token: whoever writes them can then end a turn. Default false. */
   allowSpecialTokens?: boolean | undefined;
@@ -75,10 +77,10 @@ export interface OpenAIHandlerOptions {
 
 type Defaults = Required<{
   [
-    K in Exclude<keyof OpenAIHandlerOptions, 'defaultTemperature'> as OpenAIHandlerOptions[K] extends
-      number | undefined
-      ? K
-      : never
+    K in Exclude<
+      keyof OpenAIHandlerOptions,
+      'defaultTemperature' | 'defaultMaxTokens'
+    > as OpenAIHandlerOptions[K] extends number | undefined ? K : never
   ]: number;
 }>;
 
@@ -86,7 +88,7 @@ const defaults: Defaults = {
   maxAdapters: 16,
   maxRunning: 16,
   maxQueued: 256,
-  defaultMaxTokens: 1024,
+  defaultMaxNewTokens: 1024,
   maxMessages: 1024,
   maxBodyBytes: 4 * 2 ** 20,
   maxWaitingBytes: 64 * 2 ** 20,
@@ -122,6 +124,7 @@ export function handlerSettings(
 ): HandlerSettings {
   const others = [
     'defaultTemperature',
+    'defaultMaxTokens',
     'modelName',
     'adapters',
     'allowLoadFrom',
@@ -136,7 +139,7 @@ export function handlerSettings(
   checkOptions(op, options, [...Object.keys(defaults), ...others]);
   const numbers = { ...defaults };
   for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
-    const value = options[name];
+    const value = options[name] ?? (name === 'defaultMaxNewTokens' ? options.defaultMaxTokens : undefined);
     if (value === undefined) continue;
     checkInteger(op, name, value, name === 'maxQueued' ? 0 : 1);
     numbers[name] = value;

@@ -214,7 +214,7 @@ test('the folder of another question is refused with what differs', async () => 
     [{ learningRates: [0.02] }, 'rates: lora was [0.01] and is [0.02]'],
     [{ data: data.slice(1) }, 'data: examples was 4 and is 3'],
     [{ evalData: [data[0]!, data[1]!] }, 'evalData: digest was'],
-    [{ modelDir: other }, 'base was'],
+    [{ modelDir: undefined, model: other }, 'base was'],
   ] as const)
     await expectReject(
       compareMethods({ ...options, ...change }),
@@ -222,6 +222,11 @@ test('the folder of another question is refused with what differs', async () => 
       has(`${options.outDir} holds the results of another question: ${sentence}`),
     );
   rmSync(other, { recursive: true });
+  for (const [change, sentence] of [
+    [{ model: modelDir }, 'expected model or modelDir but received both'],
+    [{ modelDir: undefined }, 'expected model to be a path but received undefined'],
+  ] as const)
+    await expectReject(compareMethods({ ...options, ...change }), 'ERR_ARGUMENT', has(sentence));
   // What no figure depends on may change.
   await compareMethods({ ...options, signal: new AbortController().signal });
 });

@@ -162,6 +162,14 @@ describe('chat', () => {
     expect(again).toEqual(texts);
   });
 
+  test.each(['defaultMaxNewTokens', 'defaultMaxTokens'])(
+    '%s bounds a chat that names no limit',
+    async (name) => {
+      const { post } = await serve(endless, { [name]: 3 });
+      expect((await post(chat, hi)).body['usage'].completion_tokens).toBe(3);
+    },
+  );
+
   test('texts are drawn with temperature 1 where neither request nor file says another, or with the default of the program', async () => {
     const texts = async (options: OpenAIHandlerOptions, more: object): Promise<string[]> => {
       const { post } = await serve(drawing, options);

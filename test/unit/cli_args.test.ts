@@ -126,6 +126,14 @@ describe('parse', () => {
     });
   });
 
+  test('takes the earlier name of a flag', () => {
+    const most = (...argv: string[]): unknown =>
+      parse('serve', commands['serve']!, ['--model', 'm', ...argv]).values['defaultMaxNewTokens'];
+    expect([most(), most('--default-max-tokens', '7'), most('--default-max-new-tokens=8')]).toEqual([
+      1024, 7, 8,
+    ]);
+  });
+
   test('gives a flag that may be repeated as a list', () => {
     const list = (...argv: string[]): unknown =>
       parse('chat', commands['chat']!, ['--model', 'm', ...argv]).values['adapter'];
