@@ -324,6 +324,8 @@ test('what a server counts, in the text format of Prometheus', async () => {
   expect(value('request_duration_seconds_count')).toBe(5);
   expect(value('request_duration_seconds_bucket{le="+Inf"}')).toBe(5);
   expect(value('time_to_first_token_seconds_count')).toBe(2);
+  expect(value('time_to_first_token_seconds_sum')).toBeGreaterThan(0);
+  expect(value('time_to_first_token_seconds_sum')).toBeLessThan(value('request_duration_seconds_sum'));
   expect(value('adapter_loads_total')).toBe(1);
   expect(value('adapters_resident')).toBe(1);
   expect(value('queue_waiting')).toBe(0);

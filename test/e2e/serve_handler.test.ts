@@ -261,6 +261,23 @@ describe('completions', () => {
     expect([choices[0].finish_reason, usage.completion_tokens]).toEqual(['length', 16]);
   });
 
+  test('each text of a stream counts its own offsets', async () => {
+    const { stream } = await serve(drawing);
+    const options = { prompt: [259], n: 2, logprobs: 0, max_tokens: 6, temperature: 1, seed: 1 };
+    const offsets: number[][] = [[], []];
+    const expected: number[][] = [[], []];
+    const lengths = [0, 0];
+    for (const { choices } of await stream(path, options))
+      for (const { index, text, logprobs } of choices) {
+        if (!logprobs) continue;
+        offsets[index as number]!.push(...(logprobs.text_offset as number[]));
+        expected[index as number]!.push(lengths[index as number]!);
+        lengths[index as number]! += (text as string).length;
+      }
+    expect(Math.min(...lengths)).toBeGreaterThan(1);
+    expect(offsets).toEqual(expected);
+  });
+
   test('log-probabilities as lists, whole and streamed', async () => {
     const { post, stream } = await serve(model);
     const { logprobs } = (await post(path, { prompt: [259], logprobs: 2, max_tokens: 3 })).body['choices'][0];
@@ -707,9 +724,10 @@ describe('connections', () => {
     const first = await begun({ port }, chat, { ...long, max_tokens: 300 });
     let ended = false;
     const closed = handler.close().then(() => (ended = true));
-    const { status, body } = await post(chat, hi);
+    const { status, body, headers } = await post(chat, hi);
     expect(ended).toBe(false);
     expect([status, body['error'].code]).toEqual([503, 'closing']);
+    expect(headers.get('connection')).toBe('close'); // which the server waits for otherwise
     expect((await fetch(`${url}/health`)).status).toBe(503);
     let text = '';
     for await (const piece of first.setEncoding('utf8')) text += piece;

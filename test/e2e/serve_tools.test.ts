@@ -80,6 +80,18 @@ describe.each(['llama3', 'hermes'])('%s', (format) => {
     }
   });
 
+  test('a reference within a list of the schema leads to where it did', async () => {
+    const { post } = await serve(models[format]!);
+    const { properties, ...others } = parameters;
+    const city = { anyOf: [{ $ref: '#/$defs/city' }] };
+    const referring = tool('get_weather', { parameters: { ...others, properties: { ...properties, city } } });
+    const options = { ...drawn, tools: [tool('now'), referring], seed: 1 };
+    const tool_choice = { type: 'function', function: { name: 'get_weather' } };
+    const [choice] = (await post(chat, { ...options, tool_choice })).body.choices;
+    const given = JSON.parse(choice.message.tool_calls[0].function.arguments as string);
+    expect(['Rome', 'Oslo']).toContain(given.city);
+  });
+
   test('a call that is cut off is a text, and says so', async () => {
     const { post } = await serve(models[format]!);
     const [choice] = (await post(chat, { ...drawn, tool_choice: 'required', max_tokens: 5 })).body.choices;
@@ -140,6 +152,10 @@ test('calls among words, as the model decides; one at most where that is asked f
     [1, 'now'],
   ]);
   expect(events.at(-1).choices[0].finish_reason).toBe('tool_calls');
+  saying(model, said); // whose two calls come in two pieces
+  const few = await stream(chat, { ...hi, parallel_tool_calls: false });
+  const first = few.flatMap(({ choices }) => choices[0].delta.tool_calls ?? []);
+  expect(first.map((one: Json) => one.function.name)).toEqual(['get_weather']);
   // Words and a call may come in one piece, where they were held back as what may be a stop string.
   saying(model, [said.join('')]);
   const [, whole] = await stream(chat, hi);

@@ -31,6 +31,12 @@ export interface Answer {
 
 export const json = { 'content-type': 'application/json' };
 
+/** A request that outlives a test which has failed is cut: who awaits it hears so, and nobody else. */
+function cuttable<T>(answer: Promise<T>): Promise<T> {
+  answer.catch(() => undefined);
+  return answer;
+}
+
 /** What serves models, until each test has ended. */
 export function servers(): (model: CausalLM, options?: OpenAIHandlerOptions) => Promise<Served> {
   const open: Server[] = [];
@@ -58,13 +64,16 @@ export function servers(): (model: CausalLM, options?: OpenAIHandlerOptions) => 
       port,
       handler,
       server,
-      async post(path, body, headers) {
-        const response = await send(path, body, headers);
-        return {
-          status: response.status,
-          headers: response.headers,
-          body: (await response.json()) as Json,
+      post(path, body, headers) {
+        const answer = async (): Promise<Answer> => {
+          const response = await send(path, body, headers);
+          return {
+            status: response.status,
+            headers: response.headers,
+            body: (await response.json()) as Json,
+          };
         };
+        return cuttable(answer());
       },
       async stream(path, body, headers) {
         const response = await send(path, { ...body, stream: true }, headers);

@@ -57,6 +57,12 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
     ['2', '6'],
   ],
   [
+    'whole ones below those that are written where no bound is given',
+    { type: 'integer', maximum: -2e15 },
+    ['-2000000000000000'],
+    ['-1', '0', '2000000000000000'],
+  ],
+  [
     'strings with one length in common',
     anyOf({ type: 'string', minLength: 2 }, { type: 'string', minLength: 2, maxLength: 4 }),
     [string(2), string(9)],
