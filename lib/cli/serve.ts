@@ -52,8 +52,8 @@ export const serve = defineCommand({
       type: 'string',
       value: 'NAME',
       repeat: true,
-      help: 'a name of the server beside localhost; may be repeated',
-      defaultText: 'none, or all with keys',
+      help: 'a further host name; may be repeated',
+      defaultText: 'none; with keys all',
     },
     maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
     kvCacheBytes: {
