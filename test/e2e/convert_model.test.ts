@@ -207,6 +207,19 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
     await without.close();
   });
 
+  test('ids of tokens that end a turn and that fill are those of the model, where it has such rows', async () => {
+    const idsOf = async (config: Record<string, unknown>): Promise<unknown[]> => {
+      const out = unused('.gguf');
+      await convertModel(await variant(config), out, { format: 'f32' });
+      const file = await GgufFile.open(out);
+      await file.close();
+      return ['eos', 'eot', 'padding'].map((name) => file.metadata.get(`tokenizer.ggml.${name}_token_id`));
+    };
+    expect(await idsOf({ eos_token_id: [2, 5], pad_token_id: 511 })).toEqual([2, 5, 511]);
+    expect(await idsOf({ eos_token_id: 2, pad_token_id: 512 })).toEqual([2, undefined, undefined]);
+    expect(await idsOf({ eos_token_id: 2, pad_token_id: -1 })).toEqual([2, undefined, undefined]);
+  });
+
   test.each(['config.json', 'tokenizer.json', 'model.safetensors'])(
     '%s that is written meanwhile is an error, and nothing is left',
     async (name) => {

@@ -262,6 +262,9 @@ test('a licence that is no usual one is told by its name', async () => {
   serve({ license: 'other', card: { license_name: 'llama3', license_link: 'LICENSE' } });
   await get();
   expect(events[0]).toMatchObject({ type: 'repository', license: 'llama3' });
+  hub.repositories.set('org/other', model({ license: 'x'.repeat(5000) }));
+  await get('hf:org/other');
+  expect(events[0]).toMatchObject({ type: 'repository', license: 'x'.repeat(100) });
 });
 
 test('hash and size are those that the hub says first, not what it leads to', async () => {
