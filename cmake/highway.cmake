@@ -25,7 +25,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
 endif()
 set(LORA_DISABLED_TARGETS "${LORA_HWY_DISABLED}")
 option(LORA_FEW_TARGETS "Leave out SSE4 and AVX3: one instruction set each of 16, 32 and 64 byte vectors, for checks" OFF)
-if(LORA_SANITIZE OR LORA_FEW_TARGETS)
+option(LORA_BOCHS "For the tests that scripts/amx-check.mjs runs in Bochs: AVX3_SPR alone, beside SSE2" OFF)
+if(LORA_BOCHS)
+  string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX2|HWY_AVX3|HWY_AVX3_ZEN4")
+  add_compile_options(-include ${PROJECT_SOURCE_DIR}/scripts/amx-check/convert_pairs.h)
+  add_link_options(-static) # the guest has no libraries
+elseif(LORA_SANITIZE OR LORA_FEW_TARGETS)
   # Instrumented kernels compile slowly: these are enough to find bad accesses.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX3")
 endif()

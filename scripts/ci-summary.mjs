@@ -1,5 +1,6 @@
-// The last lines of .ci/run: which tests were skipped and why, and `N passed, N failed, N skipped` of jest, ctest and ctest
-// under sanitizers. A skipped test that .ci/skips.json has no reason for counts as failed, and so does each failed step.
+// The last lines of .ci/run: which tests were skipped and why, where AVX3_SPR ran, and `N passed, N failed, N skipped` of jest,
+// ctest, ctest under sanitizers and on AVX3_SPR. A skipped test that .ci/skips.json has no reason for counts as failed, and so
+// does each failed step.
 //   node scripts/ci-summary.mjs FAILED_STEPS
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -32,9 +33,11 @@ if (jest)
       .filter(({ status }) => status !== 'passed' && status !== 'failed')
       .map(({ fullName }) => fullName),
   );
-for (const path of ['build/ctest.json', 'build/ctest-sanitize.json']) {
+for (const path of ['build/ctest.json', 'build/ctest-sanitize.json', 'build/ctest-amx.json']) {
   const counts = read(path);
-  if (counts) add('native', counts, counts.skips);
+  if (!counts) continue;
+  add('native', counts, counts.skips);
+  if (counts.passed > 0 && counts.where) console.log(`AVX3_SPR ran ${counts.where}`);
 }
 total.failed += jest && existsSync(join(root, 'build/ctest.json')) ? 0 : 1; // a runner that left no counts did not run
 total.failed = Math.max(total.failed, Number(process.argv[2]));
