@@ -2,7 +2,7 @@
 // where it has them, else in Bochs, which plays a Sapphire Rapids at some tens of millions of instructions a second.
 //   node scripts/amx-check.mjs [--bochs] [--minutes N] [--counts FILE] [-- ARGUMENTS OF cpu_tests]
 //     --bochs      in Bochs, whatever this machine has
-//     --minutes N  when a guest is given up (default 20; with no other work the core takes about 4)
+//     --minutes N  when a guest is given up (default 20; with no other work the core takes about 3)
 //     -- …         other tests than the core below: -- '-sf=*/attention_test.cc' '-tc=*window*'
 // Bochs and what writes its image are installed by scripts/setup.sh. Counts are left in build/ctest-amx.json, for .ci/run, or in
 // the FILE of --counts; what cannot run is skipped there with its reason.
