@@ -315,9 +315,11 @@ export class ChatTemplate {
       return key !== undefined && !new RegExp(`\\b${key}\\b`).test(source);
     });
     if (index < 0) {
-      index = unnamedCalls(form, text);
+      const unnamed = unnamedCalls(form, text);
+      if (unnamed === undefined) return;
+      index = unnamed.index;
       // Some templates write the arguments alone.
-      if (index < 0 || (yield* this.#writesCalls(form, text, index, [name, source], options))) return;
+      if (!unnamed.some && (yield* this.#writesCalls(form, text, index, [name, source], options))) return;
     }
     throw new LoRAError(
       'ERR_UNSUPPORTED',

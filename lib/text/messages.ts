@@ -151,13 +151,23 @@ const nameOf = (call: unknown): unknown =>
 export const callsKey = (message: ChatMessage): 'tool_calls' | 'function_call' | undefined =>
   !callsTools(message) ? undefined : isRecord(message['function_call']) ? 'function_call' : 'tool_calls';
 
-/** The first message of which a text does not name all the tools that it calls; −1 where there is none. */
-export const unnamedCalls = (messages: readonly ChatMessage[], text: string): number =>
-  messages.findIndex((message) => {
+/**
+ * The first message of which a text does not name all the tools that it calls; undefined where there is none. `some`: it names one of them, so that
+ * whoever wrote it writes names.
+ */
+export function unnamedCalls(
+  messages: readonly ChatMessage[],
+  text: string,
+): { index: number; some: boolean } | undefined {
+  for (const [index, message] of messages.entries()) {
     const key = callsKey(message);
     const calls: unknown[] = key === undefined ? [] : [message[key]].flat();
-    return calls.map(nameOf).some((name) => typeof name === 'string' && !text.includes(name));
-  });
+    const names = calls.map(nameOf).filter((name) => typeof name === 'string');
+    const named = names.filter((name) => text.includes(name)).length;
+    if (named < names.length) return { index, some: named > 0 };
+  }
+  return undefined;
+}
 
 /** Whether a value of JSON holds more values than `most`, itself among them. Takes no stack. */
 export function holdsMore(value: unknown, most: number): boolean {

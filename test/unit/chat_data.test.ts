@@ -459,6 +459,8 @@ describe('messages that say whether they count', () => {
       weight,
     }));
     expect((await learnt(tokenizer, { conversations })).counted).toBe('Green.</s>');
+    const trained = conversations.map(({ from: who, value }, i) => ({ from: who, value, train: i === 2 }));
+    expect((await learnt(tokenizer, { conversations: trained })).counted).toBe('Blue.</s>');
     const messages = said(none, none, none, none, { train: false });
     const row = { prompt: messages.slice(0, 4), completion: messages.slice(4) };
     expect((await learnt(tokenizer, row)).counted).toBe('Blue.</s>');

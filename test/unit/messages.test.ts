@@ -124,6 +124,28 @@ describe.each(Object.entries(paths))('through %s', (name, write) => {
     );
   });
 
+  test('a role is refused in the last message too, and so is the second call where the template writes one', async () => {
+    const given = [user('Hi'), answer, { role: 'assistent', content: 'Hi' }];
+    await expect(write(await tokenizerOf(plain), given)).rejects.toThrow(
+      /the role of message 3 .* did you mean/,
+    );
+    const first = await tokenizerOf(
+      '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.tool_calls is defined %}{{ m.content }}{% endif %}{% if m.tool_calls and loop.index == 2 %}{{ m.tool_calls[0].function.name }}{% endif %};{% endfor %}',
+    );
+    const called = (...names: string[]): Message => ({
+      role: 'assistant',
+      content: '',
+      tool_calls: names.map((name) => ({ function: { name, arguments: {} } })),
+    });
+    expect(await write(first, [user('Hi'), called('get_time'), answer])).toContain('get_time');
+    await expect(write(first, [user('Hi'), called('get_time'), called('get_date'), answer])).rejects.toThrow(
+      /tool_calls of message 3 \(assistant\)/,
+    );
+    await expect(write(first, [user('Hi'), called('get_time', 'get_date'), answer])).rejects.toThrow(
+      /tool_calls of message 2 \(assistant\)/,
+    );
+  });
+
   test('roles that the template compares with are taken, and so are the common ones', async () => {
     const named = `{% set role = messages[0].role %}{% if role in ['critic', 'editor'] or "guest" != messages[0]['role'] or role == 'x' ~ 'y' %}{% endif %}${plain}`;
     const tokenizer = await tokenizerOf(named);
