@@ -353,6 +353,14 @@ test('all five methods but full fine-tuning are compared where none are named', 
   }
 });
 
+test('what is asked twice is measured once', async () => {
+  const twice = { methods: ['lora', 'lora'], ranks: [2, 2], learningRates: [0.01, 0.02, 0.01] } as const;
+  for await (const event of compareMethods(asked('twice', twice))) {
+    expect(event).toMatchObject({ type: 'start', variants: 1, trials: 2 });
+    break;
+  }
+});
+
 test('one at a time', async () => {
   const first = compareMethods(asked('first'));
   const second = compareMethods(asked('second'));

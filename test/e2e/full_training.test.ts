@@ -132,6 +132,24 @@ describe.each(Object.entries(families))('the gradients of %s', (name, config) =>
     }
   });
 
+  if (name === 'qwen2')
+    test('biases alone have those that they have beside all else, with checkpointing too', async () => {
+      const [model, whole] = [await load({ config }), await load({ config })];
+      const biases = model.trainAll({ only: ['*.bias'] });
+      const wanted = new Map(whole.trainAll().map((p) => [p.name, p]));
+      backward(model);
+      backward(whole);
+      expect(biases).toHaveLength(9);
+      for (const p of biases)
+        expect(relativeError(await p.grad!.data(), await wanted.get(p.name)!.grad!.data())).toBeLessThan(
+          1e-5,
+        );
+      const kept = bits(...biases.map((p) => p.grad!));
+      clear(biases);
+      backward(model, { gradientCheckpointing: true });
+      expect(bits(...biases.map((p) => p.grad!))).toBe(kept);
+    });
+
   test('patterns train what they name, and nothing else', async () => {
     const model = await load({ config });
     const parameters = model.trainAll({ only: ['*.self_attn.*', 'model.norm'] });

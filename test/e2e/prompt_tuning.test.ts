@@ -153,6 +153,15 @@ test('packed rows give the logits and the gradient of the texts alone', async ()
   );
 });
 
+test('padding has no vectors before it', async () => {
+  const { adapter } = textAdapter('one');
+  const packed = [...rows[1]!, ...Array.from({ length: context - 3 }, () => 0)];
+  const segmentIds = [packed.map((_, i) => (i < 3 ? 1 : 0))];
+  const loss = (ids: number[], options = {}): Promise<number> =>
+    noGrad(() => model.forward([ids], { labels: [ids], adapter, ...options }).loss).item();
+  expect(await loss(packed, { segmentIds })).toBeCloseTo(await loss(rows[1]!), 5);
+});
+
 test('logits and a trained head beside vectors have the gradient of the loss alone', async () => {
   const { adapter } = textAdapter('one');
   fillAdapter(model.addAdapter({ r: 2, targetModules: ['lm_head'] }, { name: 'head' }), 4, 0.2);

@@ -116,6 +116,10 @@ describe('a written model gives the bits of one that is quantised while it is lo
       quant_method: 'bitsandbytes',
     });
     expect(readdirSync(out).sort()).toEqual(readdirSync(dir).sort());
+    // A tied head is the embedding, and quantised where that is.
+    const tied = fresh();
+    await quantizeModel(dir, tied, { format: 'nf4', embedding: true });
+    expect(configOf(tied)).toMatchObject({ quantization_config: { llm_int8_skip_modules: [] } });
     for (const name of ['tokenizer.json', 'generation_config.json'])
       expect(readFileSync(join(out, name))).toEqual(readFileSync(join(dir, name)));
   });

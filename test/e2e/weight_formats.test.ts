@@ -373,6 +373,29 @@ describe('what bitsandbytes writes', () => {
     expect(memoryUsage().tensors).toBeLessThanOrEqual(held);
   });
 
+  test('blocks of 128 values have a magnitude each', async () => {
+    const logits = async (blocksize: number): Promise<number[]> => {
+      const dir = await tinyModel({
+        config: bitsandbytes('nf4'),
+        edit: (tensors) => {
+          quantiseCodes(tensors, 'nf4', true);
+          const count = Math.ceil((24 * 24) / blocksize);
+          const magnitudes = Float32Array.from(
+            { length: count },
+            (_, i) => 1 + Math.floor((i * blocksize) / 128),
+          );
+          tensors.set(`${name}.absmax`, { dtype: 'F32', shape: [count], bytes: bytesOf(magnitudes) });
+          tensors.set(state, json({ ...good, blocksize }));
+        },
+      });
+      const model = await CausalLM.fromPretrained(dir);
+      const all = await list(model.forward([[256, 72, 101]]).logits);
+      await model.dispose();
+      return all;
+    };
+    expect(await logits(128)).toEqual(await logits(64));
+  });
+
   test('int8 rows with their magnitudes', async () => {
     const dir = (bnb: boolean): Promise<string> =>
       tinyModel({

@@ -100,6 +100,14 @@ describe.each([
     });
   });
 
+  test("trainOn 'all' needs no answer", async () => {
+    const tokenizer = await tokenizerOf(chatml(marks));
+    const messages = dialogue.slice(0, 2);
+    const { counted, text } = await learnt(tokenizer, { messages }, { trainOn: 'all' });
+    expect(counted).toBe(text);
+    await expectReject(learnt(tokenizer, { messages }), 'ERR_DATA', /expected a message of the assistant/);
+  });
+
   test("trainOn 'all' counts the whole dialogue", async () => {
     const { counted, text } = await learnt(
       await tokenizerOf(chatml(marks)),
