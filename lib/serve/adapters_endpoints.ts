@@ -30,7 +30,6 @@ export async function loadAdapter(call: Call, fields: Fields): Promise<void> {
       });
     throw error;
   }
-  adapters.loadedAgain(name);
   call.exchange.json({ status: 'ok', message: `adapter '${name}' is loaded` });
 }
 

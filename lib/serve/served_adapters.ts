@@ -93,7 +93,7 @@ export class ServedAdapters {
   readonly #wantedStallMs: number;
   /** The one that was asked for last is the last one. */
   readonly #entries = new Map<string, Entry>();
-  /** Names of adapters that requests have unloaded, and not loaded again. */
+  /** Names of adapters that requests have unloaded: they are not looked for in the folder. */
   readonly #unloaded = new Set<string>();
   /** Those that this class loaded, by what they are called in the model: other names than the program gives. */
   readonly #inner = new Map<string, Entry>();
@@ -157,15 +157,9 @@ export class ServedAdapters {
 
   /** Takes an adapter from the list until a request loads one by that name: to name it as a model is not enough. */
   unload(name: string): void {
-    if (this.#unloaded.size >= mostEntries)
-      throw new ApiError(400, `${mostEntries} adapters were unloaded already`, { param: 'lora_name' });
     this.unregister(name);
     this.#unloaded.add(name);
-  }
-
-  /** Says that a request has loaded an adapter, unless another one has unloaded it meanwhile. */
-  loadedAgain(name: string): void {
-    if (this.#entries.has(name)) this.#unloaded.delete(name);
+    if (this.#unloaded.size > mostEntries) this.#unloaded.delete([...this.#unloaded.keys()][0]!);
   }
 
   #add(name: string, path: string, folder?: AdapterFolder): Entry {

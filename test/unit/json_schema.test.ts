@@ -189,7 +189,7 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
         { allOf: [{ type: ['string', 'null'], maxLength: 2 }, { type: ['null', 'boolean'] }] },
         {
           allOf: [
-            { type: 'array', items: { type: 'number' }, minItems: 1 },
+            { type: 'array', items: { type: 'number', minimum: -1 }, minItems: 1 },
             {
               type: 'array',
               prefixItems: [{ type: 'integer' }],
@@ -210,6 +210,7 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
       '[2,"b",null,[1],"ab"]',
       '[2,"a","x",[1],"ab"]',
       '[2,"a",true,[1],"ab"]',
+      '[2,"a",null,[-2],"ab"]',
       '[2,"a",null,[],"ab"]',
       '[2,"a",null,[0.5],"ab"]',
       '[2,"a",null,[1,-1],"ab"]',
@@ -331,6 +332,18 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
     },
     ['["th","mo"]', '["mo","tu","we"]'],
     ['[]', '["mo"]', '["mo","mo"]', '["mo","tu","we","th"]'],
+  ],
+  [
+    'different items of the values that their type allows',
+    { type: 'array', items: { allOf: [{ enum: ['a', 1, 'b'] }], type: 'string' }, uniqueItems: true },
+    ['["b","a"]'],
+    ['[1]', '["a",1]'],
+  ],
+  [
+    'an object all of whose properties are forbidden',
+    { type: 'object', properties: { a: {} }, patternProperties: { '^a$': false } },
+    ['{}'],
+    ['{"a":1}'],
   ],
   [
     'one item is different from all others',

@@ -104,6 +104,24 @@ test('a value is valid where Ajv says so', () => {
   expect(Math.min(seen.valid, seen.invalid)).toBeGreaterThan(300);
 });
 
+test('what no pattern of names matches is additional', () => {
+  const check = schemaCheck({
+    properties: { own: {} },
+    patternProperties: { '^a': { type: 'number' }, b$: { type: 'string' } },
+    additionalProperties: false,
+  });
+  const texts = ['{"own":1}', '{"a":1}', '{"cb":"x"}', '{"c":1}', '{"a":"x"}', '{"cb":1}', '{"ab":1}'];
+  expect(texts.map((text) => isValidJson(text, check))).toEqual([
+    true,
+    true,
+    true,
+    false,
+    false,
+    false,
+    false,
+  ]);
+});
+
 test('names of Object.prototype are names like others', () => {
   const check = schemaCheck({ enum: [{}, null, { toString: '' }, { constructor: [], valueOf: 1 }] });
   const values = ['{}', 'null', '{"toString": ""}', '{"constructor": [], "valueOf": 1}'];
