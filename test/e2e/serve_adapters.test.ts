@@ -136,6 +136,21 @@ describe('a stream that nobody reads, on the one adapter that there may be, and 
     expect([...endless.adapters.keys()]).toEqual([expect.stringMatching(/^n0#/)]);
   });
 
+  test('it stays while another request reads from that adapter, and ends when that has left', async () => {
+    const served = await serve(endless, { adapters: folders(2), maxAdapters: 1, stallTimeoutMs: 6000 });
+    const stream = await unread(served, 'n0');
+    const read = await begun(served, chat, { ...endlessly, model: 'n0' }, { agent: false });
+    read.resume();
+    let ended = false;
+    stream.on('close', () => (ended = true));
+    const waiting = says(served, 'n1');
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    expect(ended).toBe(false);
+    read.destroy();
+    expect(await waiting).toBe('Bca.');
+    await until(() => ended);
+  });
+
   test('it ends sooner than one that holds up nobody, and they are answered', async () => {
     const served = await serve(endless, { adapters: folders(3), maxAdapters: 1, stallTimeoutMs: 6000 });
     const ofBase = await unread(served);
