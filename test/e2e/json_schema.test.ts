@@ -271,22 +271,21 @@ test('least lengths of generation_config.json do not hold back the end of a text
   }
 });
 
-test('a schema is checked at the call', () => {
-  const call =
-    (jsonSchema: unknown, more: GenerateOptions = {}) =>
-    () =>
-      model.generate(prompt, { ...more, jsonSchema: jsonSchema as JsonSchema });
-  expect(call('string')).toThrow('[generate] jsonSchema at #: expected a JSON Schema');
-  expect(call({ type: 'strin' })).toThrow('jsonSchema at #/type: expected one of null, boolean');
-  expect(call({ type: 'object', properties: { a: { not: {} } } })).toThrow(
+test('a schema is checked at the call', async () => {
+  const said = (jsonSchema: unknown, more: GenerateOptions = {}) =>
+    expect(Promise.resolve(model.generate(prompt, { ...more, jsonSchema: jsonSchema as JsonSchema })))
+      .rejects;
+  await said('string').toThrow('[generate] jsonSchema at #: expected a JSON Schema');
+  await said({ type: 'strin' }).toThrow('jsonSchema at #/type: expected one of null, boolean');
+  await said({ type: 'object', properties: { a: { not: {} } } }).toThrow(
     'jsonSchema at #/properties/a: no support for not',
   );
-  expect(call({ type: 'object', required: ['a'], additionalProperties: false })).toThrow(
+  await said({ type: 'object', required: ['a'], additionalProperties: false }).toThrow(
     'jsonSchema at #/required: expected names of "properties"',
   );
-  expect(call({ enum: [] })).toThrow('jsonSchema at #/enum: expected a list that is not empty');
-  expect(call({ $ref: '#' })).toThrow('expected a reference that comes to a value');
-  expect(call(true, { ignoreEos: true })).toThrow('expected ignoreEos to be false beside jsonSchema');
+  await said({ enum: [] }).toThrow('jsonSchema at #/enum: expected a list that is not empty');
+  await said({ $ref: '#' }).toThrow('expected a reference that comes to a value');
+  await said(true, { ignoreEos: true }).toThrow('expected ignoreEos to be false beside jsonSchema');
 });
 
 test('an abort while the grammar compiles rejects with its reason', async () => {
