@@ -304,6 +304,10 @@ describe('conversations of many turns, by prefixes', () => {
     expect((await read(tokenizer)).pauses).toBeGreaterThan(400);
     const { pauses } = await pausesOf(() => promptIds(long(200), 1000, () => tokenizer));
     expect(pauses).toBeGreaterThan(20);
+    const signal = AbortSignal.abort(new Error('enough'));
+    await expect(pausesOf(() => promptIds(long(200), 1000, () => tokenizer, { signal }))).rejects.toThrow(
+      'enough',
+    );
   });
 
   test('a template that numbers its turns is written up to each answer', () => {
