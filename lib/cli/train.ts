@@ -8,10 +8,11 @@ import type { Evaluation } from '../models/evaluate';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { OutputDirectory } from '../train/output';
-import { runEnds, type TrainerOptions } from '../train/options';
+import { runEnds, unknownEnd, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
-import { defineCommand, helpFlag, type Flags, type Values } from './command';
+import { flagName } from './args';
+import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
 import { flagsOfRun } from './resumed';
 import { methodFlag, methodFlags, readStart } from './train_method';
@@ -21,6 +22,7 @@ const { data, evalData, outDir, report } = trainerOptions;
 
 export const trainFlags = {
   ...modelFlags,
+  dtype: { ...modelFlags.dtype, choices: ['auto', 'f32', 'bf16'] },
   ...{ data, evalData, outDir },
   method: methodFlag,
   adapter: {
@@ -59,6 +61,7 @@ export const train = defineCommand({
   async run(values, console) {
     const { outDir, batchSize, trainOn } = values;
     // What can be wrong is said before the model is loaded.
+    checkSchedule(values);
     const started = await readStart(values, console);
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     const files = await dataFiles(values);
@@ -105,6 +108,14 @@ export const train = defineCommand({
     }
   },
 });
+
+function checkSchedule(values: TrainValues): void {
+  const end = unknownEnd(values);
+  if (end !== undefined && values.schedule !== 'constant')
+    throw new UsageError(
+      `train needs --max-steps for --schedule ${values.schedule}, since --${flagName(end)} does not tell how many steps there are`,
+    );
+}
 
 /** The files of the data: those of a folder are train, and what measures the run where there is one. */
 async function dataFiles({

@@ -215,13 +215,24 @@ function stepsOfEpochs(
   return epochs * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps);
 }
 
+/** The option by which only the data tell how many steps a run has; undefined where there is none. */
+export function unknownEnd({
+  maxSteps,
+  maxTokens,
+  packing,
+}: Pick<TrainerOptions, 'maxSteps' | 'maxTokens' | 'packing'>): 'packing' | 'maxTokens' | undefined {
+  if (maxSteps !== undefined) return undefined;
+  return packing ? 'packing' : maxTokens === undefined ? undefined : 'maxTokens';
+}
+
 /** How the learning rate goes over the steps. */
 function resolveSchedule(
   options: TrainerOptions,
-  { schedule, packing, maxTokens }: CheckedValues<typeof trainerOptions>,
+  values: CheckedValues<typeof trainerOptions>,
   totalSteps: number | undefined,
 ): Pick<ResolvedOptions, 'warmupSteps' | 'decaySteps' | 'scheduleOf' | 'ofTotal'> {
-  const endless = packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data';
+  const { schedule } = values;
+  const endless = unknownEnd(values) ?? 'the data';
   check(
     totalSteps !== undefined || schedule === 'constant',
     op,

@@ -520,6 +520,13 @@ describe('what is wrong is said before the model is loaded', () => {
     ['train', ['--data', '/missing/data'], '/missing/data'],
     ['train', ['--data', __filename, '--eval-data', '/missing/data'], '/missing/data'],
     ['train', ['--data', __filename, '--lora-dropout', '1'], 'loraDropout'],
+    ['train', ['--data', __filename, '--dtype', 'f16'], '--dtype to be one of auto, f32, bf16'],
+    [
+      'train',
+      ['--data', __filename, '--max-tokens', '9', '--schedule', 'cosine'],
+      'train needs --max-steps for --schedule cosine, since --max-tokens does not tell how many steps there are',
+    ],
+    ['train', ['--data', __filename, '--packing', '--schedule', 'linear'], 'since --packing does not tell'],
   ])('%s %j', async (command, argv, sentence) => {
     // The default folder of a run may hold one, that of the demo for instance.
     const outDir = command === 'train' ? ['--out-dir', fresh()] : [];

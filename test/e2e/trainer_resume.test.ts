@@ -1,5 +1,5 @@
 /** Going on with a run: as if it had never stopped, bit for bit, or not at all. */
-import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
@@ -249,6 +249,14 @@ test('leaving the loop saves the last whole step, from which it goes on with the
   for await (const event of trainer({ outDir, report: true }).run())
     if (event.type === 'step' && event.step === 3) break;
   expect(readdirSync(outDir).sort()).toEqual(['checkpoint-3', 'report.html']);
+  const report = readFileSync(join(outDir, 'report.html'), 'utf8');
+  await another();
+  // The evaluation of step 3 comes before a step of this run's own.
+  const evaluated = { evalData: makeRows(3, { seed: 8 }), evalEvery: 3 };
+  for await (const { type } of trainer({ ...evaluated, outDir, resume: true, report: true }).run())
+    if (type === 'eval') break;
+  expect(readdirSync(outDir).sort()).toEqual(['checkpoint-3', 'report.html']);
+  expect(readFileSync(join(outDir, 'report.html'), 'utf8') === report).toBe(true);
   const adapter = await another();
   const { events } = await collect(trainer({ outDir, resume: true }));
   expect(events[0]).toMatchObject({ step: 3 });
