@@ -13,7 +13,7 @@ export type {
   ReduceOptions,
   TensorValues,
 } from './tensor/tensor';
-export type { DType } from './tensor/dtype';
+export type { DType } from './native/dtype';
 export { keep, noGrad, tidy } from './tensor/scope';
 export { devices, memoryUsage, setThreads, synchronize } from './native/device';
 export type { DeviceInfo, MemoryUsage } from './native/binding';

@@ -4,11 +4,11 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { makeDirectory, writeFileAtomic } from '../formats/atomic';
-import { isRecord, readJson } from '../formats/json';
+import { readJson } from '../formats/json';
 import { refuseLink } from '../formats/links';
 import { systemReason } from '../formats/system_reason';
 import { difference } from '../train/resume';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { op } from './options';
 
 const questionFile = 'question.json';

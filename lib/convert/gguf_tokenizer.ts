@@ -2,8 +2,8 @@
 import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import type { GgufField } from '../formats/gguf_write';
-import { isRecord } from '../formats/json';
 import { preTokenizers, tokenTypes as types } from '../text/gguf_kinds';
+import { isRecord } from '../validate';
 
 const op = 'convertModel';
 

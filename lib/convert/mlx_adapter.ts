@@ -7,13 +7,13 @@ import { LoRAError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { bytesOfFloats, floatsOf } from '../formats/floats';
-import { isRecord, readJson, type Reading } from '../formats/json';
+import { readJson, type Reading } from '../formats/json';
 import { adapterConfigFile, mlxWeightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
 import type { ModelConfig } from '../models/config';
 import { inSlices } from '../tensor/pace';
-import { isDropout, listed } from '../validate';
+import { isDropout, isRecord, listed } from '../validate';
 import { f32Tensor, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
 import { scaled, sharedFactor, transposed } from './layers';
 

@@ -1,6 +1,5 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
-import { isRecord } from '../formats/json';
 import { toPath } from '../formats/paths';
 import { datasetOptions } from '../options/table';
 import { Pace } from '../tensor/pace';
@@ -12,6 +11,7 @@ import {
   checkOptions,
   checkSignal,
   describe,
+  isRecord,
 } from '../validate';
 import { countedTokens, type DatasetCounts, type Example } from './example';
 import { ExampleColumns } from './columns';

@@ -1,10 +1,9 @@
 /** Rows of data sets, and the tokens that they become. A data set holds rows of one kind. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
 import { placesWithin } from '../text/marks';
-import { describe, isListOf } from '../validate';
+import { describe, isListOf, isRecord } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';
 import { countedAnswers, wrongWeight } from './message_weights';
 import { tokensBefore } from './token_spans';

@@ -3,7 +3,7 @@ import type { Linear } from '../linear/linear';
 import type { Device } from '../native/device';
 import type { Past } from '../ops/attention_paged';
 import type { AdapterUse } from '../peft/adapter_use';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import type { Tensor } from '../tensor/tensor';
 
 /** What the failures of ops show as their caller's stack: the engine calls them for all requests together. */

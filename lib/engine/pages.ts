@@ -5,7 +5,7 @@
 import { isOutOfMemory, type LoRAError } from '../errors';
 import { call } from '../native/calls';
 import { PAGE_SIZE, poolShape, type LayerPages } from '../ops/attention_paged';
-import { bytesPerElement } from '../tensor/dtype';
+import { bytesPerElement } from '../native/dtype';
 import { rawEmpty, rawView } from '../tensor/raw';
 import { runDetached, temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';

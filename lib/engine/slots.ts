@@ -13,7 +13,7 @@ import {
   tableOperands,
   type TableOperands,
 } from '../peft/table_operands';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import { noGrad, runUntracked } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { engineStack } from './model';

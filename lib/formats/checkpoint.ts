@@ -15,7 +15,6 @@ import {
   type Referred,
   type Saved,
 } from './checkpoint_values';
-import { isRecord } from './json';
 import { jsonFault } from './json_scanner';
 import { SavedFolder } from './file_group';
 import { checkpointFile } from './model_files';
@@ -33,7 +32,7 @@ import {
   type Stateful,
   type StateValue,
 } from '../tensor/state';
-import { check, checkOptions, describe, suggest } from '../validate';
+import { check, checkOptions, describe, isRecord, suggest } from '../validate';
 
 export type { StateDict, Stateful, StateValue } from '../tensor/state';
 

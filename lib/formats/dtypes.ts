@@ -1,5 +1,5 @@
 /** Element types of safetensors files. */
-import { dtypes, type DType, type FloatDType } from '../tensor/dtype';
+import { dtypes, type DType, type FloatDType } from '../native/dtype';
 
 /** Bits of one element, in the order by which the official writer sorts tensors (last first). */
 export const safetensorsBits = {

@@ -1,8 +1,8 @@
 /** Floats as blocks of ggml's, with its own bits: native/core/maths/quantize_blocks.h says what they are. */
 import { binding, call } from '../native/calls';
 import { nativeDevice, roomInQueue } from '../native/device';
-import type { WrittenBlocks } from '../tensor/block_formats';
-import { bytesPerElement, type FloatDType } from '../tensor/dtype';
+import type { WrittenBlocks } from '../native/block_formats';
+import { bytesPerElement, type FloatDType } from '../native/dtype';
 
 /**
  * Whole blocks of values, little endian in `dtype`; undefined where one is not finite, or its scale too large for f16. The threads of

@@ -1,5 +1,5 @@
 /** The element types of GGUF files: how many values are one block, and its bytes. */
-import { blockFormats, type BlockFormat } from '../tensor/block_formats';
+import { blockFormats, type BlockFormat } from '../native/block_formats';
 
 /** By the number in the file: the name, values of a block, bytes of a block. Matrices are kept in the types of blockFormats as well. */
 const others = {

@@ -58,8 +58,3 @@ export function parseJson(text: string, path: string, limits = defaultLimits): u
   checkNesting(value, limits, path);
   return value;
 }
-
-/** True for an object that JSON text could give: neither an array nor null. */
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}

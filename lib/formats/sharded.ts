@@ -2,9 +2,10 @@
 import { isAbsolute, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
 import { SavedFolder } from './file_group';
-import { isRecord, readJson, type Reading } from './json';
+import { readJson, type Reading } from './json';
 import { indexFile as index, weightsFile as single } from './model_files';
 import { StoredTensors, type StoredTensor } from './stored_tensors';
+import { isRecord } from '../validate';
 
 export interface ModelTensors {
   /** In file order, shard after shard. */

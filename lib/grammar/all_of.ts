@@ -1,6 +1,5 @@
 /** Several schemas that hold for one value at once, as one schema: what an `allOf` says, with the keywords beside it. */
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import {
   annotations,
   checkPointer,

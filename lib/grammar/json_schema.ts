@@ -3,8 +3,7 @@
  * keyword that it could not hold to is refused.
  */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { describe, listed } from '../validate';
+import { describe, isRecord, listed } from '../validate';
 import { schemaOfAll } from './all_of';
 import { literal, utf8Rules } from './alphabet';
 import { isWide, ruleOf } from './automaton';

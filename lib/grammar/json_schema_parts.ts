@@ -1,7 +1,6 @@
 /** The parts of a JSON Schema, read with errors that name their place. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { digitsBehind, steppedFractions, type Fractions } from './json_numbers';
 
 export const op = 'generate';

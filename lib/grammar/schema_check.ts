@@ -3,9 +3,8 @@
  * written freely. It knows more keywords than a grammar can hold a text to; one that it does not know is refused.
  */
 import { isDeepStrictEqual } from 'node:util';
-import { isRecord } from '../formats/json';
 import { linearRegex } from '../text/linear_regex';
-import { describe, listed } from '../validate';
+import { describe, isRecord, listed } from '../validate';
 import { accepts } from './automaton';
 import {
   annotations,

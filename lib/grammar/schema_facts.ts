@@ -1,7 +1,6 @@
 /** What can be told of schemas without a value: the values that they list, whether two have one in common, the members of an object. */
 import { isDeepStrictEqual } from 'node:util';
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { schemaOfAll } from './all_of';
 import { checkPointer, list, malformed, referredTo, unsupported, type Schema } from './json_schema_parts';
 import { partCheck } from './schema_check';

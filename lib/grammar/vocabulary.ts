@@ -1,8 +1,8 @@
 /** What the tokens of a tokenizer add to a text, in the alphabet of grammars. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import type { Library } from '../text/library';
 import { spell, spellByte } from './alphabet';
+import { isRecord } from '../validate';
 
 export interface Vocabulary {
   /** The spelling of each token, by its id, between NULs; empty for one that adds no text and for one that no JSON has. */

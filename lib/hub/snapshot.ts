@@ -1,5 +1,4 @@
 /** A revision of a repository in the cache: what the hub says of it, and the files of it that a call needs. */
-import { isRecord } from '../formats/json';
 import { indexFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import { LoRAError } from '../errors';
@@ -11,6 +10,7 @@ import { withLock } from './lock';
 import { isCommit } from './names';
 import type { LoadProgress } from './progress';
 import { shardsOf, wantedFiles, type Purpose, type WantedFiles } from './wanted';
+import { isRecord } from '../validate';
 
 /** How many files are downloaded at a time. */
 const together = 4;

@@ -1,6 +1,6 @@
 /** Which files of a repository a call needs. Only these names are ever asked for: what else a server lists is left alone. */
 import { ggufModelsOf, ggufPartsOf } from '../formats/gguf_set';
-import { isRecord, readJson } from '../formats/json';
+import { readJson } from '../formats/json';
 import {
   adapterConfigFile,
   adapterWeightsFile,
@@ -11,7 +11,7 @@ import {
 } from '../formats/model_files';
 import type { FolderFile } from '../formats/links';
 import { isPlainFile, type RepositoryName } from './names';
-import { listed } from '../validate';
+import { isRecord, listed } from '../validate';
 
 /** What a call takes a repository for: 'any' is an adapter, a model, or both, by what is there. */
 export type Purpose = 'model' | 'adapter' | 'tokenizer' | 'config' | 'any';

@@ -2,7 +2,7 @@
 import type { NativeChange, NativeTable } from '../native/binding';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import { FrozenWeight } from '../tensor/frozen_weight';
 import { rawCast } from '../tensor/raw';
 import { temporaries } from '../tensor/scope';

@@ -3,7 +3,7 @@
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); s = α/√r: Kalajdzievski (2023).
  */
 import { randomNormal, randomUniform } from '../ops/random';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
 import { computed, tidy } from '../tensor/scope';

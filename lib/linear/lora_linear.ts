@@ -4,7 +4,7 @@ import { LoRAError } from '../errors';
 import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
 import { adoptParameter, tensor } from '../tensor/create';
-import { dtypes, type DType, type FloatDType } from '../tensor/dtype';
+import { dtypes, type DType, type FloatDType } from '../native/dtype';
 import { FrozenWeight, quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
 import { isRecording, temporaries } from '../tensor/scope';
 import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';

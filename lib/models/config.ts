@@ -1,6 +1,6 @@
 /** config.json of a Llama-family model, in the dialects of transformers 4 and 5, read strictly. */
-import type { BlockFormat } from '../tensor/block_formats';
-import type { DType } from '../tensor/dtype';
+import type { BlockFormat } from '../native/block_formats';
+import type { DType } from '../native/dtype';
 import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { suggest } from '../validate';
 import { refusedQuantization } from './quantization';

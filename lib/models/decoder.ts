@@ -10,7 +10,7 @@ import { recomputed } from '../ops/recompute';
 import { rawView } from '../tensor/raw';
 import { moved } from '../tensor/scope';
 import type { Device } from '../native/device';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import { addNoise, type NoiseFactors } from './noise';

@@ -2,7 +2,7 @@
 import type { GgufValues } from '../formats/gguf_values';
 import type { GgufBlock } from '../formats/gguf_types';
 import { torchNames, floatOfStored } from '../formats/dtypes';
-import { isBlockFormat, type BlockFormat } from '../tensor/block_formats';
+import { isBlockFormat, type BlockFormat } from '../native/block_formats';
 import { ggufTokenId } from '../text/gguf_tokenizer';
 import { suggest } from '../validate';
 import type { ModelConfig } from './config';

@@ -1,5 +1,4 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
-import { isRecord } from '../formats/json';
 import { copiedBytes } from '../native/device';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { quantisedBytes } from '../tensor/frozen_weight';
@@ -7,7 +6,7 @@ import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
 import { methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';
 import { mostLogits } from '../ops/cross_entropy';
-import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isRecord } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
 import {
   allIn,

@@ -2,7 +2,7 @@
 import { torchNames } from '../formats/dtypes';
 import type { LateTensor } from '../formats/safetensors';
 import type { NativeTensor } from '../native/binding';
-import type { FloatDType } from '../tensor/dtype';
+import type { FloatDType } from '../native/dtype';
 import { blockValues } from '../tensor/frozen_weight';
 import { slicesOf } from '../tensor/slices';
 import type { ModelConfig } from './config';

@@ -3,7 +3,7 @@
  * bitsandbytes writes: NF4, FP4 and int8 rows. stored_matrix.ts has their tensors.
  */
 
-import { isRecord } from '../formats/json';
+import { isRecord } from '../validate';
 
 /** What int8 rows look like in a group of quantization_config; null and absent values are as good. */
 const int8Rows: Readonly<Record<string, unknown>> = {

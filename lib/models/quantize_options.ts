@@ -1,7 +1,15 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
-import { isRecord } from '../formats/json';
 import { quantisedFormats, type PackedFormat, type QuantisedFormat } from '../tensor/frozen_weight';
-import { check, checkBoolean, checkOneOf, checkOptions, describe, isListOf, listed } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkOneOf,
+  checkOptions,
+  describe,
+  isListOf,
+  isRecord,
+  listed,
+} from '../validate';
 import type { ModelConfig } from './config';
 import { EMBEDDING, expectedTensors, HEAD } from './tensor_table';
 

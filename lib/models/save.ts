@@ -15,7 +15,7 @@ import { systemReason } from '../formats/system_reason';
 import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
-import type { DType, FloatDType } from '../tensor/dtype';
+import type { DType, FloatDType } from '../native/dtype';
 import { isPacked, type FrozenWeight } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';

@@ -4,14 +4,14 @@
  */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats, torchNames } from '../formats/dtypes';
-import { isRecord, parseJson } from '../formats/json';
+import { parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
 import { fromBytes } from '../tensor/create';
 import { inSlices } from '../tensor/pace';
-import { isBlockFormat, type BlockFormat } from '../tensor/block_formats';
-import type { FloatDType } from '../tensor/dtype';
+import { isBlockFormat, type BlockFormat } from '../native/block_formats';
+import type { FloatDType } from '../native/dtype';
 import { blockValues, scalesOf, type PackedFormat } from '../tensor/frozen_weight';
-import { shapeText } from '../validate';
+import { isRecord, shapeText } from '../validate';
 import { nestedBlock, unnested } from './double_quant';
 
 const op = 'from_pretrained';

@@ -10,7 +10,7 @@ import type { NativeTensor } from '../native/binding';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
-import type { DType, FloatDType } from '../tensor/dtype';
+import type { DType, FloatDType } from '../native/dtype';
 import { FrozenWeight, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { check, listed, shapeText } from '../validate';

@@ -1,8 +1,8 @@
 /** The native add-on: its types, and the one copy of it that a process (or a worker) loads. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { BlockFormat, WrittenBlocks } from '../tensor/block_formats';
-import type { DType } from '../tensor/dtype';
+import type { BlockFormat, WrittenBlocks } from './block_formats';
+import type { DType } from './dtype';
 import { LoRAError } from '../errors';
 import type {
   NativeDevice,

@@ -12,9 +12,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve, sep } from 'node:path';
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import { bundledSentence } from './bundled';
 import platforms from './platforms.json';
+import { isRecord } from '../validate';
 
 /** What the search depends on; tests put values of their own here. */
 export interface Host {

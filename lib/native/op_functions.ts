@@ -1,6 +1,6 @@
 // Written by native/test/core/op_types_test.cc from the descriptions in
 // native/core/ops, which has formulas and shapes.
-import type { DType } from '../tensor/dtype';
+import type { DType } from './dtype';
 import type { NativeDevice, NativeGuard, NativeTable, NativeTensor, NativeWeight } from './handles';
 
 /** A function for each op. Scalars have shape []. */

@@ -2,7 +2,7 @@
 import { record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { deviceName, nativeDevice, type Device } from '../native/device';
-import { dtypes, type DType } from '../tensor/dtype';
+import { dtypes, type DType } from '../native/dtype';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, checkOneOf } from '../validate';
 import { rawCast, rawView } from '../tensor/raw';

@@ -1,7 +1,7 @@
 /** y[i] = W[ids[i]]: rows of a matrix, with the gradient of one that is trained. */
 import { record } from '../tensor/autograd';
 import { call } from '../native/calls';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawCast, rawFilled } from '../tensor/raw';
 import { moved } from '../tensor/scope';

@@ -1,7 +1,7 @@
 /** y = x / √(mean(x²) + eps) · weight over the last dimension, also of a sum; f32 inside, rounded once. */
 import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import { rawBinary, rawCast, rawReduceSum, rawView } from '../tensor/raw';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { numelOf } from '../validate';

@@ -8,10 +8,9 @@ import { gradientsFreed } from '../tensor/gradient_memory';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { checkSaved, prepare, restore, settle, type StateDict, type StateValue } from '../tensor/state';
-import type { DType } from '../tensor/dtype';
+import type { DType } from '../native/dtype';
 import { handleOf, Tensor, type Parameter } from '../tensor/tensor';
-import { isRecord } from '../formats/json';
-import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
+import { check, checkInteger, checkNumber, checkOptions, describe, isRecord, numelOf } from '../validate';
 import { checkParameters } from './parameters';
 
 /** Settings of all parameters, or of a group. */

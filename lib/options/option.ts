@@ -1,6 +1,5 @@
 /** What an option is: a row that the calls of the library, the flags of commands, their help and their reference read. */
-import { isRecord } from '../formats/json';
-import { check, describe, isListOf } from '../validate';
+import { check, describe, isListOf, isRecord } from '../validate';
 
 /** An option of a call. One with a sentence of help is a flag of commands too: maxSteps is --max-steps. */
 export interface Option {

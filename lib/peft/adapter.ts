@@ -1,7 +1,6 @@
 /** An adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import { inSlices, Pace } from '../tensor/pace';
 import type { Delta } from '../linear/delta';
@@ -13,7 +12,7 @@ import { adoptParameter } from '../tensor/create';
 import { noGrad, runUntracked } from '../tensor/scope';
 import { checkForwards, prepare, prepareParameters, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import { check, checkInteger, checkNumber, checkOptions, describe } from '../validate';
+import { check, checkInteger, checkNumber, checkOptions, describe, isRecord } from '../validate';
 import { writeAdapterWith } from './adapter_files';
 import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
 import { jsonOfConfig } from './config_values';

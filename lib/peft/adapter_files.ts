@@ -6,7 +6,7 @@ import { LoRAError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { saveTogether, SavedFolder } from '../formats/file_group';
 import { isGguf } from '../formats/gguf';
-import { isRecord, parseJson, readText } from '../formats/json';
+import { parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { refuseLink } from '../formats/links';
 import { adapterConfigFile as configFile, adapterWeightsFile as weightsFile } from '../formats/model_files';
@@ -15,7 +15,7 @@ import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/sour
 import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
-import { check, checkOptions, describe } from '../validate';
+import { check, checkOptions, describe, isRecord } from '../validate';
 import { foreignAdapter, peftTypes } from './methods';
 
 /** In the metadata of the weights: the SHA-256 of the configuration that they were saved with. */

@@ -1,8 +1,7 @@
 /** What the configurations of all methods share: how their values are checked, and their form in adapter_config.json. */
 import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { describe, isListOf } from '../validate';
+import { describe, isListOf, isRecord } from '../validate';
 import { Deadline, fullMatch, matchAround } from './python_regex';
 
 /** Refuses the value of a field with what was expected. */

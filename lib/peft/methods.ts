@@ -1,7 +1,6 @@
 /** The methods of adapting a model, by name. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { checkOneOf } from '../validate';
+import { checkOneOf, isRecord } from '../validate';
 import { bottleneck, type BottleneckConfig, type BottleneckConfigInput } from './bottleneck';
 import type { LoRAConfig, LoRAConfigInput } from './config';
 import { configOfJson, foreignConfig } from './config_values';

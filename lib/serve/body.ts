@@ -1,6 +1,5 @@
 /** The body of a request: JSON of a bounded size, which comes within a bounded time. */
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { ApiError, invalid } from './api_error';
 import { BodyScan } from './body_scan';
 import type { Incoming } from './exchange';

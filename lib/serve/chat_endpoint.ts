@@ -1,7 +1,6 @@
 /** POST /v1/chat/completions. */
-import { isRecord } from '../formats/json';
 import type { ChatMessage } from '../text/messages';
-import { describe, isListOf } from '../validate';
+import { describe, isListOf, isRecord } from '../validate';
 import { answerTexts } from './answer_texts';
 import { invalid } from './api_error';
 import {

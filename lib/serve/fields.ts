@@ -1,6 +1,5 @@
 /** Reads the fields of a request; null is what OpenAI's clients write for a field that is left out. */
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { invalid, unsupported } from './api_error';
 
 /** The body of a request. */

@@ -3,8 +3,8 @@
  * Llama 3's (an answer that is `{"name", "parameters"}` alone).
  */
 import { randomBytes } from 'node:crypto';
-import { isRecord } from '../formats/json';
 import type { Tokenizer } from '../text/tokenizer';
+import { isRecord } from '../validate';
 
 export type ToolFormat = 'hermes' | 'llama3';
 

@@ -1,7 +1,6 @@
 /** The fields `tools` and `tool_choice` of a chat. */
-import { isRecord } from '../formats/json';
 import type { JsonSchema } from '../grammar/json_schema';
-import { describe, isListOf } from '../validate';
+import { describe, isListOf, isRecord } from '../validate';
 import { invalid, unsupported } from './api_error';
 import { booleanField, type Fields } from './fields';
 import { argumentsKey, type ToolFormat } from './tool_calls';

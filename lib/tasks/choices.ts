@@ -3,10 +3,9 @@ import { failAt, parseRow, type RowPlace } from '../data/json_rows';
 import { readLines, type LineOptions } from '../data/lines';
 import { ignoredLabel, type Example } from '../data/example';
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import { Pace } from '../tensor/pace';
 import type { Tokenizer } from '../text/tokenizer';
-import { describe, isListOf } from '../validate';
+import { describe, isListOf, isRecord } from '../validate';
 
 /** A question with several choices, in the words of lm-evaluation-harness. */
 export interface ChoiceRow {

@@ -1,5 +1,5 @@
 /** Argument rules that several ops share. */
-import type { DType } from './dtype';
+import type { DType } from '../native/dtype';
 import { handleOf, type Tensor } from './tensor';
 import { check, shapeText } from '../validate';
 

@@ -1,7 +1,7 @@
 /** Tensors from numbers. */
 import { binding, call } from '../native/calls';
 import { deviceName, nativeDevice, type Device } from '../native/device';
-import { bytesPerElement, dtypes, type DType } from './dtype';
+import { bytesPerElement, dtypes, type DType } from '../native/dtype';
 import { rawCast } from './raw';
 import { runDetached } from './scope';
 import { handleOf, type NestedNumbers, Parameter, storageOf, Tensor, wrap } from './tensor';

@@ -2,9 +2,9 @@
 import type { NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
-import type { DType, FloatDType } from './dtype';
+import type { DType, FloatDType } from '../native/dtype';
 import { LoRAError } from '../errors';
-import { blockBytes, isBlockFormat, type BlockFormat } from './block_formats';
+import { blockBytes, isBlockFormat, type BlockFormat } from '../native/block_formats';
 import { checkFloat } from './arguments';
 import { adoptParameter } from './create';
 import { rawCast } from './raw';

@@ -2,7 +2,7 @@
 import type { BinaryKind, UnaryKind } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
-import type { DType } from './dtype';
+import type { DType } from '../native/dtype';
 import { track } from './scope';
 import { Storage } from './storage';
 import { storageOf, Tensor, wrap } from './tensor';

@@ -2,7 +2,7 @@
 import type { NativeTensor } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, roomInQueue, type Device } from '../native/device';
-import { bytesPerElement, type DType } from './dtype';
+import { bytesPerElement, type DType } from '../native/dtype';
 import { handleOf, wrap, type Tensor } from './tensor';
 import { check, numelOf } from '../validate';
 

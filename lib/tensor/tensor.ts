@@ -6,7 +6,7 @@ import type { NativeTensor } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { check, describe, numelOf, shapeText } from '../validate';
-import type { DType } from './dtype';
+import type { DType } from '../native/dtype';
 import { owner, type Scope, track, untrack } from './scope';
 import { Storage } from './storage';
 

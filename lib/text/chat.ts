@@ -1,9 +1,8 @@
 /** Chat templates: Jinja text of a model directory. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
-import { check, checkBoolean, describe } from '../validate';
+import { check, checkBoolean, describe, isRecord } from '../validate';
 import { unmarkedPlaces, unusedMarks, withoutMarks, type ChatText } from './marks';
 import { checkRoles, holdsMore, messageForms, callsKey, unnamedCalls, type ChatMessage } from './messages';
 import { Spellings, unusedMark } from './spellings';

@@ -1,8 +1,8 @@
 /** The parts of @huggingface/tokenizers that its types do not show, and what is put into them. */
 import type { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
-import { isRecord } from '../formats/json';
 import type { LinearPattern } from './split_patterns';
 import { linearField } from './tokenizer_components';
+import { isRecord } from '../validate';
 
 interface TrieNode {
   readonly end?: string;

@@ -1,7 +1,6 @@
 /** The messages of a conversation: what a program or a data set gives, in the forms in which templates take it. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { check, describe, isListOf, suggest } from '../validate';
+import { check, describe, isListOf, isRecord, suggest } from '../validate';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {

@@ -1,12 +1,12 @@
 /** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
-import { isRecord, type Reading } from '../formats/json';
+import { type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
 import { ggufAt } from '../formats/gguf_set';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
-import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
+import { check, checkAttached, checkOptions, checkSignal, describe, isRecord } from '../validate';
 import { ChatTemplate, checkChatOptions, type ChatTemplateOptions, type ChatVariables } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';

@@ -1,7 +1,6 @@
 /** Checks the normalizer, pre-tokenizer, post-processor and decoder of tokenizer.json, which @huggingface/tokenizers takes for granted. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { LinearPattern, publishedPatterns } from './split_patterns';
 
 export type Expect = (condition: unknown, what: string, received: unknown) => asserts condition;

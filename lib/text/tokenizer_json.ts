@@ -1,8 +1,7 @@
 /** Checks tokenizer.json before @huggingface/tokenizers reads it, which takes its shape for granted. */
 import { LoRAError } from '../errors';
-import { isRecord } from '../formats/json';
 import { checkLimit, defaultLimits } from '../formats/limits';
-import { describe } from '../validate';
+import { describe, isRecord } from '../validate';
 import { ComponentCheck, type Expect } from './tokenizer_components';
 
 const op = 'tokenizer';

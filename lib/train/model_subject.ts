@@ -13,8 +13,7 @@ import { runDetached } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';
 import { prepare, prepareParameters, type StateDict } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
-import { check, describe } from '../validate';
-import { isRecord } from '../formats/json';
+import { check, describe, isRecord } from '../validate';
 import type { MoreFiles, SubjectFacts, TrainingSubject } from './subject';
 
 const op = 'Trainer';

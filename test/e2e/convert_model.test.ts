@@ -18,7 +18,7 @@ import { nativeDevice } from '../../lib/native/device';
 import { commandLine } from '../support/command_line';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
-import { writtenBlocks, type WrittenBlocks } from '../../lib/tensor/block_formats';
+import { writtenBlocks, type WrittenBlocks } from '../../lib/native/block_formats';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { tinyModel } from '../support/tiny_model';
 

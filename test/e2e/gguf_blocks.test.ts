@@ -8,7 +8,7 @@ import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
 import type { ModelTensors } from '../../lib/formats/sharded';
 import { modelConfigOf, openModelFiles } from '../../lib/models/model_source';
 import { dtypeOf } from '../../lib/models/weights';
-import { blockFormats } from '../../lib/tensor/block_formats';
+import { blockFormats } from '../../lib/native/block_formats';
 import { commandLine } from '../support/command_line';
 import { fillAdapter } from '../support/fill_adapter';
 import { ggufParts, writeGguf, type GgufParts } from '../support/gguf_bytes';

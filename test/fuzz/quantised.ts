@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { tensorBytes, isSafetensorsDType } from '../../lib/formats/dtypes';
-import { isRecord, parseJson } from '../../lib/formats/json';
+import { parseJson } from '../../lib/formats/json';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { nestedBlock, nestedMap } from '../../lib/models/double_quant';
 import {
@@ -17,6 +17,7 @@ import { fileOf } from '../support/safetensors_bytes';
 import { jsonText, mutateJson } from './mutate';
 import { bytes, text, type Json } from './seeds';
 import type { Target } from './target';
+import { isRecord } from '../../lib/validate';
 
 const name = 'w.weight';
 const shape = [6, 22] as const; // blocks straddle rows, and the last is short

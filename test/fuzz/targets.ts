@@ -5,7 +5,7 @@ import { Template } from '@huggingface/jinja';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
-import { isRecord, parseJson } from '../../lib/formats/json';
+import { parseJson } from '../../lib/formats/json';
 import { defaultLimits } from '../../lib/formats/limits';
 import { atOnce } from '../../lib/tensor/pace';
 import type { ModelFiles } from '../../lib/formats/model_folder';
@@ -55,6 +55,7 @@ import {
 } from './seeds';
 import { quantised } from './quantised';
 import { same, type Target } from './target';
+import { isRecord } from '../../lib/validate';
 
 /** A JSON file whose seeds are damaged. */
 const json = (seeds: () => readonly Json[], run: (value: unknown, dir: string) => unknown): Target => ({

@@ -1,7 +1,7 @@
 /** GGUF's blocks on the devices of the CPU; cuda_emulated.test.ts has them on a GPU. */
 import { loraLinear } from '../../lib/ops/lora_linear';
 import { FrozenWeight, quantisedBytes } from '../../lib/tensor/frozen_weight';
-import { blockFormats, isBlockFormat, type BlockFormat } from '../../lib/tensor/block_formats';
+import { blockFormats, isBlockFormat, type BlockFormat } from '../../lib/native/block_formats';
 import { blockFormatCases, goldenBlocks, goldenShape, goldenValues } from '../support/block_format_cases';
 import { seeded } from '../support/numbers';
 import { describeWithData } from '../support/shared_data';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { openSafetensors, tensor, tidy, type Device } from '../../lib/index';
 import { GgufFile } from '../../lib/formats/gguf';
 import { loraLinear } from '../../lib/ops/lora_linear';
-import { blockFormats, type BlockFormat } from '../../lib/tensor/block_formats';
+import { blockFormats, type BlockFormat } from '../../lib/native/block_formats';
 import { fromBytes } from '../../lib/tensor/create';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { bits, seeded } from './numbers';

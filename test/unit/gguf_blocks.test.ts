@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { bytesOfFloats } from '../../lib/formats/floats';
 import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
-import type { WrittenBlocks } from '../../lib/tensor/block_formats';
+import type { WrittenBlocks } from '../../lib/native/block_formats';
 import { generator } from '../support/tiny_model';
 
 const count = 256 * 32;

@@ -149,7 +149,7 @@ std::string FileText() {
   std::ostringstream text;
   text << "// Written by native/test/core/op_types_test.cc from the descriptions in\n"
           "// native/core/ops, which has formulas and shapes.\n"
-          "import type { DType } from '../tensor/dtype';\n"
+          "import type { DType } from './dtype';\n"
           "import type { NativeDevice, NativeGuard, NativeTable, NativeTensor, NativeWeight } from "
           "'./handles';\n\n"
           "/** A function for each op. Scalars have shape []. */\n"

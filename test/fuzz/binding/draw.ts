@@ -1,6 +1,6 @@
 /** Operands of the native binding with the dtypes, shapes and values that ops take. */
 import type { WeightFormat } from '../../../lib/native/binding';
-import { blockBytes, blockFormats, isBlockFormat, type BlockFormat } from '../../../lib/tensor/block_formats';
+import { blockBytes, blockFormats, isBlockFormat, type BlockFormat } from '../../../lib/native/block_formats';
 import type { Dice } from '../random';
 import type { Call, Spec, SpecObject } from './plan';
 

@@ -14,7 +14,7 @@ import {
   type NativeTensor,
   type WeightFormat,
 } from '../../../lib/native/binding';
-import type { DType } from '../../../lib/tensor/dtype';
+import type { DType } from '../../../lib/native/dtype';
 
 export type Spec = null | boolean | number | string | Spec[] | { [key: string]: Spec };
 export type SpecObject = { [key: string]: Spec };

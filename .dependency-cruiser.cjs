@@ -1,0 +1,50 @@
+// The layers of lib/: a folder imports from itself, from those above it in this list, and from errors.ts, handle.ts and validate.ts.
+// `npm run lint` fails on an arrow against the order and on a circle, of types too; docs/internals/architecture.md says what each holds.
+const order = [
+  'native',
+  'tensor',
+  'ops',
+  'formats',
+  'hub',
+  'options',
+  'optim',
+  'linear',
+  'text',
+  'data',
+  'peft',
+  'grammar',
+  'engine',
+  'tasks',
+  'models',
+  'convert',
+  'train',
+  'serve',
+  'compare',
+  'cli',
+];
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    { name: 'circle', severity: 'error', from: {}, to: { circular: true } },
+    ...order.slice(0, -1).map((folder, i) => ({
+      name: `above ${folder}`,
+      severity: 'error',
+      from: { path: `^lib/${folder}/` },
+      to: { path: `^lib/(${order.slice(i + 1).join('|')})/` },
+    })),
+    { name: 'above all', severity: 'error', from: { path: '^lib/' }, to: { path: '^lib/index\\.ts$' } },
+    {
+      name: 'below all',
+      severity: 'error',
+      from: { path: '^lib/(errors|handle|validate)\\.ts$' },
+      to: { path: '^lib/.+/' },
+    },
+  ],
+  options: {
+    tsConfig: { fileName: 'tsconfig.json' },
+    tsPreCompilationDeps: true,
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: 'node_modules' },
+  },
+};
