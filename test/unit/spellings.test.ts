@@ -167,6 +167,7 @@ test('what a normalizer takes out leaves the spelling text', async () => {
     parts['normalizer'] = { type: 'Replace', pattern: { Regex: '[\uE000-\uF8FF]' }, content: '' };
   });
   expect(specials(tokenizer.encode('a</s>b', { addSpecialTokens: false, ordinary: [4] }))).toEqual([]);
+  expect(specials(tokenizer.encode('</s>', { addSpecialTokens: false, ordinary: [3] }))).toEqual([]);
 });
 
 test('variables are what somebody said, but for the tokens that they name', async () => {
