@@ -12,7 +12,7 @@ import {
   type Comparison,
 } from '../../lib/index';
 import { settingOfSweep } from '../../lib/compare/methods';
-import { expectReject, expectThrow } from '../support/errors';
+import { expectReject } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
@@ -353,6 +353,15 @@ test('all five methods but full fine-tuning are compared where none are named', 
   }
 });
 
+test('conversations of files are written by the template that is given', async () => {
+  const file = join(scratch, 'chat.jsonl');
+  writeFileSync(file, '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n');
+  const chatTemplate = '{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}';
+  const more = { data: file, evalData: file, chatTemplate, trainOn: 'all', budget: { steps: 1 } } as const;
+  const { results } = await compareMethods(asked('template', more));
+  expect(results[0]!.tokens).toBe('user: a;assistant: b;'.length);
+});
+
 test('what is asked twice is measured once', async () => {
   const twice = { methods: ['lora', 'lora'], ranks: [2, 2], learningRates: [0.01, 0.02, 0.01] } as const;
   for await (const event of compareMethods(asked('twice', twice))) {
@@ -390,8 +399,8 @@ test.each<[Partial<CompareOptions>, string]>([
   [{ outDir: '' }, "expected outDir to be a folder but received ''"],
   [{ data: rowsOf(['a', 'b'])[Symbol.iterator]() as never }, 'expected data that can be read more than once'],
   [{ rank: [8] } as never, "unknown option 'rank'; did you mean 'ranks'?"],
-])('%j is refused before anything is read', (change, sentence) => {
-  expectThrow(() => compareMethods(asked('bad', change)), 'ERR_ARGUMENT', has(sentence));
+])('%j is refused before anything is read', async (change, sentence) => {
+  await expectReject(compareMethods(asked('bad', change)), 'ERR_ARGUMENT', has(sentence));
   expect(existsSync(join(scratch, 'bad'))).toBe(false);
 });
 
