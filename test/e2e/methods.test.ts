@@ -40,6 +40,7 @@ type Name = keyof typeof configs;
 const all = Object.keys(configs) as Name[];
 
 const models: CausalLM[] = [];
+let made = 0;
 const out = temporaryFolder();
 beforeAll(() => setThreads(1)); // tiny matrices
 afterAll(async () => {
@@ -332,6 +333,28 @@ test.each(all)('lora-native train --adapter trains %s on', async (name) => {
   expect(card.includes('With PEFT')).toBe(name === 'ia3' || name === 'prompt');
   const titles = { ia3: 'IA³', houlsby: 'Bottleneck', pfeiffer: 'Bottleneck', prompt: 'Prompt tuning' };
   expect(card).toContain(`# ${titles[name]} adapter of`);
+});
+
+test('lora-native train --adapter drops by the seed that is given', async () => {
+  const model = await load();
+  const dir = join(out, 'dropping');
+  const adapter = model.addAdapter({ r: 2, loraDropout: 0.5 }, { name: 'dropping' });
+  fillAdapter(adapter, 3, 0.5);
+  await adapter.save(dir);
+  const data = join(out, 'same.jsonl'); // whose order does not matter
+  writeFileSync(data, '{"prompt": "a", "completion": "bcdef"}\n'.repeat(4));
+  const trained = async (seed: string): Promise<unknown> => {
+    const run = join(out, `dropping-${made++}`);
+    const { status, err } = await commandLine([
+      ...['train', '--model', model.directory, '--data', data, '--adapter', dir, '--out-dir', run],
+      ...['--max-steps', '2', '--device', 'cpu', '--no-report', '--seed', seed],
+    ]);
+    expect(status === 0 ? '' : err).toBe('');
+    return (await readAdapter(run)).tensors;
+  };
+  const first = await trained('1');
+  expect(await trained('1')).toEqual(first);
+  expect(await trained('2')).not.toEqual(first);
 });
 
 test('bottleneck adapters are not merged', async () => {

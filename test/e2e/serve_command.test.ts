@@ -164,7 +164,11 @@ test('keys of flags and of a file', async () => {
   for (const key of ['first', 'third', 'fourth'])
     statuses.push((await post(url, { ...hi, max_tokens: 1 }, { authorization: `Bearer ${key}` })).status);
   expect(statuses).toEqual([200, 200, 401]);
-  await stop();
+  const { err } = await stop(); // keys are told apart, and never shown
+  expect(err).toMatch(
+    /200 POST \/v1\/chat\/completions \(key-1\)[^]*200 POST \/v1\/chat\/completions \(key-3\)/,
+  );
+  expect(err).not.toMatch(/first|third|fourth/);
 });
 
 test('names by which requests may reach it', async () => {

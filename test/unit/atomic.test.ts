@@ -105,6 +105,25 @@ describe('writeFileAtomic', () => {
   });
 });
 
+test('a system that takes no more bytes, and says no error, is one', async () => {
+  const dir = fresh();
+  const open = fs.open;
+  const opened = jest.spyOn(fs, 'open').mockImplementation(async (...args) => {
+    const handle = await open(...args);
+    let calls = 0;
+    handle.write = (() => {
+      if (++calls > 100) throw new Error('an endless loop');
+      return Promise.resolve({ bytesWritten: 0 });
+    }) as never;
+    return handle;
+  });
+  await expect(writeFileAtomic(join(dir, 'file'), new Uint8Array(9))).rejects.toMatchObject({
+    code: 'ERR_DISPOSED',
+  });
+  opened.mockRestore();
+  expect(readdirSync(dir)).toEqual([]);
+});
+
 test('bytes that are released while a piece is written are an error, not an endless loop', async () => {
   const dir = fresh();
   const path = join(dir, 'file');
