@@ -100,19 +100,29 @@ test('an adapter in use stays; a request for another one waits until one may lea
 
 describe('a stream that nobody reads, on the one adapter that there may be, and requests for another one', () => {
   const endlessly = { ...hi, stream: true, max_tokens: 90_000, ignore_eos: true };
-  /** A stream for which the connection has no more room from the first event on. */
-  const unread = async (served: Served, model?: string): Promise<IncomingMessage> => {
+  /** A stream for which the connection has no more room from the first event on, until it goes on. */
+  const paused = async (
+    served: Served,
+    model?: string,
+  ): Promise<{ stream: IncomingMessage; goOn: () => void }> => {
+    let goOn!: () => void;
     served.server.prependOnceListener('request', (_, response: ServerResponse) => {
       const write = response.write.bind(response) as (piece: unknown) => boolean;
       response.write = (piece: unknown) => {
         write(piece);
         return false;
       };
+      goOn = () => {
+        response.write = write;
+        response.emit('drain');
+      };
     });
     const stream = await begun(served, chat, { ...endlessly, model }, { agent: false });
     await until(async () => (await state(served)).running === 0);
-    return stream.resume();
+    return { stream: stream.resume(), goOn };
   };
+  const unread = async (served: Served, model?: string): Promise<IncomingMessage> =>
+    (await paused(served, model)).stream;
   const base = { ...hi, max_tokens: 1 };
   const state = async ({ url }: Served): Promise<{ running: number; waiting: number }> =>
     (await (await fetch(`${url}/health`)).json()) as { running: number; waiting: number };
@@ -136,11 +146,12 @@ describe('a stream that nobody reads, on the one adapter that there may be, and 
     expect([...endless.adapters.keys()]).toEqual([expect.stringMatching(/^n0#/)]);
   });
 
-  test('it stays while another request reads from that adapter, and ends when that has left', async () => {
+  test('it stays while another request reads from that adapter again, and ends when that has left', async () => {
     const served = await serve(endless, { adapters: folders(2), maxAdapters: 1, stallTimeoutMs: 6000 });
     const stream = await unread(served, 'n0');
-    const read = await begun(served, chat, { ...endlessly, model: 'n0' }, { agent: false });
-    read.resume();
+    const { stream: read, goOn } = await paused(served, 'n0');
+    goOn();
+    await until(async () => (await state(served)).running === 1);
     let ended = false;
     stream.on('close', () => (ended = true));
     const waiting = says(served, 'n1');
