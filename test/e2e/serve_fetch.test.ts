@@ -260,6 +260,7 @@ describe('pages of other sites', () => {
     const named = [...headers].filter(([name]) => /^(access-control-.*|vary|allow)$/.test(name));
     return [status, Object.fromEntries(named)];
   };
+  const named = { allowedHosts: ['Chat.example.com'] };
   const from = (origin: string, more = {}): RequestInit => ({ headers: { origin, ...more } });
 
   test('none may ask unless the program says so', async () => {
@@ -307,6 +308,24 @@ describe('pages of other sites', () => {
         { allow: 'POST, OPTIONS', vary: 'origin' },
       ]);
     expect(await corsOf(options, {}, '/v1/models')).toEqual([200, { vary: 'origin' }]);
+  });
+
+  // A Request does not say which address it came to, so that only a list of names guards it.
+  test.each<[options: OpenAIHandlerOptions, url: string, headers: Record<string, string>, answer: unknown]>([
+    [{}, 'http://evil.example', {}, 200],
+    [named, 'http://localhost:3000', {}, 200],
+    [named, 'https://chat.example.com', {}, 200],
+    [named, 'https://chat.example.com', { origin: 'https://chat.example.com' }, 200],
+    [named, 'https://evil.example', {}, 'host_not_allowed'],
+    // What the client has named, where the server in front has a name of its own.
+    [named, 'http://localhost:3000', { host: 'evil.example' }, 'host_not_allowed'],
+    [named, 'https://chat.example.com', { origin: 'https://evil.example' }, 'origin_not_allowed'],
+    [{ ...named, cors: { origin: page } }, 'https://chat.example.com', { origin: page }, 200],
+  ])('options %j, %s, headers %j: %s', async (options, url, headers, answer) => {
+    const response = await over(model, options)(new Request(`${url}/v1/models`, { headers }));
+    const { status } = response;
+    const { error } = (await response.json()) as Json;
+    expect(status === 403 ? error.code : status).toBe(answer);
   });
 
   test('an origin has a scheme and no path', () => {
