@@ -103,7 +103,9 @@ function* byteCharacters(
 
 /** Whether words are found by one of the expressions of published tokenizers. */
 const splitsWords = (component: PreTokenizer | null): boolean =>
-  component !== null && (component.tokenizers?.some(splitsWords) ?? component.pattern instanceof RegExp);
+  component !== null &&
+  (component.tokenizers?.some(splitsWords) ??
+    (component.pattern instanceof RegExp && component.use_regex !== false));
 
 /** The words that some components make of a text, one after the other. */
 function* chained(
