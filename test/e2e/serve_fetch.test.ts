@@ -155,14 +155,15 @@ describe('a body that is not read', () => {
   const running = async (answer: OpenAIFetchHandler): Promise<number> =>
     ((await (await answer(asked('/health'))).json()) as { running: number }).running;
 
-  test('holds back nobody but itself, and comes whole when it is read', async () => {
-    const answer = over(endless, { maxRunning: 1 });
+  test('holds back nobody but its client, and comes whole when it is read', async () => {
+    const answer = over(endless, { maxRunning: 1, apiKeys: ['reader', 'other'] });
+    const by = (key: string): RequestInit => ({ headers: { ...json, authorization: `Bearer ${key}` } });
     const before = endless.engineStats().tokens;
-    const response = await answer(posted(chat, wordy));
+    const response = await answer(posted(chat, wordy, by('reader')));
     await until(async () => (await running(answer)) === 0);
     // A buffer is filled, and no more of the 300 tokens are made.
     expect(endless.engineStats().tokens - before).toBeLessThan(150);
-    expect((await answer(posted(chat, { ...hi, max_tokens: 3 }))).status).toBe(200);
+    expect((await answer(posted(chat, { ...hi, max_tokens: 3 }, by('other')))).status).toBe(200);
     const events = eventsOf(await response.text());
     const pieces = events.map(({ choices }) => (choices[0].delta.content as string | undefined) ?? '');
     expect(pieces.join('')).toMatch(/^Ab{299}$/);
