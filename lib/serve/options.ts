@@ -43,7 +43,10 @@ export interface OpenAIHandlerOptions {
   maxQueued?: number | undefined;
   /** Tokens of texts whose request names no limit, as far as the model's context allows. Default 1024. */
   defaultMaxNewTokens?: number | undefined;
-  /** @deprecated The earlier name of `defaultMaxNewTokens`. */
+  /**
+   * The earlier name of `defaultMaxNewTokens`.
+   * @deprecated Say `defaultMaxNewTokens`.
+   */
   defaultMaxTokens?: number | undefined;
   /** What messages and tools spell like a special token becomes that token: whoever writes them can then end a turn. Default false. */
   allowSpecialTokens?: boolean | undefined;
