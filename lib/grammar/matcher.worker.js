@@ -51,16 +51,29 @@ const ready = (async () => {
   // Its own cache has no bound.
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
   mostBytes = bytes + workerData.bytes;
-  return compiler;
+  return { compiler, info };
 })();
 
 /** The one that was used last comes last. */
 const grammars = new Map();
 
+// compileGrammar() of a text and createGrammarMatcher() dispose neither of the parsed text nor of the vocabulary that they ask for.
+async function compile(text) {
+  const { compiler, info } = await ready;
+  const parsed = await xgrammar.Grammar.fromEBNF(text);
+  try {
+    const grammar = await compiler.compileGrammar(parsed);
+    grammar.tokenizerInfo = () => info;
+    return grammar;
+  } finally {
+    parsed.dispose();
+  }
+}
+
 async function compiled(text) {
   let grammar = grammars.get(text);
   grammars.delete(text);
-  grammar ??= await (await ready).compileGrammar(text);
+  grammar ??= await compile(text);
   grammars.set(text, grammar);
   if (grammars.size > workerData.mostGrammars) {
     const [oldest] = grammars.keys();

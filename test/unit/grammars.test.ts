@@ -1,8 +1,11 @@
 /** Threads of grammars: what is bounded, what an abort ends, and whom a failure leaves alone. */
 import type { TokenConstraint } from '../../lib/grammar/constraint';
 import { Grammars } from '../../lib/grammar/grammars';
-import type { ThreadLimits } from '../../lib/grammar/grammar_thread';
+import { GrammarThread, type ThreadLimits } from '../../lib/grammar/grammar_thread';
 import { schemaGrammar, type JsonSchema, type SchemaGrammar } from '../../lib/grammar/json_schema';
+import { Match } from '../../lib/grammar/match';
+import { vocabularyOf } from '../../lib/grammar/vocabulary';
+import { inSlices } from '../../lib/tensor/pace';
 import type { Tokenizer } from '../../lib/text/tokenizer';
 import { byteIds, eos } from '../support/chain_model';
 import { expectReject } from '../support/errors';
@@ -142,6 +145,23 @@ test('a thread that holds much memory takes no other text, and ends with those t
   expect(await follows(texts[1]!, 'bb')).toEqual({ taken: 2, ends: false });
   texts[0]!.end();
   expect(await follows(await third, 'third')).toEqual({ taken: 5, ends: true });
+});
+
+test('a thread has no memory left of grammars that it no longer keeps', async () => {
+  const vocabulary = await inSlices(vocabularyOf(tokenizer.library, vocabSize, [eos]));
+  const limits = { milliseconds: 60_000, bytes: 2 ** 23 };
+  const thread = new GrammarThread(vocabulary, limits, () => undefined);
+  try {
+    for (let i = 0; i < 60; i++) {
+      const text = new Match(word(`${'x'.repeat(3000)}${i}`));
+      thread.start(text);
+      await text.ready();
+      text.end();
+    }
+    expect(thread.open).toBe(true);
+  } finally {
+    await thread.dispose();
+  }
 });
 
 test.each([
