@@ -395,6 +395,7 @@ test.each<[Partial<CompareOptions>, string]>([
   [{ budget: {} as never }, 'expected budget to be { steps } or { minutes } but received neither'],
   [{ budget: { steps: 1, minutes: 1 } }, 'expected budget to be { steps } or { minutes } but received both'],
   [{ budget: { steps: 0.5 } }, 'expected budget.steps to be an integer of at least 1'],
+  [{ budget: { minutes: 0 } }, 'expected budget.minutes to be a finite number of at least 5e-324'],
   [{ learningRates: [-1] }, 'expected learningRates[0] to be a finite number'],
   [{ outDir: '' }, "expected outDir to be a folder but received ''"],
   [{ data: rowsOf(['a', 'b'])[Symbol.iterator]() as never }, 'expected data that can be read more than once'],

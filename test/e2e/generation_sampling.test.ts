@@ -89,6 +89,8 @@ test('log-probabilities are those of the model, before temperature and penalties
     expect(token.logprob).toBeLessThanOrEqual(0);
     expect(token).not.toHaveProperty('topLogprobs');
   }
+  const { ids: made, logprobs } = await random.generate(prompt, { ...options, logprobs: 0 });
+  expect(logprobs?.map(({ id }) => id)).toEqual(made);
   for await (const token of random.generate(prompt, options)) expect(token).not.toHaveProperty('logprob');
 });
 

@@ -94,6 +94,9 @@ describe('generation_config.json', () => {
     expect(warningOf({ num_beams: 4, no_repeat_ngram_size: 3, typical_p: 0.9, temperature: 'hot' })).toEqual([
       'generation_config.json: no_repeat_ngram_size, num_beams, typical_p, temperature not supported, and ignored',
     ]);
+    expect(warningOf({ num_return_sequences: 2, guidance_scale: 2 })).toEqual([
+      'generation_config.json: guidance_scale, num_return_sequences not supported, and ignored',
+    ]);
     expect(warningOf({ bad_words_ids: [[4, 5], [6]], sequence_bias: { x: 1 }, stop_strings: [''] })).toEqual([
       'generation_config.json: sequence_bias, bad_words_ids, stop_strings not supported, and ignored',
     ]);
