@@ -182,9 +182,10 @@ const results = {
   failures,
 };
 mkdirSync(dirname(options.out), { recursive: true });
-writeFileSync(options.out, resultsText(results));
+const text = resultsText(results);
+writeFileSync(options.out, text);
 writeFileSync(options.out.replace(/(\.json)?$/, '.svg'), chart(results));
-if (options.json) console.log(JSON.stringify(results));
+if (options.json) console.log(JSON.stringify(JSON.parse(text)));
 print(`\n${legend}\n${rows.length} rows in ${results.seconds} s, written to ${options.out}`);
 if (failures.length > 0) process.exitCode = 1;
 process.exit();

@@ -74,7 +74,7 @@ test('a quick case without rivals: it is checked, timed, and written with what w
     expect(ours.min).toBeLessThanOrEqual(ours.median);
     expect(ours.median).toBeLessThanOrEqual(ours.max);
     expect(gflops).toBeGreaterThan(0);
-    expect(cost!.least).toBeCloseTo(1 + (16 * (3 * 576 + 960)) / (576 * 960), 6);
+    expect(cost!.least).toBeCloseTo(1 + (16 * (3 * 576 + 960)) / (576 * 960), 3);
     expect(rivals).toEqual({});
     if (results.leftOut.some(({ what }) => what === "the machine's ceilings")) continue; // no build/cmake
     expect(share).toMatchObject({ of: 'f32', rounds: 2, ceiling: { rounds: 2 } });

@@ -19,6 +19,7 @@ const options = {
   lr: 0.02,
   seed: 4,
   saveEvery: 2,
+  saveLimit: 9,
   report: true,
 } as const;
 const trainer = (changes: Partial<TrainerOptions> & { outDir: string }): Trainer =>
