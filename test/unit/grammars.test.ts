@@ -152,7 +152,7 @@ test('a thread has no memory left of grammars that it no longer keeps', async ()
   const limits = { milliseconds: 60_000, bytes: 2 ** 23 };
   const thread = new GrammarThread(vocabulary, limits, () => undefined);
   try {
-    for (let i = 0; i < 60; i++) {
+    for (let i = 0; i < 100; i++) {
       const text = new Match(word(`${'x'.repeat(3000)}${i}`));
       thread.start(text);
       await text.ready();
