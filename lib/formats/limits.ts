@@ -35,7 +35,7 @@ export interface ReadLimits {
   messageValues?: number | undefined;
   /** Steps of all runs of a chat template without `{% generation %}` blocks that look for the answers of one conversation. Default 50000000. */
   turnSteps?: number | undefined;
-  /** Letters, digits, signs or spaces in a row in a text that becomes tokens: where an expression splits texts into words, it finds each in one piece. Default 1048576. */
+  /** Letters, digits, signs or spaces in a row in a text that becomes tokens: where an expression splits texts into words, it finds each in one piece. Default 262144. */
   wordCharacters?: number | undefined;
 }
 
@@ -55,7 +55,7 @@ export const defaultLimits: Limits = {
   stopStrings: 128,
   messageValues: 2 ** 16,
   turnSteps: 50_000_000,
-  wordCharacters: 2 ** 20,
+  wordCharacters: 2 ** 18,
 };
 const names = Object.keys(defaultLimits) as (keyof Limits)[];
 

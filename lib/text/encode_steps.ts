@@ -101,11 +101,10 @@ function* byteCharacters(
   yield result;
 }
 
-/** Whether words are found by one of the expressions of published tokenizers. */
+/** Whether an expression looks for words. One match takes no pause, in JavaScript's engine or in re2js. */
 const splitsWords = (component: PreTokenizer | null): boolean =>
   component !== null &&
-  (component.tokenizers?.some(splitsWords) ??
-    (component.pattern instanceof RegExp && component.use_regex !== false));
+  (component.tokenizers?.some(splitsWords) ?? (component.pattern != null && component.use_regex !== false));
 
 /** The words that some components make of a text, one after the other. */
 function* chained(

@@ -286,7 +286,14 @@ describe('the event loop turns', () => {
     }
     writeFileSync(path, JSON.stringify({ text: `${most} ${most}.${most}7\n字-${most}` }));
     expect((await loadDataset(path, { tokenizer, maxLength: 20_000 })).tokens).toBe(12_008);
-    // Without such an expression a text is one word.
+    // An expression that no published tokenizer has is searched in linear time, and in one piece too.
+    const split = { type: 'Split', pattern: { Regex: '[A-Za-z]+|.' }, behavior: 'Isolated', invert: false };
+    const bytes = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+    const own = { ...byteTokenizer(), pre_tokenizer: { type: 'Sequence', pretokenizers: [split, bytes] } };
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(own));
+    const searched = (await Tokenizer.fromDirectory(folder, { limits }))!;
+    await expectReject(searched.encodeAsync('a'.repeat(3001)), 'ERR_DATA', /limits\.wordCharacters raises/);
+    // Without an expression a text is one word.
     const whole = { ...byteTokenizer(), pre_tokenizer: { type: 'ByteLevel', use_regex: false } };
     writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(whole));
     const other = (await Tokenizer.fromDirectory(folder, { limits }))!;
