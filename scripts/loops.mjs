@@ -68,6 +68,7 @@ const loops = {
     },
   adapters: async ({ model, scratch }) => {
     await model.addAdapter({ r: 2 }, { name: 'made' }).save(join(scratch, 'adapter'));
+    model.setAdapter(null); // while another is merged, none may be active
     return async () => {
       await model.loadAdapter(join(scratch, 'adapter'), { name: 'a' });
       await model.loadAdapter(join(scratch, 'adapter'), { name: 'b' });
