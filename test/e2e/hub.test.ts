@@ -664,6 +664,15 @@ describe('redirects', () => {
     expect(readFileSync(join(folder, 'config.json'), 'utf8')).toBe(config);
   });
 
+  test('that name no host are those of the answer, not of the first address', async () => {
+    serve();
+    hub.fail(/hub GET \/\S*config\.json/, answer(302, { location: `${hub.store}/first` }));
+    hub.fail(/store GET \/first/, answer(302, { location: 'second' }));
+    hub.fail(/store GET \/second/, (_request, response) => void response.end(config));
+    const folder = await get('hf:org/name');
+    expect(readFileSync(join(folder, 'config.json'), 'utf8')).toBe(config);
+  });
+
   test.each([
     ['in a circle', '/loop', /redirects more than 10 times/],
     ['to nowhere', '', /redirects to nowhere/],

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AdamW, CausalLM, memoryUsage, noGrad, setThreads, type Adapter } from '../../lib/index';
 import { openSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
+import { Linear } from '../../lib/linear/linear';
 import { binding } from '../../lib/native/calls';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { branchOf } from '../support/branch';
@@ -351,6 +352,24 @@ test.each([
     now!.close();
   },
 );
+
+test('a layer is merged when what was queued for the one before it is done', async () => {
+  const model = await load();
+  fillAdapter(model.addAdapter({ r: 2, targetModules: ['q_proj'] }));
+  const packed = jest.spyOn(Linear.prototype, 'packMerged');
+  let go: (() => void) | undefined;
+  const held = (): Promise<void> => new Promise((resolve) => (go = resolve));
+  jest.spyOn(binding(), 'synchronize').mockImplementationOnce(held);
+  const merging = model.merge('default');
+  while (packed.mock.calls.length === 0) await new Promise(setImmediate);
+  for (let i = 0; i < 5; i++) await new Promise(setImmediate);
+  const queued = packed.mock.calls.length;
+  go?.();
+  await merging;
+  const merged = packed.mock.calls.length;
+  jest.restoreAllMocks();
+  expect([queued, merged]).toEqual([1, 3]);
+});
 
 test('unmerge leaves the adapter that was active, and the base alone, where that was', async () => {
   const model = await load();

@@ -274,6 +274,10 @@ describe('the options of a call', () => {
     [{ minP: -0.1 }, 'expected minP to be from 0 to 1 but received -0.1'],
     [{ minP: 1.1 }, 'expected minP to be from 0 to 1 but received 1.1'],
     [{ repetitionPenalty: 0 }, 'expected repetitionPenalty to be a finite number above 0 but received 0'],
+    [
+      { repetitionPenalty: 1e-50 },
+      'expected repetitionPenalty to be a finite number above 0 but received 1e-50',
+    ],
     [{ presencePenalty: NaN }, 'expected presencePenalty to be a finite number but received NaN'],
     [{ frequencyPenalty: '1' }, "expected frequencyPenalty to be a finite number but received '1'"],
     [{ logitBias: { 5: 1 } }, 'expected logitBias to be a Map of ids to numbers but received an object'],

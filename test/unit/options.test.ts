@@ -47,3 +47,9 @@ test('every option with a sentence of help is a flag of train, with the same def
   expect(Object.keys(flags)).toEqual(expect.arrayContaining(Object.keys(adapterOptions)));
   expect(Object.keys(flags)).toContain(Object.keys(flagsOf(earlyStoppingOptions))[0]);
 });
+
+test('penalties that favor what was said are taken', () => {
+  const flags = ['repetition-penalty=0.9', 'presence-penalty=-1', 'frequency-penalty=-0.5'];
+  const { values } = parse('chat', commands['chat']!, ['--model', 'm', ...flags.map((flag) => `--${flag}`)]);
+  expect(values).toMatchObject({ repetitionPenalty: 0.9, presencePenalty: -1, frequencyPenalty: -0.5 });
+});

@@ -250,6 +250,7 @@ describe('what would not end', () => {
       'ERR_DATA',
       '[chat_template] the chat template of the model has more than 256 white-space characters in a row',
     );
+    expect(new BoundedTemplate(`a${' '.repeat(256)}b`, defaultLimits).render({})).toHaveLength(258);
     const begin = cpuMilliseconds();
     const spaces = `${' '.repeat(255)}{%${' '.repeat(255)}`.repeat(500);
     expect(outcome(() => new BoundedTemplate(spaces, defaultLimits).render({}))).toMatch(/^threw /);
@@ -266,6 +267,16 @@ describe('what would not end', () => {
     }
     expect(message).toMatch(/^\[chat_template\] the chat template of the model failed: nox+$/);
     expect(message.length).toBeLessThan(1100);
+  });
+
+  test('nor is the reason that its language gives', () => {
+    const template = ChatTemplate.from(`{{ messages | ${'f'.repeat(5000)} }}`, undefined, {})!;
+    const { message } = expectThrow(
+      () => template.render([{ role: 'user', content: 'Hi' }]),
+      'ERR_DATA',
+      /failed: .*f{500}/,
+    );
+    expect(message!.length).toBeLessThan(1100);
   });
 
   test('more steps, and fewer', () => {

@@ -110,6 +110,12 @@ const honoured: [kind: string, schema: object, good: unknown[], bad: unknown[]][
     ['example.org', 'https://', 'https://a b'],
   ],
   [
+    'an address of IPv4, without a pattern',
+    { type: 'string', format: 'ipv4' },
+    ['0.0.0.0', '9.10.199.200', '249.250.255.1'],
+    ['256.0.0.1', '1.2.3', '01.2.3.4', '1.2.3.00', '1.2.3.4.5'],
+  ],
+  [
     'z.ipv4()',
     {
       type: 'string',
