@@ -10,6 +10,7 @@ import { refuseLink } from '../formats/links';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import { isPacked, type FrozenWeight } from '../tensor/frozen_weight';
 import { runDetached } from '../tensor/scope';
+import { Pace } from '../tensor/pace';
 import { slicedBytes } from '../tensor/slices';
 import type { CausalLM } from '../models/causal_lm';
 import { describe, isRecord } from '../validate';
@@ -295,7 +296,9 @@ export async function replay(
       { op },
     );
   let tokens = 0;
+  const pace = new Pace(); // an epoch of few examples in memory is too short to pause in
   for (let at = 1; at <= step; at++) {
+    if (pace.due) await pace.rest(signal);
     const { value: group } = await groups.next();
     signal?.throwIfAborted();
     if (!group) throw otherData();
