@@ -3,7 +3,7 @@
 //   node benchmarks/quantized.mjs [--rows step,memory,decode,load,losses,7b] [--model DIR] [--7b DIR] [--out FILE] [--rounds 5]
 //
 // step, memory: a training step of SmolLM2-135M on 1×512 tokens, bf16 activations. decode, load: the shape of Llama-3.2-1B. losses: 50 steps
-// on the NF4 base and on its dequantised f32 values. 7b: a step of the shape of Llama-2-7B with random NF4 weights, under
+// on the NF4 base and on its dequantized f32 values. 7b: a step of the shape of Llama-2-7B with random NF4 weights, under
 // LORA_MEMORY_LIMIT=8GiB and 9.5 GiB of addresses.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -158,13 +158,13 @@ const rows = {
     const [nf4, bf16] = results.map((list) => list.map(({ seconds }) => seconds));
     const peaks = results[0].map(({ peak, bytes }) => peak / bytes);
     return {
-      what: 'loading the 1B shape: quantised to NF4 ÷ as bf16, and peak ÷ result',
+      what: 'loading the 1B shape: quantized to NF4 ÷ as bf16, and peak ÷ result',
       unit: 's',
       ...{ nf4: spread(nf4), bf16: spread(bf16), ratio: ratio(nf4, bf16), peakOverResult: spread(peaks) },
     };
   },
   async losses(scratch) {
-    const dir = join(scratch, 'dequantised');
+    const dir = join(scratch, 'dequantized');
     const whole = await CausalLM.fromPretrained(small.dir, { dtype: 'f32', quantize: 'nf4' });
     await whole.save(dir);
     await whole.dispose();
@@ -193,7 +193,7 @@ const rows = {
   },
   async '7b'(scratch) {
     const dir =
-      values['7b'] ?? (await writeRandomModel(join(scratch, '7b'), 'Llama-2-7B', { quantised: true }));
+      values['7b'] ?? (await writeRandomModel(join(scratch, '7b'), 'Llama-2-7B', { quantized: true }));
     const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
     const settings = { batchSize: 1, length: 512, r: 16, dtype: 'bf16', gradientCheckpointing: true };
     const estimate = estimateMemory(config, { ...settings, targetModules: 'all-linear' });

@@ -21,7 +21,7 @@ const nf4 = Float32Array.of(
   ],
 );
 
-const configOf = ([layers, hidden, ff, heads, kvHeads, vocab, tied], quantised) => ({
+const configOf = ([layers, hidden, ff, heads, kvHeads, vocab, tied], quantized) => ({
   model_type: 'llama',
   hidden_size: hidden,
   intermediate_size: ff,
@@ -31,7 +31,7 @@ const configOf = ([layers, hidden, ff, heads, kvHeads, vocab, tied], quantised) 
   vocab_size: vocab,
   tie_word_embeddings: tied,
   torch_dtype: 'bfloat16',
-  ...(quantised && {
+  ...(quantized && {
     quantization_config: { quant_method: 'bitsandbytes', load_in_4bit: true, bnb_4bit_quant_type: 'nf4' },
   }),
 });
@@ -49,8 +49,8 @@ const noise = new Uint8Array(
 const codes = Uint8Array.from({ length: 65521 }, (_, i) => (i * 40503) >> 5);
 
 /** Adds a matrix in bf16, or in NF4 as bitsandbytes keeps it, with values of at most 2⁻⁵. */
-function addMatrix(tensors, name, [out, inside], quantised) {
-  if (!quantised) {
+function addMatrix(tensors, name, [out, inside], quantized) {
+  if (!quantized) {
     const bytes = fill(new Uint8Array(2 * out * inside), noise);
     tensors.set(name, { dtype: 'BF16', shape: [out, inside], bytes });
     return;
@@ -69,13 +69,13 @@ function addMatrix(tensors, name, [out, inside], quantised) {
   tensors.set(`${name}.quant_state.bitsandbytes__nf4`, { dtype: 'U8', shape: [json.length], bytes: json });
 }
 
-/** Writes a directory in shards of a block each; `quantised`: the blocks in NF4, as a bitsandbytes directory. */
-export async function writeRandomModel(dir, name, { quantised = false } = {}) {
+/** Writes a directory in shards of a block each; `quantized`: the blocks in NF4, as a bitsandbytes directory. */
+export async function writeRandomModel(dir, name, { quantized = false } = {}) {
   const shape = shapes[name];
   const [layers, hidden, ff, heads, kvHeads, vocab, tied] = shape;
   const kv = (hidden / heads) * kvHeads;
   mkdirSync(dir, { recursive: true });
-  writeFileSync(join(dir, 'config.json'), JSON.stringify(configOf(shape, quantised)));
+  writeFileSync(join(dir, 'config.json'), JSON.stringify(configOf(shape, quantized)));
   const places = {};
   let shards = 0;
   const write = async (tensors) => {
@@ -98,7 +98,7 @@ export async function writeRandomModel(dir, name, { quantised = false } = {}) {
     norm(tensors, `${layer}.input_layernorm`);
     norm(tensors, `${layer}.post_attention_layernorm`);
     const linear = (path, out, inside) =>
-      addMatrix(tensors, `${layer}.${path}_proj.weight`, [out, inside], quantised);
+      addMatrix(tensors, `${layer}.${path}_proj.weight`, [out, inside], quantized);
     linear('self_attn.q', hidden, hidden);
     linear('self_attn.k', kv, hidden);
     linear('self_attn.v', kv, hidden);

@@ -1,4 +1,4 @@
-// A model by its name on the hub: its licence before the download, the bytes as they come, and a text.
+// A model by its name on the hub: its license before the download, the bytes as they come, and a text.
 //
 //   node examples/by-name.mjs [NAME] [PROMPT]
 import { CausalLM } from 'lora-native';
@@ -8,7 +8,7 @@ const [name = 'HuggingFaceTB/SmolLM2-135M-Instruct', prompt = 'The capital of Fr
 
 const model = await CausalLM.fromPretrained(name, {
   onProgress(progress) {
-    if (progress.type === 'repository') console.log(`${progress.repository}: licence ${progress.license}`);
+    if (progress.type === 'repository') console.log(`${progress.repository}: license ${progress.license}`);
     else if (progress.type === 'download') console.log(`${progress.loaded} of ${progress.total} bytes`);
     else if (progress.type === 'notice') console.log(progress.message);
   },

@@ -93,7 +93,7 @@ const synonyms: Readonly<Record<string, readonly string[]>> = {
 const camel = (word: string): string =>
   word.replace(/[-_]+([a-z0-9])/gi, (_, letter: string) => letter.toUpperCase());
 
-/** Edits (insert, delete, replace, swap neighbours) between two words. */
+/** Edits (insert, delete, replace, swap neighbors) between two words. */
 function editDistance(a: string, b: string): number {
   const rows: number[][] = [Array.from({ length: b.length + 1 }, (_, j) => j)];
   for (let i = 1; i <= a.length; i++) {

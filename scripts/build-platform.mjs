@@ -1,6 +1,6 @@
 // Builds the binary of a platform's package, prebuilds/<os>-<cpu>/lora-native.<libc>.node, and checks by its symbol table
 // that it loads where it must:  node scripts/build-platform.mjs PLATFORM [--check] [-DNAME=VALUE …]
-// --check asks only whether it compiles and links: without optimisation, with fewer instruction sets, into build/check.
+// --check asks only whether it compiles and links: without optimization, with fewer instruction sets, into build/check.
 //
 // linux-x64-gnu and linux-arm64-gnu are compiled by this machine's GCC against Debian 11's libraries (sysroot.mjs), with
 // GCC 10's C++ library inside: the newest static one itself asks for a newer glibc. win32-x64 is compiled by mingw-w64.

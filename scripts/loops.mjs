@@ -99,7 +99,7 @@ const loops = {
   quantize:
     async ({ dir, scratch }) =>
     async () => {
-      const to = join(scratch, 'quantised');
+      const to = join(scratch, 'quantized');
       rmSync(to, { recursive: true, force: true });
       await lora.quantizeModel(dir, to, { format: 'nf4' });
       const model = await lora.CausalLM.fromPretrained(to);

@@ -34,7 +34,7 @@ const operators = {
 };
 
 // What a number may become: beside it, and for powers of two, which are mostly sizes, half of it.
-function neighbours(text) {
+function neighbors(text) {
   const float = /^(\d+\.\d*)(f?)$/.exec(text);
   if (float)
     return [
@@ -119,7 +119,7 @@ export function propose(source) {
     if (/[<:] ?$/.test(head) && !/ < $/.test(head)) return;
     if (code[index + number.length] === '>') return;
     if (/\bfor \([^;]*= $/.test(code.slice(lineStarts[lineOf(index) - 1], index))) return; // a bound, above
-    for (const after of neighbours(number)) add('constant', index, index + number.length, after);
+    for (const after of neighbors(number)) add('constant', index, index + number.length, after);
   });
   each(
     /(?<=[;{})]\s*\n[ \t]*)(?:[\w:]+(?:<[^;(){}]*>)?(?:(?:\.|->)(?:template )?\w+(?:<[^;(){}]*>)?)*)\(/g,

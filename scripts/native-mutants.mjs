@@ -129,7 +129,7 @@ function writeChanged(path, content) {
   writeFileSync(path, content);
 }
 
-function synchronise() {
+function synchronize() {
   const wanted = new Set();
   for (const file of git('ls-files', '-z', '-co', '--exclude-standard')) {
     if (!existsSync(join(root, file)) || !lstatSync(join(root, file)).isFile()) continue;
@@ -336,7 +336,7 @@ async function outcomeOf(mutant, all, times) {
   }
 }
 
-synchronise();
+synchronize();
 const cmakeJs = [
   'node_modules/cmake-js/bin/cmake-js',
   'configure',

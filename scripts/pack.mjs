@@ -90,15 +90,15 @@ export function packPlatform(name, from, destination = out) {
   return npmPack(folder, destination, ['--ignore-scripts']);
 }
 
-/** Licences of what is compiled into the binary. Their texts come from the packages that have them here. */
+/** Licenses of what is compiled into the binary. Their texts come from the packages that have them here. */
 function thirdParty() {
   const text = (path) => readFileSync(join(root, 'node_modules', path), 'utf8').trim();
   return `# Parts of the binary that others wrote
 
-- Google Highway, copyright Google LLC, under the Apache License 2.0 (below) or the 3-clause BSD licence.
-- node-addon-api, under the MIT licence (below).
+- Google Highway, copyright Google LLC, under the Apache License 2.0 (below) or the 3-clause BSD license.
+- node-addon-api, under the MIT license (below).
 - The C++ runtime library of GCC, under the GPL 3 with the GCC Runtime Library Exception, where it is linked in.
-- On Linux x64: NVIDIA's CUDA runtime, which the licence agreement of the CUDA toolkit lets programs distribute.
+- On Linux x64: NVIDIA's CUDA runtime, which the license agreement of the CUDA toolkit lets programs distribute.
 
 ## node-addon-api
 

@@ -72,9 +72,9 @@ async function serve(model, memoryUsage) {
     const mixed = Math.imul(Math.imul(a + 1, 0x9e3779b1) ^ (b + 0x85ebca6b), 0xc2b2ae35);
     return ((mixed ^ (mixed >>> 15)) >>> 0) % n;
   };
-  const mostPrompt = Math.min(300, maxPositionEmbeddings - 40);
+  const maxPrompt = Math.min(300, maxPositionEmbeddings - 40);
   const request = (i) => {
-    const length = 1 + (among(i, 1, 4) === 0 ? among(i, 2, mostPrompt) : among(i, 2, 40));
+    const length = 1 + (among(i, 1, 4) === 0 ? among(i, 2, maxPrompt) : among(i, 2, 40));
     const topic = among(i, 3, 8); // requests of one topic begin alike
     const prompt = Array.from({ length }, (_, j) => 3 + among(topic, j + 10, vocabSize - 3));
     prompt[length - 1] = 3 + among(i, 4, vocabSize - 3);

@@ -107,7 +107,7 @@ const parts = {
     ],
   },
   loops: {
-    what: 'ten thousand rounds each of loading, training, every method, GGUF, converting, quantising and evaluating: flat',
+    what: 'ten thousand rounds each of loading, training, every method, GGUF, converting, quantizing and evaluating: flat',
     commands: [
       ['npm', 'run', '--silent', 'build'],
       ['node', 'scripts/loops.mjs'],

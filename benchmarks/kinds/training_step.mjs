@@ -55,13 +55,13 @@ function checkLosses({ id }, answers) {
 export async function measureSteps(testCase, bench, { settings, startRivals, checkStart, check }) {
   const { kind, batch, length, dtype, beside } = testCase;
   const workers = new Map();
-  let neighbour;
+  let neighbor;
   try {
     const ofCase = { model: testCase.found.dir, dtype, batch, length, threads: bench.threads };
     workers.set('ours', await startOurs('train.mjs', { ...ofCase, ...settings }));
     await startRivals(testCase, bench, workers);
     checkStart?.(workers);
-    if (beside) neighbour = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' });
+    if (beside) neighbor = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' });
     const ceiling = bench.ceilings.of(dtype);
     const { answers, ceilings } = await inTurns(workers, () => ({}), bench.stepSettings, ceiling);
     check?.(answers);
@@ -99,7 +99,7 @@ export async function measureSteps(testCase, bench, { settings, startRivals, che
         rivals: named((name) => rivalOf(peak('ours'), peak(name))),
       });
   } finally {
-    neighbour?.kill();
+    neighbor?.kill();
     await stopAll(workers);
   }
 }

@@ -9,7 +9,7 @@ function table(heads, lines) {
   return [cells(heads), `|${heads.map(() => '---|').join('')}`, ...lines.map(cells)].join('\n');
 }
 
-/** Whether nothing else was at work before the run: a busy neighbour changes ratios too, since rivals suffer unequally. */
+/** Whether nothing else was at work before the run: a busy neighbor changes ratios too, since rivals suffer unequally. */
 export const isQuiet = ({ load, machine }) => load[0] <= machine.threads / 2;
 
 /** The block for a results file that lies at `path` in the repository, with its chart beside it; of a noisy run no figures. */

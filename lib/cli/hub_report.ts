@@ -1,4 +1,4 @@
-/** What people are told of a download: what it is and under which licence, how far it is, and why it waits. */
+/** What people are told of a download: what it is and under which license, how far it is, and why it waits. */
 import type { LoadProgress } from '../hub/progress';
 import type { SourceOptions } from '../hub/source';
 import type { Console, Flags } from './command';
@@ -35,7 +35,7 @@ class HubReport {
           : `there is no folder ${source}: it is taken from the hub\n`;
         const terms = gated ? `; its authors ask you to accept terms on ${url}` : '';
         this.#line(
-          `${bare}${repository} at ${commit.slice(0, 12)}: licence ${license ?? `not stated, see ${url}`}${terms}`,
+          `${bare}${repository} at ${commit.slice(0, 12)}: license ${license ?? `not stated, see ${url}`}${terms}`,
         );
         this.#line(`downloading to ${folder}`);
         break;

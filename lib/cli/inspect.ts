@@ -160,23 +160,23 @@ export async function describePath(source: string, options: SourceOptions = {}):
 }
 
 /** A file may hold names and metadata of megabytes; --json gives them whole. */
-const mostCharacters = { name: 200, column: 100, config: 4000 } as const;
+const maxCharacters = { name: 200, column: 100, config: 4000 } as const;
 
 /** The report for people: what it is, its sums, a line per tensor. */
 function table(report: Report): string[] {
   const mebibytes = (report.bytes / 1024 / 1024).toFixed(1);
   const lines = [
-    `${report.kind} ${printableLine(report.path, mostCharacters.config)}`,
+    `${report.kind} ${printableLine(report.path, maxCharacters.config)}`,
     `${report.tensors.length} tensors, ${report.parameters} parameters, ${mebibytes} MiB`,
   ];
   for (const key of ['config', 'metadata'] as const)
     if (report[key] !== undefined)
-      lines.push(`${key}: ${printableLine(JSON.stringify(report[key]), mostCharacters.config)}`);
-  const names = report.tensors.map(({ name }) => printableLine(name, mostCharacters.name));
+      lines.push(`${key}: ${printableLine(JSON.stringify(report[key]), maxCharacters.config)}`);
+  const names = report.tensors.map(({ name }) => printableLine(name, maxCharacters.name));
   const width = names.reduce((most, { length }) => Math.max(most, length), 0);
   for (const [i, { dtype, shape }] of report.tensors.entries())
     lines.push(
-      `  ${names[i]!.padEnd(Math.min(width, mostCharacters.column))}  ${dtype}  [${shape.join(', ')}]`,
+      `  ${names[i]!.padEnd(Math.min(width, maxCharacters.column))}  ${dtype}  [${shape.join(', ')}]`,
     );
   return lines;
 }

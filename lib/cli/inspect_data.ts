@@ -21,21 +21,21 @@ interface DataFlags {
 }
 
 /** Examples that are shown at once. */
-const mostRows = 1000;
+const maxRows = 1000;
 
 /** The numbers of a list such as 1,5-7, in their order. */
 function numbersOf(list: string): number[] {
   const wrong = (): never => {
     throw new UsageError(
-      `--row needs numbers of at most ${mostRows} examples, from 1, such as 3 or 1,5-7, but received ${printable(list)}`,
+      `--row needs numbers of at most ${maxRows} examples, from 1, such as 3 or 1,5-7, but received ${printable(list)}`,
     );
   };
   const numbers = new Set<number>();
   for (const part of list.split(',')) {
     const [, from, to = from] = /^(\d+)(?:-(\d+))?$/.exec(part.trim()) ?? wrong();
-    if (Number(from) < 1 || Number(to) < Number(from) || Number(to) - Number(from) >= mostRows) wrong();
+    if (Number(from) < 1 || Number(to) < Number(from) || Number(to) - Number(from) >= maxRows) wrong();
     for (let n = Number(from); n <= Number(to); n++) numbers.add(n);
-    if (numbers.size > mostRows) wrong();
+    if (numbers.size > maxRows) wrong();
   }
   return [...numbers].sort((a, b) => a - b);
 }

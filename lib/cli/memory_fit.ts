@@ -3,8 +3,8 @@ import { LoRAError } from '../errors';
 import { sourceFolder } from '../hub/source';
 import type { ModelConfig } from '../models/config';
 import { modelConfigOf, openModelFiles } from '../models/model_source';
-import { quantisedByConfig } from '../models/quantize_options';
-import type { QuantisedFormat } from '../tensor/frozen_weight';
+import { quantizedByConfig } from '../models/quantize_options';
+import type { QuantizedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
 import { bestDevice, freeBytes } from '../native/device';
 import { note } from './common';
@@ -58,7 +58,7 @@ export function fitOf(config: ModelConfig, options: MemoryOptions, free = freeBy
   const estimate = estimateMemory(config, options);
   const fits = tensorBytes(estimate) <= free;
   const whole =
-    options.quantize === undefined && options.train !== 'all' && quantisedByConfig(config) === undefined;
+    options.quantize === undefined && options.train !== 'all' && quantizedByConfig(config) === undefined;
   const possible = (options.streams === undefined ? remedies : servingRemedies).filter(
     ([, { quantize }]) => whole || quantize === undefined,
   );
@@ -76,7 +76,7 @@ export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitO
 /** Flags of a training run that its memory depends on. */
 interface MemoryValues extends ModelValues {
   readonly dtype: NonNullable<MemoryOptions['dtype']> | 'f16';
-  readonly quantize?: QuantisedFormat | undefined;
+  readonly quantize?: QuantizedFormat | undefined;
   readonly device: string;
   readonly batchSize: number;
   readonly maxLength: number;

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { weightsFile } from '../formats/model_files';
 import { quantizeModel } from '../models/quantize_model';
-import { quantisedFormats } from '../tensor/frozen_weight';
+import { quantizedFormats } from '../tensor/frozen_weight';
 import { note, printJson } from './common';
 import { defineCommand, helpFlag } from './command';
 import { hubFlags, hubOptions, sizeText } from './hub_report';
@@ -15,7 +15,7 @@ export const quantize = defineCommand({
       type: 'string',
       value: 'NAME',
       required: true,
-      choices: quantisedFormats,
+      choices: quantizedFormats,
       help: 'nf4 and fp4 take 4.5 bits for a weight, int8 8',
     },
     skip: {

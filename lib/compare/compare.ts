@@ -8,7 +8,7 @@ import { plannedRun, type RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
 import { fromPretrainedOptionNames } from '../models/load_model';
 import { ComparisonRun } from './comparison_run';
-import { mostVirtualTokens } from './methods';
+import { maxVirtualTokens } from './methods';
 import { op, resolveCompare, type CompareOptions, type ResolvedCompare } from './options';
 import { questionAsked } from './question';
 import type { Comparison, CompareEvent } from './results';
@@ -53,7 +53,7 @@ const measuring = async (source: CompareOptions['data']): Promise<CompareOptions
 
 /** Tokens that the context holds in all variants, which read the same texts. @throws ERR_ARGUMENT where there is no room for any. */
 function roomOf(options: ResolvedCompare, context: number): number {
-  const room = context - mostVirtualTokens(options);
+  const room = context - maxVirtualTokens(options);
   check(
     room > 1,
     op,

@@ -108,7 +108,7 @@ export interface Axes {
 }
 
 /** The most virtual tokens that a variant puts before a text. */
-export const mostVirtualTokens = ({ methods: names, ranks }: Axes): number =>
+export const maxVirtualTokens = ({ methods: names, ranks }: Axes): number =>
   names.includes('prompt') ? Math.max(...ranks) : 0;
 
 /** 16 of 16, 32 of '2r' where the rank is 16. */

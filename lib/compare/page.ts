@@ -22,9 +22,9 @@ import { columnsOf, spreadText } from './table';
 const generator = '<meta name="generator" content="lora-native comparison">';
 
 /** More lines than this in a chart are not told apart. */
-const mostLines = 12;
+const maxLines = 12;
 
-/** Neighbouring lines get hues that are far apart. */
+/** Neighboring lines get hues that are far apart. */
 const hueOf = (index: number): number => Math.round((index * 137.5 + 215) % 360);
 
 const lossOf = ({ loss }: ComparisonRow): number => loss?.mean ?? Infinity;
@@ -80,7 +80,7 @@ function axisChart(
     const points = lines.get(name) ?? new Map<number, number>();
     lines.set(name, points.set(place, row.loss.mean));
   }
-  const drawn = [...lines].filter(([, points]) => points.size > 1).slice(0, mostLines);
+  const drawn = [...lines].filter(([, points]) => points.size > 1).slice(0, maxLines);
   if (drawn.length === 0) return undefined;
   return chartOf(
     label,
@@ -106,7 +106,7 @@ interface Drawn {
 }
 
 function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn[] {
-  const best = [...rows].sort((a, b) => lossOf(a) - lossOf(b)).slice(0, mostLines);
+  const best = [...rows].sort((a, b) => lossOf(a) - lossOf(b)).slice(0, maxLines);
   const curves = best.map(({ id }) => ({
     label: id,
     points: meanCurve(results.filter((result) => idOf({ ...result, seed: undefined }) === id)),

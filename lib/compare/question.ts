@@ -9,7 +9,7 @@ import { baseModelName } from '../train/facts';
 import type { ResolvedCompare } from './options';
 
 /** Data may be larger than memory, or endless: of so many examples it is asked whether they are the same. */
-const mostExamples = 10_000;
+const maxExamples = 10_000;
 
 async function dataAsked(
   source: DataSource,
@@ -19,7 +19,7 @@ async function dataAsked(
   let examples = 0;
   for await (const { inputIds, labels } of batches(source, { signal })) {
     for (const row of [...inputIds, ...labels]) hash.update(Int32Array.from([row.length, ...row]));
-    if (++examples === mostExamples) break;
+    if (++examples === maxExamples) break;
   }
   const { path } = source as { path?: unknown };
   return {

@@ -32,11 +32,11 @@ export interface Trained {
   readonly curve: [step: number, loss: number][];
 }
 
-const mostPoints = 200;
+const maxPoints = 200;
 
 /** At most 200 points, each the mean of those since the one before. */
 export function thinned(points: readonly CurvePoint[]): [step: number, loss: number][] {
-  const stride = Math.ceil(points.length / mostPoints);
+  const stride = Math.ceil(points.length / maxPoints);
   const curve: [number, number][] = [];
   for (let from = 0; from < points.length; from += stride) {
     const part = points.slice(from, from + stride);

@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { LoRAError } from '../errors';
 import { stageFile } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
-import { quantisedBlocks } from '../formats/gguf_blocks';
+import { quantizedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import type { ModelFiles } from '../formats/model_folder';
@@ -141,7 +141,7 @@ async function converted(
   if (to === from) return bytes;
   const floats = (): Float32Array => floatsOf({ dtype: storedDType[from], bytes });
   if (to === 'f32') return bytesOfFloats(floats());
-  const rounded = isWrittenBlocks(to) ? await quantisedBlocks(bytes, from, to) : roundedTo(floats(), to);
+  const rounded = isWrittenBlocks(to) ? await quantizedBlocks(bytes, from, to) : roundedTo(floats(), to);
   return (
     rounded ?? unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
   );
@@ -224,8 +224,8 @@ export async function convertModel(
   ]);
   const stored = await folder.tensors();
   try {
-    const { shapes, quantised } = await checkNames(stored, config, dir);
-    check(quantised.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantised`);
+    const { shapes, quantized } = await checkNames(stored, config, dir);
+    check(quantized.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantized`);
     const modules = ggufModules(config);
     const tensors = new Map<string, LateGgufTensor>();
     for (const [name, shape] of shapes) {

@@ -1,4 +1,4 @@
-/** A tokenizer.json as llama.cpp has tokenizers: the kinds that it knows, recognised by what they consist of. */
+/** A tokenizer.json as llama.cpp has tokenizers: the kinds that it knows, recognized by what they consist of. */
 import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import type { GgufField } from '../formats/gguf_write';

@@ -314,7 +314,7 @@ export async function* epochs(
 ): AsyncGenerator<Batch & { epoch: number }, void, void> {
   for (let epoch = 0; ; epoch++) {
     let any = false;
-    // Seeds of neighbouring epochs and runs must not coincide.
+    // Seeds of neighboring epochs and runs must not coincide.
     for await (const batch of batches(data, { ...options, seed: options.seed * 1_000_003 + epoch })) {
       any = true;
       yield { ...batch, epoch };

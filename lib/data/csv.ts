@@ -5,7 +5,7 @@ import type { Line } from './sources';
 type Row = Readonly<Record<string, unknown>>;
 
 /** A line of commas alone could name millions, in one block of the event loop. */
-const mostColumns = 10_000;
+const maxColumns = 10_000;
 
 /** Quotes in a text: an odd number of them leaves a field open. */
 function quotesIn(text: string): number {
@@ -70,7 +70,7 @@ function fieldsOf(record: string, comma: string, place: { file: string; line: nu
       fields.push(field);
     }
     if (end >= record.length) return fields;
-    if (fields.length === mostColumns) failAt(place, `expected at most ${mostColumns} columns`);
+    if (fields.length === maxColumns) failAt(place, `expected at most ${maxColumns} columns`);
     at = end + 1;
   }
 }

@@ -21,7 +21,7 @@ import { CsvRows, csvRecords } from './csv';
 import { dataSplits, splitFile, type DataSplit } from './folders';
 import {
   formatByName,
-  mostLineBytes,
+  lineBytesLimit,
   readLines,
   readObjects,
   type DataFormat,
@@ -156,9 +156,9 @@ export async function loadDataset(
     `expected chatTemplate to be Jinja text or null but received ${describe(chatTemplate)}`,
   );
   check(
-    Number.isInteger(maxLineBytes) && maxLineBytes >= 1 && maxLineBytes <= mostLineBytes,
+    Number.isInteger(maxLineBytes) && maxLineBytes >= 1 && maxLineBytes <= lineBytesLimit,
     'loadDataset',
-    `expected maxLineBytes to be a whole number from 1 to ${mostLineBytes} but received ${describe(maxLineBytes)}`,
+    `expected maxLineBytes to be a whole number from 1 to ${lineBytesLimit} but received ${describe(maxLineBytes)}`,
   );
   for (const [name, value] of Object.entries({ maxRows, maxUnzippedBytes, maxUnzippedRatio }))
     checkInteger('loadDataset', name, value, 1);

@@ -3,7 +3,7 @@ import { sortInSlices } from '../tensor/pace';
 import { numbers, type Random } from './random';
 
 /** Batches of a window at most: long windows leave less padding, short ones mix the examples more from epoch to epoch. */
-const mostBatches = 50;
+const maxBatches = 50;
 
 /**
  * The examples 0, 1, …, n − 1 in such an order: cut into batches of `batchSize`, each has examples of similar lengths. As in the
@@ -21,7 +21,7 @@ export function* lengthGroupedOrder(
   if (random) yield* random.shuffleSteps(all);
   const whole = Math.floor(all.length / batchSize);
   const rest = all.splice(whole * batchSize);
-  const window = batchSize * Math.max(1, Math.min(mostBatches, Math.floor(whole / 4)));
+  const window = batchSize * Math.max(1, Math.min(maxBatches, Math.floor(whole / 4)));
   const batches: number[][] = [];
   for (let at = 0; at < all.length; at += window) {
     const sorted = yield* sortInSlices(all.slice(at, at + window), (a, b) => lengths[a]! - lengths[b]!);

@@ -115,7 +115,7 @@ export interface LineOptions {
 }
 
 /** A line becomes one string. */
-export const mostLineBytes = constants.MAX_STRING_LENGTH;
+export const lineBytesLimit = constants.MAX_STRING_LENGTH;
 
 /** Unzipped bytes that no ratio is asked of: small files of equal rows are zipped by a thousand. */
 const freeBytes = 4 * 2 ** 20;

@@ -4,8 +4,8 @@ import { Pace } from '../tensor/pace';
 
 /** So many characters are looked for one by one, by the text before each of them. */
 const few = 8;
-/** Characters that may be encoded again where neighbours do not tell: some seconds. */
-const mostAgain = 2 ** 24;
+/** Characters that may be encoded again where neighbors do not tell: some seconds. */
+const maxAgain = 2 ** 24;
 
 /** What makes tokens of the part of the text between two places. */
 export type Encode = (from: number, to: number) => Promise<number[]>;
@@ -49,7 +49,7 @@ export async function tokensBefore(
       if (here >= last && between.every((id, k) => id === ids[start + k])) count = start + here - last;
     }
     if (count === undefined) {
-      if (characters.length > few && (again += character) > mostAgain) return undefined;
+      if (characters.length > few && (again += character) > maxAgain) return undefined;
       count = differsAt(await encode(0, character), ids);
     }
     found.push(count);

@@ -130,8 +130,8 @@ export class BatchStep {
     try {
       return runUntracked(() =>
         noGrad(() => {
-          const mostPositions = width * pageLength;
-          this.#model.prepare(mostPositions);
+          const maxPositions = width * pageLength;
+          this.#model.prepare(maxPositions);
           this.#prepareOwn();
           const before = bytesOn(device);
           const input = owned(rawEmpty([m * (3 + width)], 'i32', device));
@@ -144,7 +144,7 @@ export class BatchStep {
                   layers,
                   pageTable: part(3, [m, width]),
                   lengths: part(1, [m]),
-                  mostPositions,
+                  maxPositions,
                   phase: 'decode',
                 };
                 const use: AdapterUse = {

@@ -145,7 +145,7 @@ export function drawTokens(
   };
 }
 
-/** Leaves each row of logits what its grammar allows; neighbours that have one are one op, and rows without are left alone. */
+/** Leaves each row of logits what its grammar allows; neighbors that have one are one op, and rows without are left alone. */
 function maskRows(logits: Tensor, requests: readonly Request[]): void {
   const vocab = logits.shape[1]!;
   const words = Math.ceil(vocab / 32);

@@ -67,7 +67,7 @@ export interface EngineStats {
   /** Bytes of keys and values that there is memory for now. */
   kvCacheCapacity: number;
   /** Most tokens of a prompt and its text together for which kvCacheBytes would have room: a request for more is refused. */
-  mostTokens: number;
+  maxTokens: number;
   /** How many requests found the beginning of their prompt computed. */
   prefixHits: number;
   /** How many tokens these beginnings had in all. */
@@ -130,7 +130,7 @@ export class Engine {
       waiting: this.#scheduler.waiting,
       kvCacheBytes: this.#pool.used * this.#pool.pageBytes,
       kvCacheCapacity: this.#pool.capacity * this.#pool.pageBytes,
-      mostTokens: this.#pool.most * pageLength,
+      maxTokens: this.#pool.most * pageLength,
       prefixHits: this.#prefixes.hits,
       cachedTokens: this.#prefixes.cachedTokens,
       preemptions: this.#scheduler.preemptions,
@@ -153,7 +153,7 @@ export class Engine {
       );
     const request = new Request(plan, this.#arrivals++, this.#pool, () => this.#wake());
     check(
-      pagesFor(request.mostPositions) <= this.#pool.most,
+      pagesFor(request.maxPositions) <= this.#pool.most,
       'generate',
       `expected a prompt and maxNewTokens of at most ${this.#pool.most * pageLength - vectorsAmong(request.ids)} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
     );

@@ -51,7 +51,7 @@ export async function prefill(
             [1, pages.length],
           ),
           lengths: whole([end], [1]),
-          mostPositions: pages.length * pageLength,
+          maxPositions: pages.length * pageLength,
           phase: 'prefill',
         };
         const positions = ids.slice(begin, end);

@@ -60,7 +60,7 @@ export interface RequestPlan {
 }
 
 /** Tokens that a request may be ahead of its consumer. */
-const mostAhead = 2;
+const maxAhead = 2;
 
 /** A token that was drawn. */
 export type Drawn = Omit<GeneratedToken, 'text'>;
@@ -127,7 +127,7 @@ export class Request {
 
   /** Whether its consumer, or what tells its next tokens, is behind: it then sits out. */
   get held(): boolean {
-    return this.#events.length + this.#drawn.length >= mostAhead || this.plan.constraint?.late === true;
+    return this.#events.length + this.#drawn.length >= maxAhead || this.plan.constraint?.late === true;
   }
 
   /** Whether a part of the prompt is not computed. */
@@ -141,7 +141,7 @@ export class Request {
   }
 
   /** Positions that it may need at most; the last token is never read. */
-  get mostPositions(): number {
+  get maxPositions(): number {
     return this.promptLength + Math.max(0, this.plan.maxNewTokens - 1);
   }
 

@@ -106,15 +106,15 @@ export interface SamplingOptions {
 }
 
 /** Most texts of one call. */
-const mostTexts = 128;
+const maxTexts = 128;
 
 /** Most stop strings of a call, and most characters of one: each token is compared with all of them. */
-const mostStops = 128;
+const maxStops = 128;
 /** Of a file too. */
 export const longestStop = 1024;
 
 /** Most alternatives whose log-probabilities are reported. */
-const mostLogprobs = 20;
+const maxLogprobs = 20;
 
 /** How one generation draws: checked, with every default filled in. */
 export interface GenerationPlan extends SampleRow {
@@ -162,10 +162,10 @@ export function planGeneration(
   if (own !== undefined) checkInteger(tag, 'maxNewTokens', own);
   const { logprobs, n = 1 } = options;
   checkInteger(tag, 'n', n);
-  check(n >= 1 && n <= mostTexts, tag, `expected n from 1 to ${mostTexts} but received ${n}`);
+  check(n >= 1 && n <= maxTexts, tag, `expected n from 1 to ${maxTexts} but received ${n}`);
   if (logprobs !== undefined) {
     checkInteger(tag, 'logprobs', logprobs);
-    const most = Math.min(mostLogprobs, vocabSize);
+    const most = Math.min(maxLogprobs, vocabSize);
     check(logprobs <= most, tag, `expected logprobs of at most ${most} but received ${logprobs}`);
   }
   const { jsonSchema } = options;
@@ -271,9 +271,9 @@ function checkBias(bias: unknown, vocabSize: number): ReadonlyMap<number, number
 function checkStops(stop: unknown): readonly string[] {
   const stops: unknown[] = Array.isArray(stop) ? stop : [stop];
   check(
-    stops.length <= mostStops,
+    stops.length <= maxStops,
     tag,
-    `expected stop to be at most ${mostStops} strings but received ${stops.length}`,
+    `expected stop to be at most ${maxStops} strings but received ${stops.length}`,
   );
   check(
     isListOf(stops, (s): s is string => typeof s === 'string' && s !== ''),

@@ -123,9 +123,8 @@ export class Scheduler {
     if (staying.length === 0) return true;
     const taken = new Set(staying.flatMap(({ pages }) => pages));
     const known = this.#prefixes.known(this.#weightsOf(request), request.ids, request.ids.length - 1);
-    let needed =
-      taken.size + pagesFor(request.mostPositions) - known.filter((page) => taken.has(page)).length;
-    for (const other of staying) needed += other.pagesMissing(other.mostPositions);
+    let needed = taken.size + pagesFor(request.maxPositions) - known.filter((page) => taken.has(page)).length;
+    for (const other of staying) needed += other.pagesMissing(other.maxPositions);
     return needed <= this.#pool.capacity || needed <= this.#pool.affordable;
   }
 

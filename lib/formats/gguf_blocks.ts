@@ -8,7 +8,7 @@ import { bytesPerElement, type FloatDType } from '../native/dtype';
  * Whole blocks of values, little endian in `dtype`; undefined where one is not finite, or its scale too large for f16. The threads of
  * the device `cpu` compute them.
  */
-export async function quantisedBlocks(
+export async function quantizedBlocks(
   values: Uint8Array,
   dtype: FloatDType,
   format: WrittenBlocks,

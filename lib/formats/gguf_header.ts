@@ -8,7 +8,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { ggufBlock, type GgufBlock } from './gguf_types';
-import { recognise } from './recognise';
+import { recognize } from './recognize';
 
 /** A reason without the file's name. */
 export class GgufError extends Error {}
@@ -216,7 +216,7 @@ function alignmentOf(metadata: ReadonlyMap<string, GgufValue>): number {
 export function* parseGguf(bytes: Uint8Array): Generator<void, GgufHeader, void> {
   if (bytes.length < 4) throw new GgufShort();
   if (Buffer.from(bytes.subarray(0, 4)).toString('latin1') !== 'GGUF')
-    fail(recognise(bytes) ?? 'does not begin with GGUF: it is no GGUF file');
+    fail(recognize(bytes) ?? 'does not begin with GGUF: it is no GGUF file');
   const cursor = new Cursor(bytes);
   cursor.at = 4;
   const version = cursor.u32();

@@ -20,7 +20,7 @@ import { listed } from '../validate';
 const partName = /^(.+)-(\d{5})-of-(\d{5})\.gguf$/;
 
 /** Parts that are open at once: a process may have 1024 files by default. */
-const mostParts = 512;
+const maxParts = 512;
 
 const pathOf = (source: Source): string => (typeof source === 'string' ? source : source.path);
 const nameOfPart = (stem: string, part: number, count: number): string =>
@@ -93,7 +93,7 @@ export class GgufSet {
         fail(
           `says that it is one of ${count} parts (split.count): expected its name to end with -0000N-of-${String(count).padStart(5, '0')}.gguf, and the others beside it`,
         );
-      if (count > mostParts) fail(`is one of ${count} parts: ${mostParts} are read at most`);
+      if (count > maxParts) fail(`is one of ${count} parts: ${maxParts} are read at most`);
       await named.close();
       files.length = 0;
       for (let part = 1; part <= count; part++) {

@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 import { isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
-import { recognise } from './recognise';
+import { recognize } from './recognize';
 import { JsonScanner } from './json_scanner';
 import { defaultLimits, limitText } from './limits';
 import { inSlices, sortInSlices } from '../tensor/pace';
@@ -38,7 +38,7 @@ export function headerLength(start: Uint8Array, fileBytes: number, limits = defa
   const length = Buffer.from(start.subarray(0, 8)).readBigUInt64LE();
   if (length > maxHeaderBytes) {
     // Only now: a length of 640 is spelt like the start of a pickle.
-    const what = recognise(start);
+    const what = recognize(start);
     if (what !== undefined) fail(what);
     fail(`does not begin like a safetensors file: its header would be longer than ${maxHeaderBytes} bytes`);
   }

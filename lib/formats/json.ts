@@ -3,7 +3,7 @@ import { InputFile } from './input';
 import { jsonFault } from './json_scanner';
 import type { Source } from './links';
 import { checkLimit, checkNesting, defaultLimits, type Limits } from './limits';
-import { recognise } from './recognise';
+import { recognize } from './recognize';
 
 /** How a text file is read. */
 export interface Reading {
@@ -52,7 +52,7 @@ export function parseJson(text: string, path: string, limits = defaultLimits): u
   try {
     value = JSON.parse(text);
   } catch {
-    const what = recognise(Buffer.from(text.slice(0, 512)));
+    const what = recognize(Buffer.from(text.slice(0, 512)));
     throw new LoRAError('ERR_FILE', `${path} ${what ?? `is not valid JSON: ${jsonFault(text)}`}`);
   }
   checkNesting(value, limits, path);

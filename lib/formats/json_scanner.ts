@@ -10,7 +10,7 @@ const maxDepth = 127;
 /** For the words and numbers, which are short: more than a double needs is not read. */
 const longestNumber = 400;
 const numberSyntax = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/;
-const mostSkipped = 65_536;
+const maxSkipped = 65_536;
 const literals = ['null', 'true', 'false'];
 
 /**
@@ -24,7 +24,7 @@ export class JsonScanner {
 
   constructor(
     bytes: Uint8Array,
-    private readonly most = mostSkipped,
+    private readonly most = maxSkipped,
   ) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }

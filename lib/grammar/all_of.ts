@@ -16,7 +16,7 @@ import { partCheck } from './schema_check';
 /** A schema, and its place. */
 type Placed = readonly [schema: Schema, path: string];
 
-const mostParts = 64;
+const maxParts = 64;
 
 const highest = ['minimum', 'exclusiveMinimum', 'minLength', 'minItems'];
 const lowest = ['maximum', 'exclusiveMaximum', 'maxLength', 'maxItems'];
@@ -43,7 +43,7 @@ function partsOf(root: unknown, given: unknown, path: string, open: readonly str
   if (allOf !== undefined)
     for (const [i, one] of list(allOf, `${path}/allOf`, 1).entries()) {
       parts.push(...partsOf(root, one, `${path}/allOf/${i}`, open));
-      if (parts.length > mostParts) unsupported(`${path}/allOf`, `more than ${mostParts} schemas`);
+      if (parts.length > maxParts) unsupported(`${path}/allOf`, `more than ${maxParts} schemas`);
     }
   const seen = new Set<string>();
   return parts.filter(([part]) => {

@@ -9,7 +9,7 @@ import type { Vocabulary } from './vocabulary';
 const op = 'generate';
 
 /** Compiled grammars that a thread keeps. */
-const mostGrammars = 32;
+const maxGrammars = 32;
 
 type Command =
   | { readonly id: number; readonly grammar: string; readonly tokens: readonly number[] }
@@ -62,7 +62,7 @@ export class GrammarThread implements Matcher {
     const { bytes } = limits;
     const progress = this.#progress;
     const path = packagePath();
-    const workerData = { path, vocabulary: texts, vocabSize, stop, progress, bytes, mostGrammars };
+    const workerData = { path, vocabulary: texts, vocabSize, stop, progress, bytes, maxGrammars };
     this.#worker = new Worker(script, { eval: true, workerData, stdin: false });
     this.#worker.unref();
     this.#worker.on('message', (answers: Answer[]) => this.#take(answers));
@@ -133,7 +133,7 @@ export class GrammarThread implements Matcher {
     this.#grammars.delete(grammar);
     this.#grammars.add(grammar);
     const [oldest] = this.#grammars;
-    if (this.#grammars.size > mostGrammars) this.#grammars.delete(oldest!);
+    if (this.#grammars.size > maxGrammars) this.#grammars.delete(oldest!);
     const group = this.#waiting.filter((text) => text.grammar.text === grammar);
     this.#waiting = this.#waiting.filter((text) => text.grammar.text !== grammar);
     for (const text of group) {

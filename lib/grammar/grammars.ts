@@ -11,12 +11,12 @@ import { vocabularyOf, type Vocabulary } from './vocabulary';
 const defaultLimits: ThreadLimits = { milliseconds: 60_000, bytes: 2 ** 28 };
 
 /** Threads of each kind: for grammars that are compiled in no time, and for others. All but the first one begin when they are needed. */
-const mostThreads = 2;
+const maxThreads = 2;
 const lightCharacters = 2 ** 14;
 
 /** Tokens of the vocabulary that compiling looks at, each once for each state. */
 const lightLooks = 2 ** 20;
-const mostLooks = 2 ** 25;
+const maxLooks = 2 ** 25;
 
 type Kind = 'light' | 'heavy';
 
@@ -46,7 +46,7 @@ export class Grammars implements Matcher {
     tokenizer: Tokenizer,
     signal?: AbortSignal,
   ): Promise<TokenConstraint[]> {
-    const most = Math.floor(mostLooks / this.#vocabSize);
+    const most = Math.floor(maxLooks / this.#vocabSize);
     if (grammar.states > most)
       throw new LoRAError(
         'ERR_UNSUPPORTED',
@@ -97,7 +97,7 @@ export class Grammars implements Matcher {
     const idle = open.find(({ texts }) => texts === 0);
     const known = open.find((thread) => thread.knows(text)) ?? (kind === 'light' ? open[0] : idle);
     if (known) return known;
-    if (threads.length < mostThreads) {
+    if (threads.length < maxThreads) {
       const thread = new GrammarThread(this.#vocabulary!, this.#limits, (texts) => {
         if (!thread.works) threads.splice(threads.indexOf(thread), 1);
         for (const one of [...texts, ...this.#waiting.splice(0)]) this.#place(one);

@@ -1,13 +1,13 @@
 /** EBNF of JSON numbers within bounds. */
 
 /** Digits that a number within bounds has at most: decimal numbers of so many keep their order as doubles. */
-const mostDigits = 15;
-const largest = 10 ** mostDigits - 1;
+const maxDigits = 15;
+const largest = 10 ** maxDigits - 1;
 
 /** A number, with exponents that a double has. */
-export const anyNumber = `"-"? ("0" | [1-9] [0-9]{0,${mostDigits - 1}}) ("." [0-9]{1,16})? ([eE] [+-]? [0-9]{1,2})?`;
+export const anyNumber = `"-"? ("0" | [1-9] [0-9]{0,${maxDigits - 1}}) ("." [0-9]{1,16})? ([eE] [+-]? [0-9]{1,2})?`;
 
-const counts = Array.from({ length: mostDigits }, (_, i) => i + 1);
+const counts = Array.from({ length: maxDigits }, (_, i) => i + 1);
 /**
  * Rules that numbers within bounds share, since each repetition is compiled anew where it stands: exactly so many digits, and a point with
  * one to so many behind it, or neither.
@@ -92,7 +92,7 @@ export interface Fractions {
 
 /** Any digits, so many at most. */
 export const digitsBehind = (most: number): Fractions => ({
-  places: (length) => Math.max(0, Math.min(most, mostDigits - length)),
+  places: (length) => Math.max(0, Math.min(most, maxDigits - length)),
   optional: (places) => `fraction_${places}`,
   nonzero: (places) => `[0-9]{0,${places - 1}} [1-9]`,
 });
@@ -118,7 +118,7 @@ export function steppedFractions(step: number, digits: number, rule: (body: stri
   const all = choice(texts);
   const nonzero = choice(texts.filter((text) => /[1-9]/.test(text)));
   return {
-    places: (length) => (mostDigits - length >= digits ? digits : 0),
+    places: (length) => (maxDigits - length >= digits ? digits : 0),
     optional: () => `("." ${all})?`,
     nonzero: () => nonzero,
   };
@@ -152,20 +152,20 @@ function decimals(
 export function numbers(
   bounds: Bounds,
   leastOpen: boolean,
-  mostOpen: boolean,
-  fractions = digitsBehind(mostDigits),
+  maxOpen: boolean,
+  fractions = digitsBehind(maxDigits),
 ): string | undefined {
   const [least, most] = closed(bounds);
-  const parts = decimals(Math.max(0, least), most, least >= 0 && leastOpen, mostOpen, fractions);
+  const parts = decimals(Math.max(0, least), most, least >= 0 && leastOpen, maxOpen, fractions);
   if (least < 0) {
-    const negative = decimals(Math.max(0, -most), -least, most <= 0 && mostOpen, leastOpen, fractions);
+    const negative = decimals(Math.max(0, -most), -least, most <= 0 && maxOpen, leastOpen, fractions);
     if (negative.length > 0) parts.push(`"-" ${group(negative)}`);
   }
   return parts.length > 0 ? parts.join(' | ') : undefined;
 }
 
 /** Multiples up to which they are listed one by one. */
-const mostListed = 200;
+const maxListed = 200;
 
 /** Digits of multiples of a divisor, by automata whose states are remainders. */
 class Multiples {
@@ -181,7 +181,7 @@ class Multiples {
     const { divisor } = this;
     const first = Math.ceil(low / divisor);
     const count = Math.floor(high / divisor) - first + 1;
-    if (count <= mostListed)
+    if (count <= maxListed)
       return Array.from({ length: Math.max(0, count) }, (_, i) => `"${(first + i) * divisor}"`);
     const parts: string[] = [];
     for (let from = low; from <= high;) {

@@ -45,15 +45,15 @@ export interface SchemaGrammar {
 }
 
 /** Characters of the schema as JSON, and of its grammar: both are made in one piece. */
-const mostCharacters = 2 ** 17;
-const mostGrammarCharacters = 2 ** 18;
-const mostNesting = 64;
-const mostLength = 128;
-const mostItems = 4096;
+const maxCharacters = 2 ** 17;
+const maxGrammarCharacters = 2 ** 18;
+const maxNesting = 64;
+const maxLength = 128;
+const maxItems = 4096;
 /** Values whose orders are written one by one where no item may come twice. */
-const mostUnique = 4;
+const maxUnique = 4;
 /** Different schemas that allOf makes: a few that refer to each other can make very many. */
-const mostMerges = 500;
+const maxMerges = 500;
 
 /** Keywords of which a schema has at most one, and none of the types beside. */
 const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'oneOf'];
@@ -119,8 +119,8 @@ class Grammar {
   #add(name: string, body: string): void {
     const rule = `${name} ::= ${body}`;
     this.#characters += 1 + rule.length;
-    if (this.#characters > mostGrammarCharacters)
-      unsupported('#', `a schema whose grammar has more than ${mostGrammarCharacters} characters`);
+    if (this.#characters > maxGrammarCharacters)
+      unsupported('#', `a schema whose grammar has more than ${maxGrammarCharacters} characters`);
     this.#rules.push(rule);
   }
 
@@ -137,7 +137,7 @@ class Grammar {
   #expression(schema: unknown, path: string, depth: number): string {
     if (schema === true) return 'value';
     if (!isRecord(schema)) malformed(path, 'a schema: an object or true', describe(schema));
-    if (depth > mostNesting) malformed(path, `schemas within at most ${mostNesting} others`, 'more');
+    if (depth > maxNesting) malformed(path, `schemas within at most ${maxNesting} others`, 'more');
     const given = Object.keys(schema).filter(
       (key) => !annotations.includes(key) && schema[key] !== undefined,
     );
@@ -203,7 +203,7 @@ class Grammar {
 
   /** A string that several schemas are about. */
   #string(parts: readonly StringPart[]): string {
-    const rules = stringRules(parts, mostLength);
+    const rules = stringRules(parts, maxLength);
     const free = rules.patterns.length === 0 && rules.formats.length === 0;
     return `"\\"" ${free ? this.#charactersFrom(rules.least, rules.most) : this.#language(rules, parts[0]![1])}`;
   }
@@ -255,26 +255,26 @@ class Grammar {
     if ([minimum, maximum, above, below, step].every((value) => value === undefined))
       return type === 'number' ? 'number' : this.#rule(integers({})!);
     const leastOpen = above !== undefined && above >= (minimum ?? -Infinity);
-    const mostOpen = below !== undefined && below <= (maximum ?? Infinity);
+    const maxOpen = below !== undefined && below <= (maximum ?? Infinity);
     const least = leastOpen ? above : minimum;
-    const most = mostOpen ? below : maximum;
+    const most = maxOpen ? below : maximum;
     const rule = (body: string): string => this.#rule(body);
     let body: string | undefined;
     if (whole) {
       const from = least === undefined ? undefined : leastOpen ? Math.floor(least) + 1 : Math.ceil(least);
-      const to = most === undefined ? undefined : mostOpen ? Math.ceil(most) - 1 : Math.floor(most);
+      const to = most === undefined ? undefined : maxOpen ? Math.ceil(most) - 1 : Math.floor(most);
       const within = { least: from, most: to };
       // A step that divides 1 divides every whole number.
       body = step?.digits === 0 && step.count > 1 ? multiples(step.count, within, rule) : integers(within);
-    } else body = numbers({ least, most }, leastOpen, mostOpen, step && fractionsOf(step, rule));
+    } else body = numbers({ least, most }, leastOpen, maxOpen, step && fractionsOf(step, rule));
     return this.#rule(
       body ?? malformed(path, 'bounds that a number can be within', JSON.stringify({ least, most })),
     );
   }
 
   #array(schema: Schema, path: string, depth: number): string {
-    const least = count(schema, 'minItems', path, mostItems) ?? 0;
-    const most = count(schema, 'maxItems', path, mostItems) ?? Infinity;
+    const least = count(schema, 'minItems', path, maxItems) ?? 0;
+    const most = count(schema, 'maxItems', path, maxItems) ?? Infinity;
     ordered(least, most, path, 'minItems', 'maxItems');
     if (this.#isUnique(schema, path) && most > 1) return this.#uniqueItems(schema, least, most, path);
     const prefix =
@@ -305,7 +305,7 @@ class Grammar {
   #uniqueItems(schema: Schema, least: number, most: number, path: string): string {
     if (schema['prefixItems'] !== undefined)
       unsupported(`${path}/uniqueItems`, 'uniqueItems beside prefixItems');
-    const values = this.#facts.fewValues(schema['items'] ?? true, mostUnique, path);
+    const values = this.#facts.fewValues(schema['items'] ?? true, maxUnique, path);
     if (least > values.length) malformed(path, 'minItems that different items allow', String(least));
     return `"[" ws ${differentItems(values, least, most, (body) => this.#rule(body))} "]"`;
   }
@@ -412,7 +412,7 @@ class Grammar {
     const key = JSON.stringify(merged);
     if (this.#open.has(key)) malformed(`${path}/allOf`, 'schemas that come to a value', 'themselves');
     return this.#once(key, () => {
-      if (++this.#merges > mostMerges) unsupported(path, `more than ${mostMerges} different allOf`);
+      if (++this.#merges > maxMerges) unsupported(path, `more than ${maxMerges} different allOf`);
       return this.#expression(merged, path, depth + 1);
     });
   }
@@ -450,7 +450,7 @@ export function schemaGrammar(schema: unknown): SchemaGrammar {
       cause,
     });
   }
-  if (json.length > mostCharacters)
-    malformed('#', `at most ${mostCharacters} characters of JSON`, describe(json.length));
+  if (json.length > maxCharacters)
+    malformed('#', `at most ${maxCharacters} characters of JSON`, describe(json.length));
   return new Grammar(JSON.parse(json) as Schema | true).grammar;
 }

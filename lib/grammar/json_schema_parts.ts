@@ -168,7 +168,7 @@ export interface Step {
 }
 
 /** Fractions that are listed one by one. */
-const mostFractions = 1000;
+const maxFractions = 1000;
 
 /** The multipleOf of a schema. */
 export function stepOf({ multipleOf }: Schema, path: string): Step | undefined {
@@ -181,7 +181,7 @@ export function stepOf({ multipleOf }: Schema, path: string): Step | undefined {
   const parts = 10 ** step.digits / step.count;
   const isKnown =
     Number.isSafeInteger(step.count) &&
-    (step.digits === 0 || (Number.isInteger(parts) && (step.count === 1 || parts <= mostFractions)));
+    (step.digits === 0 || (Number.isInteger(parts) && (step.count === 1 || parts <= maxFractions)));
   if (!isKnown) unsupported(at, `${multipleOf}: whole numbers, and fractions that divide 1, such as 0.25`);
   return step;
 }

@@ -25,10 +25,10 @@ function load(path) {
 
 /** Bytes of WebAssembly's memory. It has one that grows and never shrinks. */
 let bytes = 0;
-let mostBytes = Infinity;
+let maxBytes = Infinity;
 const { grow } = WebAssembly.Memory.prototype;
 WebAssembly.Memory.prototype.grow = function (pages) {
-  if (this.buffer.byteLength + pages * 65536 > mostBytes) {
+  if (this.buffer.byteLength + pages * 65536 > maxBytes) {
     said.push(`it takes more than ${workerData.bytes} bytes of memory`);
     throw new RangeError(said.at(-1));
   }
@@ -50,7 +50,7 @@ const ready = (async () => {
   );
   // Its own cache has no bound.
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
-  mostBytes = bytes + workerData.bytes;
+  maxBytes = bytes + workerData.bytes;
   return { compiler, info };
 })();
 
@@ -75,7 +75,7 @@ async function compiled(text) {
   grammars.delete(text);
   grammar ??= await compile(text);
   grammars.set(text, grammar);
-  if (grammars.size > workerData.mostGrammars) {
+  if (grammars.size > workerData.maxGrammars) {
     const [oldest] = grammars.keys();
     grammars.get(oldest).dispose();
     grammars.delete(oldest);
@@ -119,7 +119,7 @@ async function obey(commands) {
       begin(id);
       said.length = 0;
       const bits = await answer(command);
-      answers.push({ id, full: bytes > mostBytes - workerData.bytes / 2, bits });
+      answers.push({ id, full: bytes > maxBytes - workerData.bytes / 2, bits });
     } catch (error) {
       answers.push({ id, full: true, error: said[0] ?? error.message });
     }

@@ -16,9 +16,9 @@ export class PatternError extends Error {
   }
 }
 
-const mostCharacters = 8192;
-const mostNesting = 100;
-const mostRepeats = 1000;
+const maxCharacters = 8192;
+const maxNesting = 100;
+const maxRepeats = 1000;
 
 type Node =
   | { readonly kind: 'set'; readonly set: CodePoints }
@@ -78,7 +78,7 @@ class PatternReader {
   }
 
   #choice(): Node {
-    if (++this.#depth > mostNesting) this.#refuse(`groups within more than ${mostNesting} others`);
+    if (++this.#depth > maxNesting) this.#refuse(`groups within more than ${maxNesting} others`);
     const parts = [this.#sequence()];
     while (this.#takes('|')) parts.push(this.#sequence());
     this.#depth--;
@@ -101,8 +101,8 @@ class PatternReader {
     const least = sign === '+' ? 1 : Number(from ?? 0);
     const end = range === undefined ? least : to === '' ? Infinity : Number(to);
     const most = sign === undefined ? end : sign === '?' ? 1 : Infinity;
-    if (least > mostRepeats || (most > mostRepeats && most !== Infinity))
-      this.#refuse(`more than ${mostRepeats} repetitions`);
+    if (least > maxRepeats || (most > maxRepeats && most !== Infinity))
+      this.#refuse(`more than ${maxRepeats} repetitions`);
     return { kind: 'repeat', of, least, most };
   }
 
@@ -279,7 +279,7 @@ function checkSyntax(pattern: string): void {
  * @throws PatternError for what is no pattern, or none that an automaton can be made of.
  */
 export function patternTerm(terms: Terms, pattern: string): Term {
-  if (pattern.length > mostCharacters) throw new PatternError(`more than ${mostCharacters} characters`);
+  if (pattern.length > maxCharacters) throw new PatternError(`more than ${maxCharacters} characters`);
   checkSyntax(pattern);
   const node = new PatternReader(pattern).read();
   const later = termOf(terms, node, terms.all, false);

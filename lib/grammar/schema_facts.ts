@@ -6,11 +6,11 @@ import { checkPointer, list, malformed, referredTo, unsupported, type Schema } f
 import { partCheck } from './schema_check';
 
 /** References that are followed, and schemas within others that are looked at. */
-const mostDepth = 16;
+const maxDepth = 16;
 /** Values and schemas that are looked at for one schema: a few references can stand for very many. */
-const mostLooks = 50_000;
+const maxLooks = 50_000;
 /** Schemas of a oneOf that are compared by pairs. */
-const mostPairs = 16;
+const maxPairs = 16;
 
 const alternativesOf = (schema: Schema): unknown[] | undefined => {
   const all = schema['anyOf'] ?? schema['oneOf'];
@@ -71,7 +71,7 @@ export class SchemaFacts {
   #resolved(schema: unknown, path: string): unknown {
     let found = schema;
     this.#look(path);
-    for (let i = 0; i < mostDepth && isRecord(found) && found['$ref'] !== undefined; i++) {
+    for (let i = 0; i < maxDepth && isRecord(found) && found['$ref'] !== undefined; i++) {
       const pointer = found['$ref'];
       checkPointer(pointer, path);
       found = referredTo(this.root, pointer, path);
@@ -86,14 +86,14 @@ export class SchemaFacts {
 
   #look(path: string, count = 1): void {
     this.#looks += count;
-    if (this.#looks > mostLooks)
-      unsupported(path, `schemas of which more than ${mostLooks} parts are compared`);
+    if (this.#looks > maxLooks)
+      unsupported(path, `schemas of which more than ${maxLooks} parts are compared`);
   }
 
   /** The values that a schema lists; undefined where others may be valid too. */
   #values(given: unknown, path: string, depth = 0): unknown[] | undefined {
     const schema = this.#resolved(given, path);
-    if (!isRecord(schema) || depth > mostDepth) return undefined;
+    if (!isRecord(schema) || depth > maxDepth) return undefined;
     if (schema['const'] !== undefined) return [schema['const']];
     const { enum: listed } = schema;
     if (Array.isArray(listed)) {
@@ -108,7 +108,7 @@ export class SchemaFacts {
   /** The types that values may have; undefined for any. */
   #types(given: unknown, path: string, depth = 0): string[] | undefined {
     const schema = this.#resolved(given, path);
-    if (!isRecord(schema) || depth > mostDepth) return undefined;
+    if (!isRecord(schema) || depth > maxDepth) return undefined;
     const values = this.#values(schema, path);
     if (values) return values.map(typeOf);
     const { type } = schema;
@@ -127,13 +127,13 @@ export class SchemaFacts {
   #areApart(a: unknown, b: unknown, path: string, depth = 0): boolean {
     const [one, other] = [this.#resolved(a, path), this.#resolved(b, path)];
     if (one === false || other === false) return true;
-    if (!isRecord(one) || !isRecord(other) || depth > mostDepth) return false;
+    if (!isRecord(one) || !isRecord(other) || depth > maxDepth) return false;
     for (const [some, rest] of [
       [alternativesOf(one), other],
       [alternativesOf(other), one],
     ] as const)
       if (some)
-        return some.length <= mostPairs && some.every((part) => this.#areApart(part, rest, path, depth + 1));
+        return some.length <= maxPairs && some.every((part) => this.#areApart(part, rest, path, depth + 1));
     if (differ([this.#values(one, path), this.#values(other, path)])) return true;
     const [types, others] = [this.#types(one, path), this.#types(other, path)];
     if (types && others && !types.some((type) => others.includes(type))) return true;
@@ -162,7 +162,7 @@ export class SchemaFacts {
     if (isRecord(first) && requiredOf(first).some(discriminates)) return;
     const pairs = all.flatMap((_, i) => all.slice(0, i).map((_, k) => [k, i] as const));
     const common =
-      all.length <= mostPairs
+      all.length <= maxPairs
         ? pairs.find(([i, k]) => !this.#areApart(all[i], all[k], path))
         : ([0, 1] as const);
     if (common)

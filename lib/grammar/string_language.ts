@@ -39,10 +39,10 @@ export interface StringRules {
   readonly most: number;
 }
 
-/** What several schemas of one string say, each with its place; `mostLength` is the greatest count of characters that is taken. */
-export function stringRules(parts: readonly StringPart[], mostLength: number): StringRules {
+/** What several schemas of one string say, each with its place; `maxLength` is the greatest count of characters that is taken. */
+export function stringRules(parts: readonly StringPart[], maxLength: number): StringRules {
   const counts = (key: string, otherwise: number): number[] =>
-    parts.map(([schema, path]) => count(schema, key, path, mostLength) ?? otherwise);
+    parts.map(([schema, path]) => count(schema, key, path, maxLength) ?? otherwise);
   const least = Math.max(...counts('minLength', 0));
   const most = Math.min(...counts('maxLength', Infinity));
   ordered(least, most, parts[0]![1], 'minLength', 'maxLength');
@@ -52,7 +52,7 @@ export function stringRules(parts: readonly StringPart[], mostLength: number): S
 }
 
 /** Compiling more takes as long as for the longest strings. */
-const mostStates = 2000;
+const maxStates = 2000;
 
 /**
  * The automaton of the texts in which all patterns match, which have all formats and so many characters.
@@ -90,12 +90,12 @@ function statesOf(budget: Budget, rules: StringRules, path: string): State[] {
     }
   if (least > 0 || most < Infinity) parts.push(terms.repeat(terms.any, least, most));
   try {
-    return automaton(terms, terms.and(...parts), mostStates);
+    return automaton(terms, terms.and(...parts), maxStates);
   } catch (error) {
     if (error instanceof TooManyStates || error instanceof TooManySteps)
       unsupported(
         path,
-        `${describedRules(rules)}: more than ${mostStates} states, or too many steps to find them`,
+        `${describedRules(rules)}: more than ${maxStates} states, or too many steps to find them`,
       );
     throw error;
   }

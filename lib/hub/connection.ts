@@ -6,9 +6,9 @@ import type { HubSettings } from './settings';
 const attempts = 6;
 /** The longest wait that a server may ask for. */
 const longestWait = 300_000;
-const mostRedirects = 10;
+const maxRedirects = 10;
 /** Of a page that is not a file. */
-const mostBytes = 16 * 2 ** 20;
+const maxBytes = 16 * 2 ** 20;
 
 /** A failure that may pass: a connection that is cut or cannot be made, a server that is busy. */
 export class Passing extends Error {
@@ -185,7 +185,7 @@ export class Connection {
     try {
       let url = new URL(address);
       let left = false;
-      for (let hop = 0; hop <= mostRedirects; hop++) {
+      for (let hop = 0; hop <= maxRedirects; hop++) {
         left ||= url.origin !== this.#origin;
         watch.expect(this.settings.answerTimeout);
         // The token is for the hub alone: once a redirect has left it, nobody gets it, wherever the way leads.
@@ -211,7 +211,7 @@ export class Connection {
         hops.push(response.headers);
         url = next;
       }
-      throw new Refused(`${address} redirects more than ${mostRedirects} times`);
+      throw new Refused(`${address} redirects more than ${maxRedirects} times`);
     } catch (error) {
       const failure = watch.failure(error);
       watch.end();
@@ -306,7 +306,7 @@ export async function textOf(answer: Answer): Promise<string> {
   let length = 0;
   for await (const piece of answer.pieces) {
     length += piece.length;
-    if (length > mostBytes) throw new Refused(`an answer has more than ${mostBytes} bytes`);
+    if (length > maxBytes) throw new Refused(`an answer has more than ${maxBytes} bytes`);
     pieces.push(piece);
   }
   return Buffer.concat(pieces).toString('utf8');

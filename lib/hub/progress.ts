@@ -12,7 +12,7 @@ export interface RepositoryProgress {
   revision: string;
   /** The commit that it stands for. */
   commit: string;
-  /** The licence of the model card, such as 'apache-2.0'; null where it has none. */
+  /** The license of the model card, such as 'apache-2.0'; null where it has none. */
   license: string | null;
   /** Whether its authors ask you to accept terms first, on the page `url`. */
   gated: boolean;

@@ -25,7 +25,7 @@ interface Listing {
   readonly gated: boolean;
 }
 
-/** The licence by the model card, or by the tags that the hub makes of it. */
+/** The license by the model card, or by the tags that the hub makes of it. */
 function licenseOf(json: Readonly<Record<string, unknown>>): string | null {
   const { cardData, tags } = json;
   const card: unknown = isRecord(cardData) ? (cardData['license_name'] ?? cardData['license']) : undefined;

@@ -5,7 +5,7 @@ import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
 import { adoptParameter, tensor } from '../tensor/create';
 import { dtypes, type DType, type FloatDType } from '../native/dtype';
-import { FrozenWeight, quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
+import { FrozenWeight, quantizedFormats, type QuantizedFormat } from '../tensor/frozen_weight';
 import { isRecording, temporaries } from '../tensor/scope';
 import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';
 import { alias, handleOf, Tensor, type Parameter } from '../tensor/tensor';
@@ -52,7 +52,7 @@ export interface LoRALinearOptions {
   /** Of activations and frozen weights; default: that of the weight (f16 → bf16), else f32. */
   dtype?: DType | undefined;
   /** Keeps the frozen weight in 4.5 ('nf4', 'fp4') or 8 ('int8') bits for each value, as `fromPretrained` does. Absent: as it is given. */
-  quantize?: QuantisedFormat | undefined;
+  quantize?: QuantizedFormat | undefined;
   /** Default: that of the weight, else 'cpu'. */
   device?: Device | undefined;
   /** Of what is seeded, and of the dropout; default 0. */
@@ -97,7 +97,7 @@ export class LoRALinear {
   #disposed = false;
 
   /**
-   * @throws ERR_ARGUMENT for an unknown option, a weight of the wrong shape, and one to quantise that is not finite; ERR_UNSUPPORTED for f16 on
+   * @throws ERR_ARGUMENT for an unknown option, a weight of the wrong shape, and one to quantize that is not finite; ERR_UNSUPPORTED for f16 on
    * the CPU, and where the device does not read the format for the dtype
    */
   constructor(options: LoRALinearOptions) {
@@ -116,7 +116,7 @@ export class LoRALinear {
       'seed',
     ]);
     const { quantize } = options;
-    if (quantize !== undefined) checkOneOf(op, 'quantize', quantize, quantisedFormats);
+    if (quantize !== undefined) checkOneOf(op, 'quantize', quantize, quantizedFormats);
     const { inFeatures, outFeatures, weight, bias, useRslora = false, seed = 0 } = options;
     const { r = 16, loraDropout = 0 } = options;
     const given = weight instanceof Tensor ? weight : undefined;
@@ -169,13 +169,13 @@ export class LoRALinear {
   }
 
   /** The frozen weight, and its values as calls read them. */
-  #pack(w: Tensor, quantize: QuantisedFormat | undefined): { packed: FrozenWeight; values: Tensor } {
+  #pack(w: Tensor, quantize: QuantizedFormat | undefined): { packed: FrozenWeight; values: Tensor } {
     const { dtype, device } = this;
     if (quantize === undefined) {
       const values = w.to({ dtype, device });
       return { packed: FrozenWeight.pack(values), values };
     }
-    const packed = FrozenWeight.packQuantising(op, w.to({ device }), quantize, dtype as FloatDType);
+    const packed = FrozenWeight.packQuantizing(op, w.to({ device }), quantize, dtype as FloatDType);
     return { packed, values: packed.unpack() };
   }
 

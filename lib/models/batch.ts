@@ -68,7 +68,7 @@ export interface Targets {
 }
 
 /** The rows of ids that labels belong to. */
-export interface LabelledRows {
+export interface LabeledRows {
   readonly ids: TokenRows;
   /** [batch, seq] */
   readonly shape: readonly number[];
@@ -84,7 +84,7 @@ export interface LabelledRows {
  */
 export function targetsTensor(
   labels: TokenRows,
-  { ids, shape, layout, vocab, device }: LabelledRows,
+  { ids, shape, layout, vocab, device }: LabeledRows,
 ): Targets {
   const [batch, width] = shape as [number, number];
   const length = layout?.length ?? width;

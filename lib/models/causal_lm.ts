@@ -16,7 +16,7 @@ import type { AdapterConfigInput, AdapterMethodName } from '../peft/methods';
 import type { PromptConfigInput } from '../peft/prompt';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { tidy } from '../tensor/scope';
-import type { QuantisedFormat } from '../tensor/frozen_weight';
+import type { QuantizedFormat } from '../tensor/frozen_weight';
 import type { Parameter } from '../tensor/tensor';
 import type { EvaluateOptions, Evaluation } from './evaluate';
 import { check, checkOptions, describe, refuseF16Training } from '../validate';
@@ -261,7 +261,7 @@ export class CausalLM {
    * `stochasticRounding` the weights of bf16 are the masters: 2·n bytes for both.
    *
    * @throws ERR_BUSY while adapters are loaded, a run, generation or evaluation reads the weights, or they are trainable already; ERR_ARGUMENT for a pattern
-   * that names nothing, or stochasticRounding without bf16; ERR_UNSUPPORTED for quantised weights and a model in f16; ERR_OUT_OF_MEMORY.
+   * that names nothing, or stochasticRounding without bf16; ERR_UNSUPPORTED for quantized weights and a model in f16; ERR_OUT_OF_MEMORY.
    * @example
    * const parameters = model.trainAll({ only: ['*.self_attn.*'] });
    * await new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 1e-5 }).run();
@@ -449,7 +449,7 @@ export class CausalLM {
    * earlier save it replaces the files of that model, and leaves folders; whenever the process ends, the old model is there or the new one.
    *
    * With `quantize` its matrices are written in 4 or 8 bits, in the layout of bitsandbytes, and how far that takes them is returned:
-   * ‖Q(W) − W‖ / ‖W‖ over all of them. Of a model that was loaded quantised, those are the matrices that were.
+   * ‖Q(W) − W‖ / ‖W‖ over all of them. Of a model that was loaded quantized, those are the matrices that were.
    *
    * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another adapter is merged, ERR_FILE.
    * @example
@@ -458,7 +458,7 @@ export class CausalLM {
    */
   async save(
     dir: string,
-    options: { merge?: string; quantize?: QuantisedFormat | QuantizeOptions } = {},
+    options: { merge?: string; quantize?: QuantizedFormat | QuantizeOptions } = {},
   ): Promise<SavedModel> {
     checkOptions('save', options, ['merge', 'quantize']);
     return this.#save(dir, options);
@@ -471,7 +471,7 @@ export class CausalLM {
 
   async #save(
     dir: string,
-    options: { merge?: string; quantize?: QuantisedFormat | QuantizeOptions },
+    options: { merge?: string; quantize?: QuantizedFormat | QuantizeOptions },
     run?: SaveRequest['run'],
   ): Promise<SavedModel> {
     const op = 'save';

@@ -218,7 +218,7 @@ export function* hiddenStatesByBlock(
   let x = embedding(decoder.weights.embedding, ids, 'f32');
   if (context.noise) x = addNoise(x, context.noise);
   if (context.input) x = context.input(x);
-  const shared = decoder.rope.upTo(context.past?.mostPositions ?? x.shape[1]!);
+  const shared = decoder.rope.upTo(context.past?.maxPositions ?? x.shape[1]!);
   // Views of its own, because a longer call between two blocks replaces the table.
   const table = {
     cos: rawView(shared.cos, 0, shared.cos.shape),

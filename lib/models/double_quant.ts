@@ -1,5 +1,5 @@
 /**
- * The second quantisation of QLoRA (Dettmers et al. 2023, section 3): the magnitudes of blocks minus their mean, in 8 bits, 256 of which
+ * The second quantization of QLoRA (Dettmers et al. 2023, section 3): the magnitudes of blocks minus their mean, in 8 bits, 256 of which
  * share a magnitude. All of it as bitsandbytes 0.50 computes it.
  */
 import { breathe } from '../tensor/pace';
@@ -45,7 +45,7 @@ function codeOf(u: number): number {
   return low;
 }
 
-/** Quantises the magnitudes of a matrix; a finite number each. */
+/** Quantizes the magnitudes of a matrix; a finite number each. */
 export async function nest(magnitudes: Float32Array): Promise<NestedMagnitudes> {
   const { length } = magnitudes;
   const offset = f32(magnitudes.reduce((sum, x) => sum + x, 0) / Math.max(1, length));
@@ -66,7 +66,7 @@ export async function nest(magnitudes: Float32Array): Promise<NestedMagnitudes> 
   return { codes, magnitudes: second, offset };
 }
 
-/** Magnitudes as they are after the second quantisation. */
+/** Magnitudes as they are after the second quantization. */
 export async function roundedTwice(magnitudes: Float32Array): Promise<Float32Array> {
   const nested = await nest(magnitudes);
   const rounded = new Float32Array(magnitudes.length);

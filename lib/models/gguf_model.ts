@@ -18,7 +18,7 @@ import { ggufModules, reordered, type RowOrder } from './gguf_names';
 /** The factors of Llama 3's rope. */
 const ropeFactors = 'rope_freqs.weight';
 /** Twice the longest head that is known. */
-const mostFactors = 512;
+const maxFactors = 512;
 
 /** Tensors of a file by the names and with the rows of Hugging Face's. */
 class GgufModelTensors implements ModelTensors {
@@ -178,9 +178,9 @@ export class GgufModel implements ModelFiles {
 
 async function factorsOf(values: GgufValues, tensor: GgufTensor): Promise<Float32Array> {
   const { block, shape } = tensor;
-  if (block.type !== 'F32' || shape.length !== 1 || shape[0]! > mostFactors)
+  if (block.type !== 'F32' || shape.length !== 1 || shape[0]! > maxFactors)
     values.fail(
-      `has ${ropeFactors} as ${block.type} of shape [${shape.join(', ')}]: expected at most ${mostFactors} of F32`,
+      `has ${ropeFactors} as ${block.type} of shape [${shape.join(', ')}]: expected at most ${maxFactors} of F32`,
     );
   return floatsOf({ dtype: 'F32', bytes: await tensor.read() });
 }

@@ -1,19 +1,19 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
 import { copiedBytes } from '../native/device';
 import { trainerOptions, type OptimizerName } from '../options/table';
-import { quantisedBytes } from '../tensor/frozen_weight';
+import { quantizedBytes } from '../tensor/frozen_weight';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
 import { methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';
-import { mostLogits } from '../ops/cross_entropy';
+import { maxLogits } from '../ops/cross_entropy';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isRecord } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
 import {
   allIn,
-  quantisedByConfig,
-  quantisedModules,
+  quantizedByConfig,
+  quantizedModules,
   quantizePlan,
-  type QuantisedMatrices,
+  type QuantizedMatrices,
   type QuantizeOptions,
 } from './quantize_options';
 import { blockPath, blockTable, expectedTensors, HEAD } from './tensor_table';
@@ -43,7 +43,7 @@ export interface MemoryOptions extends Pick<
   length?: number | undefined;
   /** The dtype of activations, as `fromPretrained` takes it. Default 'auto'. */
   dtype?: 'auto' | 'f32' | 'bf16' | undefined;
-  /** Quantises the matrices, as `fromPretrained` does. Default: as the files have them. */
+  /** Quantizes the matrices, as `fromPretrained` does. Default: as the files have them. */
   quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
   /** Compute each block a second time in the backward pass. Default false. */
   gradientCheckpointing?: boolean | undefined;
@@ -90,7 +90,7 @@ const stateBytes: Readonly<Record<OptimizerName, number>> = {
   sgd: 0, // by its name it has no momentum
 };
 /** As in native/backend/cpu/linear_cross_entropy.cc. */
-const [keptExponentials, fewestRows, mostRows] = [96 * 2 ** 20, 16, 512];
+const [keptExponentials, fewestRows, maxRows] = [96 * 2 ** 20, 16, 512];
 const pageTokens = 64;
 /** Of a part of a prompt, by default. */
 const prefillTokens = 256;
@@ -168,15 +168,15 @@ export function estimateMemory(
       `expected optimizer to be one of ${trainerOptions.optimizer.choices.join(', ')} but received ${describe(optimizer)}`,
   );
   const { virtualTokens, ...adapter } = adapterOf(model, options);
-  const quantised = quantisedOf(model, options.quantize);
+  const quantized = quantizedOf(model, options.quantize);
   const whole = train === 'all' && streams === undefined;
   check(
-    !whole || quantised === undefined,
+    !whole || quantized === undefined,
     op,
-    "expected no quantised weights with train: 'all', since those cannot be trained",
+    "expected no quantized weights with train: 'all', since those cannot be trained",
   );
   checkBoolean(op, 'stochasticRounding', stochasticRounding);
-  const sizes = whole ? trainedSizes(model, dtype) : sizesOf(model, dtype, quantised);
+  const sizes = whole ? trainedSizes(model, dtype) : sizesOf(model, dtype, quantized);
   check(
     !stochasticRounding || (whole && sizes.activation === 2),
     op,
@@ -225,27 +225,27 @@ function adapterOf(
   return { virtualTokens: 0, ...methodOf(choice.method).sizeAsLora(choice.config) };
 }
 
-/** The matrices that are quantised, in the files or while they are loaded. */
-function quantisedOf(
+/** The matrices that are quantized, in the files or while they are loaded. */
+function quantizedOf(
   config: ModelConfig,
   quantize: MemoryOptions['quantize'],
-): QuantisedMatrices | undefined {
+): QuantizedMatrices | undefined {
   const plan = quantizePlan(op, quantize);
-  const stored = quantisedByConfig(config);
+  const stored = quantizedByConfig(config);
   if (plan === undefined) return stored;
   check(
     stored === undefined,
     op,
-    () => `the model is quantised already (${[...new Set(stored!.values())].join(', ')}): leave quantize out`,
+    () => `the model is quantized already (${[...new Set(stored!.values())].join(', ')}): leave quantize out`,
   );
-  return allIn(plan.format, quantisedModules(op, config, plan));
+  return allIn(plan.format, quantizedModules(op, config, plan));
 }
 
 /** Bytes of the weights in memory, and of a number of the activations. */
 function sizesOf(
   config: ModelConfig,
   dtype: 'auto' | 'f32' | 'bf16',
-  quantised: QuantisedMatrices | undefined,
+  quantized: QuantizedMatrices | undefined,
 ): { weights: number; activation: number } {
   const f32 = dtype === 'auto' ? config.fileDType === 'f32' : dtype === 'f32';
   const activation = f32 ? 4 : 2;
@@ -255,8 +255,8 @@ function sizesOf(
   for (const [name, shape] of expectedTensors(config)) {
     if (shape.length !== 2) weights += product(shape) * activation;
     else {
-      const format = quantised?.get(name.replace(/\.weight$/, ''));
-      weights += format ? quantisedBytes(format, shape[0]!, shape[1]!) : product(shape) * stored;
+      const format = quantized?.get(name.replace(/\.weight$/, ''));
+      weights += format ? quantizedBytes(format, shape[0]!, shape[1]!) : product(shape) * stored;
     }
   }
   return { weights, activation };
@@ -287,7 +287,7 @@ type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
 
 /** Of the gradient of a head: logits of some rows, their gradients, those turned, and the product. See ops/cross_entropy.ts. */
 function headWorkspace({ vocabSize, hiddenSize }: ModelConfig, tokens: number, size: number): number {
-  const rows = Math.min(tokens, Math.max(1, Math.floor(mostLogits / vocabSize)));
+  const rows = Math.min(tokens, Math.max(1, Math.floor(maxLogits / vocabSize)));
   return 3 * rows * vocabSize * size + 4 * vocabSize * hiddenSize;
 }
 
@@ -360,7 +360,7 @@ function trainingParts(
     ? 4 * d * layers + block + (4 * ranks) / layers
     : block * layers + 4 * ranks;
   const row = size * config.vocabSize;
-  const rows = Math.min(tokens, Math.max(fewestRows, Math.min(mostRows, Math.floor(keptExponentials / row))));
+  const rows = Math.min(tokens, Math.max(fewestRows, Math.min(maxRows, Math.floor(keptExponentials / row))));
   const parts = {
     adapters: (rounded ? 6 : 8) * parameters,
     optimizer: stateBytes[optimizer] * parameters,

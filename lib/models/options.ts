@@ -19,8 +19,8 @@ export interface FromPretrainedOptions extends SourceOptions {
   /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType | undefined;
   /**
-   * Quantises the matrices while they are loaded: 'nf4' keeps 4.5 bits of each weight, 'int8' 8. Default: as the files have them. A base
-   * that is quantised already needs no option.
+   * Quantizes the matrices while they are loaded: 'nf4' keeps 4.5 bits of each weight, 'int8' 8. Default: as the files have them. A base
+   * that is quantized already needs no option.
    */
   quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
   /** Where weights lie and ops run; 'auto' is the best device that there is, as {@link CausalLM.device} then says. Default 'cpu'. */

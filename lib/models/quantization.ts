@@ -1,5 +1,5 @@
 /**
- * Which quantised weights are read: int8 rows, as compressed-tensors writes them (`int-quantized`, one scale per output channel), and what
+ * Which quantized weights are read: int8 rows, as compressed-tensors writes them (`int-quantized`, one scale per output channel), and what
  * bitsandbytes writes: NF4, FP4 and int8 rows. stored_matrix.ts has their tensors.
  */
 

@@ -1,4 +1,4 @@
-/** Writing a model whose matrices are quantised, as bitsandbytes does. */
+/** Writing a model whose matrices are quantized, as bitsandbytes does. */
 import { storedDType } from '../formats/dtypes';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
@@ -11,8 +11,8 @@ import { SlicedUpload } from '../tensor/slices';
 import { check, checkOptions } from '../validate';
 import { nest } from './double_quant';
 import { modelConfigOf, openModelFiles } from './model_source';
-import { quantisedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
-import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantised_planes';
+import { quantizedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
+import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantized_planes';
 import { checkNotSource, checkUnused, writeModel } from './save';
 import { EMBEDDING } from './tensor_table';
 import { checkNames, codesOf, dtypeOf } from './weights';
@@ -26,7 +26,7 @@ export interface QuantizeModelOptions extends QuantizeOptions, SourceOptions {
 }
 
 /** Gives the codes of matrices of a directory: never of more than one at once. */
-class Quantiser implements CodeSource {
+class Quantizer implements CodeSource {
   #last: Codes | undefined;
   #read = 0;
 
@@ -81,20 +81,20 @@ class Quantiser implements CodeSource {
 }
 
 /**
- * Writes a model with its matrices quantised, in the layout of bitsandbytes, which transformers loads:
+ * Writes a model with its matrices quantized, in the layout of bitsandbytes, which transformers loads:
  *
  *     W ≈ table[code] · absmax of its block of 64 values     (nf4, fp4)
  *     W ≈ q · absmax of its row / 127                        (int8)
  *
  * `CausalLM.fromPretrained(out)` gives the bits of `fromPretrained(dir, { quantize })`. Other tensors, the tokenizer and what lies beside them are copied. Besides
  * one matrix and its codes nothing is held in memory; matrices are read twice. The event loop is not blocked, and `out` appears whole or not at all.
- * transformers does not read a quantised embedding (`embedding: true`).
+ * transformers does not read a quantized embedding (`embedding: true`).
  *
  * Dettmers, Pagnoni, Holtzman, Zettlemoyer, "QLoRA: Efficient Finetuning of Quantized LLMs" (2023).
  *
  * @param source a Hugging Face directory, a GGUF file of floats, or a name of the hub
  * @param out a new or empty directory
- * @throws ERR_ARGUMENT for options, a name in `skip` that no module has, and a model that is quantised already; ERR_FILE for weights that
+ * @throws ERR_ARGUMENT for options, a name in `skip` that no module has, and a model that is quantized already; ERR_FILE for weights that
  * are not finite, and an `out` that holds something; the reason of the signal
  * @example
  * await quantizeModel('model', 'model-nf4', { format: 'nf4', doubleQuant: true });
@@ -116,35 +116,35 @@ export async function quantizeModel(
   signal?.throwIfAborted();
   const files = await openModelFiles(op, dir, { limits, signal });
   const config = await modelConfigOf(files);
-  const already = (): string => `${dir} is quantised already: expected a model of f32, bf16 or f16`;
+  const already = (): string => `${dir} is quantized already: expected a model of f32, bf16 or f16`;
   check(config.raw['quantization_config'] === undefined, op, already);
-  const quantised = quantisedModules(op, config, plan, '');
+  const quantized = quantizedModules(op, config, plan, '');
   const stored = await files.tensors();
   try {
-    const { shapes, quantised: kept } = await checkNames(stored, config, dir);
+    const { shapes, quantized: kept } = await checkNames(stored, config, dir);
     check(kept.size === 0, op, already);
-    const isQuantised = (name: string): boolean =>
-      name.endsWith('.weight') && quantised.has(name.slice(0, -'.weight'.length));
+    const isQuantized = (name: string): boolean =>
+      name.endsWith('.weight') && quantized.has(name.slice(0, -'.weight'.length));
     let total = 0;
     for (const name of shapes.keys()) {
       dtypeOf(stored, name);
-      total += (isQuantised(name) ? 2 : 1) * stored.get(name).byteLength;
+      total += (isQuantized(name) ? 2 : 1) * stored.get(name).byteLength;
     }
-    const quantiser = new Quantiser(stored, plan, total, options);
+    const quantizer = new Quantizer(stored, plan, total, options);
     try {
       const tensors = new Map<string, LateTensor>();
       for (const [name, shape] of shapes) {
-        if (isQuantised(name)) {
+        if (isQuantized(name)) {
           const matrix = shape as [number, number];
           const dtype = dtypeOf(stored, name);
-          const planes = await runUntracked(() => planesOf(quantiser, name, matrix, plan, dtype));
+          const planes = await runUntracked(() => planesOf(quantizer, name, matrix, plan, dtype));
           for (const [plane, tensor] of planes) tensors.set(plane, tensor);
-        } else tensors.set(name, copyOf(name, stored, quantiser));
+        } else tensors.set(name, copyOf(name, stored, quantizer));
       }
       const dtype = dtypeOf(stored, `${EMBEDDING}.weight`);
-      const json = { ...config.raw, quantization_config: quantizationConfig(config, plan, quantised, dtype) };
+      const json = { ...config.raw, quantization_config: quantizationConfig(config, plan, quantized, dtype) };
       const finish = async (): Promise<void> => {
-        quantiser.finish();
+        quantizer.finish();
         await stored.checkUnchanged();
         await files.checkUnchanged();
       };
@@ -152,7 +152,7 @@ export async function quantizeModel(
         writeModel(target, { source: files.dir, limits, json, tensors, op, check: finish }),
       );
     } finally {
-      quantiser.dispose();
+      quantizer.dispose();
     }
   } finally {
     await stored.close();
@@ -160,14 +160,14 @@ export async function quantizeModel(
 }
 
 /** A tensor as it stands in the source. */
-function copyOf(name: string, stored: ModelTensors, quantiser: Quantiser): LateTensor {
+function copyOf(name: string, stored: ModelTensors, quantizer: Quantizer): LateTensor {
   return {
     dtype: storedDType[dtypeOf(stored, name)],
     shape: stored.get(name).shape,
     async *parts() {
       for await (const slice of stored.get(name).slices()) {
         yield slice;
-        quantiser.advance(slice.length);
+        quantizer.advance(slice.length);
       }
     },
   };

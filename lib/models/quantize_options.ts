@@ -1,5 +1,5 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
-import { quantisedFormats, type PackedFormat, type QuantisedFormat } from '../tensor/frozen_weight';
+import { quantizedFormats, type PackedFormat, type QuantizedFormat } from '../tensor/frozen_weight';
 import {
   check,
   checkBoolean,
@@ -16,7 +16,7 @@ import { EMBEDDING, expectedTensors, HEAD } from './tensor_table';
 /** The option `quantize`. */
 export interface QuantizeOptions {
   /** 'nf4' and 'fp4' take 4.5 bits for each weight, 'int8' 8. */
-  format: QuantisedFormat;
+  format: QuantizedFormat;
   /** Modules that stay as they are: a path, or its end, as 'lm_head', 'o_proj', 'layers.0.mlp.down_proj'. */
   skip?: readonly string[] | undefined;
   /** The magnitudes of nf4's and fp4's blocks are rounded to 8 bits, as QLoRA does: files of 4.13 bits. In memory they are f32. Default false. */
@@ -39,7 +39,7 @@ export function quantizePlan(op: string, value: unknown, where = 'quantize.'): Q
   );
   checkOptions(op, options, ['format', 'skip', 'doubleQuant', 'embedding']);
   const { format, skip = [], doubleQuant = false, embedding = false } = options;
-  checkOneOf(op, `${where}format`, format, quantisedFormats);
+  checkOneOf(op, `${where}format`, format, quantizedFormats);
   check(
     isListOf(skip, (name): name is string => typeof name === 'string' && name !== ''),
     op,
@@ -57,8 +57,8 @@ export function quantizePlan(op: string, value: unknown, where = 'quantize.'): Q
 
 const endsWith = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
 
-/** The paths of the modules whose matrices are quantised. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
-export function quantisedModules(
+/** The paths of the modules whose matrices are quantized. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
+export function quantizedModules(
   op: string,
   config: ModelConfig,
   plan: QuantizePlan,
@@ -78,14 +78,14 @@ export function quantisedModules(
   return new Set(modules.filter((path) => !skipped(path)));
 }
 
-/** The formats of the matrices of a model that are quantised, by the path of their module. */
-export type QuantisedMatrices = ReadonlyMap<string, PackedFormat>;
+/** The formats of the matrices of a model that are quantized, by the path of their module. */
+export type QuantizedMatrices = ReadonlyMap<string, PackedFormat>;
 
-export const allIn = (format: QuantisedFormat, modules: Iterable<string>): QuantisedMatrices =>
+export const allIn = (format: QuantizedFormat, modules: Iterable<string>): QuantizedMatrices =>
   new Map([...modules].map((path) => [path, format]));
 
 /** Those of the files, as a GGUF file or `quantization_config` of config.json has them; undefined for a model of whole weights. */
-export function quantisedByConfig(config: ModelConfig): QuantisedMatrices | undefined {
+export function quantizedByConfig(config: ModelConfig): QuantizedMatrices | undefined {
   if (config.packed) return config.packed;
   const stated = config.raw['quantization_config'];
   if (!isRecord(stated)) return undefined;

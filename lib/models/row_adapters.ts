@@ -11,7 +11,7 @@ import { fromBytes } from '../tensor/create';
 import { isRecording, track } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 
-/** Neighbouring rows of one adapter, and the number that their dropout masks are drawn with. */
+/** Neighboring rows of one adapter, and the number that their dropout masks are drawn with. */
 interface Run {
   readonly adapter: Adapter | null;
   readonly count: number;

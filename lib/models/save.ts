@@ -25,9 +25,9 @@ import { Parameter, type Tensor } from '../tensor/tensor';
 import { listed } from '../validate';
 import type { ModelConfig } from './config';
 import { GgufModel } from './gguf_model';
-import { planesOf, quantizationConfig } from './quantised_planes';
-import { quantisedModules, type QuantizePlan } from './quantize_options';
-import { Requantiser } from './requantiser';
+import { planesOf, quantizationConfig } from './quantized_planes';
+import { quantizedModules, type QuantizePlan } from './quantize_options';
+import { Requantizer } from './requantizer';
 import { HEAD, namedWeights, type ModelWeights } from './tensor_table';
 import type { ModelDType } from './weights';
 
@@ -44,13 +44,13 @@ export interface SaveRequest {
   run?: { readonly more: ((folder: string) => Promise<void>) | undefined };
   /** Its sum with the base is written; the model in memory stays as it is. */
   merge?: Adapter;
-  /** What is written is quantised; of a base that is, the matrices that are. */
+  /** What is written is quantized; of a base that is, the matrices that are. */
   quantize?: QuantizePlan;
 }
 
 /** What `CausalLM.save` wrote. */
 export interface SavedModel {
-  /** ‖Q(W) − W‖ / ‖W‖ over all matrices that were quantised, in the Frobenius norm. */
+  /** ‖Q(W) − W‖ / ‖W‖ over all matrices that were quantized, in the Frobenius norm. */
   readonly quantizationError?: number;
 }
 
@@ -211,18 +211,18 @@ function tensorsOf({ config, weights, merge, dtype: activations }: SaveRequest):
   return { tensors, tied };
 }
 
-/** The paths of the modules that are quantised, of these tensors. */
-function quantisedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly NamedTensor[]): Set<string> {
+/** The paths of the modules that are quantized, of these tensors. */
+function quantizedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly NamedTensor[]): Set<string> {
   const pathOf = ({ name }: NamedTensor): string => name.replace(/\.weight$/, '');
   const isKept = ({ format }: NamedTensor): boolean => format !== undefined && isPacked(format);
   const kept = tensors.filter(isKept).map(pathOf);
-  const chosen = quantisedModules('save', config, plan);
+  const chosen = quantizedModules('save', config, plan);
   return kept.length === 0 ? chosen : new Set(kept.filter((path) => chosen.has(path)));
 }
 
 /**
  * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged,
- * quantised and written one by one.
+ * quantized and written one by one.
  */
 export async function saveModel(dir: string, request: SaveRequest): Promise<SavedModel> {
   const { source, limits, config, dtype, revision, run, quantize: plan } = request;
@@ -230,7 +230,7 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
   if (run) await checkNotSource(dir, source, 'save');
   else await checkTarget(toPath(dir, 'save'), source);
   const { tensors: all, tied } = tensorsOf(request);
-  const quantised = plan ? quantisedOf(config, plan, all) : new Set<string>();
+  const quantized = plan ? quantizedOf(config, plan, all) : new Set<string>();
   const json: Record<string, unknown> = { ...config.raw };
   delete json['quantization_config']; // of the base: what is written has its own
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
@@ -241,18 +241,18 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
     json['quantization_config'] = quantizationConfig(
       { ...config, tieWordEmbeddings: tied },
       plan,
-      quantised,
+      quantized,
       dtype,
     );
 
-  const requantiser = plan && new Requantiser(plan);
+  const requantizer = plan && new Requantizer(plan);
   try {
     const tensors = new Map<string, LateTensor>();
     for (const { name, device, dtype, shape, make, owned } of all) {
-      if (requantiser && quantised.has(name.replace(/\.weight$/, ''))) {
-        requantiser.add(name, make);
+      if (requantizer && quantized.has(name.replace(/\.weight$/, ''))) {
+        requantizer.add(name, make);
         const matrix = shape as [number, number];
-        const planes = await planesOf(requantiser, name, matrix, plan, dtype as FloatDType);
+        const planes = await planesOf(requantizer, name, matrix, plan, dtype as FloatDType);
         for (const [plane, tensor] of planes) tensors.set(plane, tensor);
       } else tensors.set(name, late(device, dtype, shape, make, owned));
     }
@@ -268,9 +268,9 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
       await run?.more?.(folder);
     };
     await writeModel(dir, { source, limits, json, tensors, op: 'save', check });
-    return requantiser ? { quantizationError: requantiser.error } : {};
+    return requantizer ? { quantizationError: requantizer.error } : {};
   } finally {
-    requantiser?.dispose();
+    requantizer?.dispose();
   }
 }
 

@@ -17,16 +17,16 @@ import { nestedBlock, unnested } from './double_quant';
 const op = 'from_pretrained';
 
 /** bitsandbytes writes less than 200 bytes. */
-const mostStateBytes = 65_536;
+const maxStateBytes = 65_536;
 
-/** What `FrozenWeight.packQuantised` takes: W = q·s, or blocks that hold their scales. */
-export interface QuantisedMatrix {
+/** What `FrozenWeight.packQuantized` takes: W = q·s, or blocks that hold their scales. */
+export interface QuantizedMatrix {
   readonly format: PackedFormat;
   readonly values: Uint8Array;
   readonly scales: Float32Array | null;
 }
 
-/** A tensor of a quantised matrix in a file. */
+/** A tensor of a quantized matrix in a file. */
 export interface Plane {
   readonly name: string;
   readonly dtype: 'F32' | 'I8' | 'U8';
@@ -93,7 +93,7 @@ function pythonFloat(x: number): string {
   return Number.isInteger(x) ? `${x}.0` : String(x);
 }
 
-/** The description that bitsandbytes keeps beside 4-bit codes, byte for byte. `offset`: the mean of magnitudes that are quantised too. */
+/** The description that bitsandbytes keeps beside 4-bit codes, byte for byte. `offset`: the mean of magnitudes that are quantized too. */
 export function stateOfCodes(
   format: 'nf4' | 'fp4',
   dtype: FloatDType,
@@ -115,14 +115,14 @@ export function stateOfCodes(
   return new TextEncoder().encode(`{${fields.join(', ')}}`);
 }
 
-/** A quantised matrix in a file. */
+/** A quantized matrix in a file. */
 export interface StoredMatrix {
   readonly format: PackedFormat;
   readonly shape: Shape;
   /** Every tensor that it takes, by name, with its shape. */
   readonly tensors: ReadonlyMap<string, readonly number[]>;
   /** @throws ERR_FILE for scales that are not finite */
-  read(): Promise<QuantisedMatrix>;
+  read(): Promise<QuantizedMatrix>;
 }
 
 type Shape = readonly [out: number, inside: number];
@@ -141,7 +141,7 @@ async function floatsOf(stored: ModelTensors, name: string): Promise<Float32Arra
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
-/** The scales of compressed-tensors, which have the dtype of the model that was quantised. */
+/** The scales of compressed-tensors, which have the dtype of the model that was quantized. */
 async function widenedOf(stored: ModelTensors, name: string): Promise<Float32Array> {
   const { dtype, shape } = stored.get(name);
   const float = floatOfStored(dtype);
@@ -203,7 +203,7 @@ function int8Rows(
 interface QuantState {
   readonly format: 'nf4' | 'fp4';
   readonly blocksize: number;
-  /** Of the second quantisation, that of the magnitudes of blocks. */
+  /** Of the second quantization, that of the magnitudes of blocks. */
   readonly nested?: { readonly blocksize: number; readonly offset: number };
 }
 
@@ -216,10 +216,10 @@ async function quantState(
 ): Promise<QuantState> {
   const format = file.endsWith('nf4') ? 'nf4' : 'fp4';
   const { dtype, byteLength } = stored.get(file);
-  if (dtype !== 'U8' || byteLength > mostStateBytes)
+  if (dtype !== 'U8' || byteLength > maxStateBytes)
     throw fail(
       file,
-      `is ${byteLength} bytes of ${dtype}: expected JSON as U8, of at most ${mostStateBytes} bytes`,
+      `is ${byteLength} bytes of ${dtype}: expected JSON as U8, of at most ${maxStateBytes} bytes`,
     );
   const state = parseJson(new TextDecoder().decode(await stored.get(file).read()), file);
   const expected = (what: string): LoRAError => fail(file, `lacks ${what}, as bitsandbytes writes it`);

@@ -93,7 +93,7 @@ export class TrainedBase {
 
   /**
    * Gives each tensor that is meant a master: of f32, or of bf16 where that is rounded stochastically.
-   * @throws ERR_ARGUMENT for a pattern that names none, or a model that is no bf16; ERR_UNSUPPORTED for a quantised one; ERR_OUT_OF_MEMORY, after which all
+   * @throws ERR_ARGUMENT for a pattern that names none, or a model that is no bf16; ERR_UNSUPPORTED for a quantized one; ERR_OUT_OF_MEMORY, after which all
    * is frozen.
    */
   start({ only = ['*'], stochasticRounding = false }: TrainAllOptions): Parameter[] {
@@ -112,7 +112,7 @@ export class TrainedBase {
       () => `expected only to be a list of patterns but received ${describe(only)}`,
     );
     const entries = chosen(this.config, [...namedWeights(this.config, this.weights)], only);
-    for (const entry of entries) refuseQuantised(entry);
+    for (const entry of entries) refuseQuantized(entry);
     const trained: [NamedWeight, Parameter][] = [];
     try {
       for (const entry of entries) trained.push([entry, masterOf(entry, kept)]);
@@ -158,7 +158,7 @@ function masterOf(entry: NamedWeight, kept: 'f32' | 'bf16'): Parameter {
   return parameter;
 }
 
-function refuseQuantised(entry: NamedWeight): void {
+function refuseQuantized(entry: NamedWeight): void {
   if ('tensor' in entry) return;
   const { format } = matrixOf(entry);
   if (!isPacked(format)) return;

@@ -11,12 +11,12 @@ import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
 import type { DType, FloatDType } from '../native/dtype';
-import { FrozenWeight, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
+import { FrozenWeight, scalesOf, type QuantizedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { check, listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
 import { roundedTwice } from './double_quant';
-import { quantisedModules, type QuantizePlan } from './quantize_options';
+import { quantizedModules, type QuantizePlan } from './quantize_options';
 import { storedMatrix, type StoredMatrix } from './stored_matrix';
 import {
   blockPath,
@@ -32,20 +32,20 @@ import {
 /** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
-/** Reports all missing, unexpected and misshapen tensors in one sentence. Gives the shape of each tensor, and how quantised matrices are kept. */
+/** Reports all missing, unexpected and misshapen tensors in one sentence. Gives the shape of each tensor, and how quantized matrices are kept. */
 export async function checkNames(
   stored: ModelTensors,
   config: ModelConfig,
   dir: string,
-): Promise<{ shapes: Map<string, readonly number[]>; quantised: Map<string, StoredMatrix> }> {
+): Promise<{ shapes: Map<string, readonly number[]>; quantized: Map<string, StoredMatrix> }> {
   const shapes = expectedTensors(config);
   const names = new Set(stored.names);
-  const quantised = new Map<string, StoredMatrix>();
+  const quantized = new Map<string, StoredMatrix>();
   for (const [name, shape] of [...shapes]) {
     if (shape.length !== 2) continue;
     const kept = await storedMatrix(stored, names, name, shape as [number, number]);
     if (kept === undefined) continue;
-    quantised.set(name, kept);
+    quantized.set(name, kept);
     for (const [plane, planeShape] of kept.tensors) shapes.set(plane, planeShape);
   }
   const own = (name: string): string => stored.nameInFile(name);
@@ -67,7 +67,7 @@ export async function checkNames(
     throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, {
       op: 'from_pretrained',
     });
-  return { shapes, quantised };
+  return { shapes, quantized };
 }
 
 /** The floats that a tensor of a file is of. @throws ERR_UNSUPPORTED for other elements. */
@@ -87,9 +87,9 @@ export function dtypeOf(stored: ModelTensors, name: string): FloatDType {
 function checkElements(
   stored: ModelTensors,
   shapes: ReadonlyMap<string, readonly number[]>,
-  quantised: ReadonlyMap<string, StoredMatrix>,
+  quantized: ReadonlyMap<string, StoredMatrix>,
 ): void {
-  const planes = new Set([...quantised.values()].flatMap(({ tensors }) => [...tensors.keys()]));
+  const planes = new Set([...quantized.values()].flatMap(({ tensors }) => [...tensors.keys()]));
   for (const name of shapes.keys()) if (!planes.has(name)) dtypeOf(stored, name);
 }
 
@@ -114,8 +114,8 @@ class WeightLoader {
     private readonly stored: ModelTensors,
     private readonly shapes: ReadonlyMap<string, readonly number[]>,
     private readonly kept: ReadonlyMap<string, StoredMatrix>,
-    /** Names of the matrices that are quantised here. */
-    private readonly quantised: ReadonlySet<string>,
+    /** Names of the matrices that are quantized here. */
+    private readonly quantized: ReadonlySet<string>,
     private readonly dtype: ModelDType,
     private readonly options: LoadOptions,
   ) {
@@ -166,7 +166,7 @@ class WeightLoader {
 
   async matrix(name: string): Promise<FrozenWeight> {
     const kept = this.kept.get(name);
-    const weight = await (kept === undefined ? this.#ofFloats(name) : this.#ofQuantised(name, kept));
+    const weight = await (kept === undefined ? this.#ofFloats(name) : this.#ofQuantized(name, kept));
     this.#made.push(weight);
     this.#packed = binding().synchronize(nativeDevice(this.options.device));
     this.#packed.catch(() => undefined); // it is awaited later
@@ -177,8 +177,8 @@ class WeightLoader {
   async #ofFloats(name: string): Promise<FrozenWeight> {
     const { device, quantize } = this.options;
     const stored = dtypeOf(this.stored, name);
-    const quantised = quantize !== undefined && this.quantised.has(name);
-    if (quantised) return quantisedWeight(name, await this.#load(name, stored), quantize, this.dtype);
+    const quantized = quantize !== undefined && this.quantized.has(name);
+    if (quantized) return quantizedWeight(name, await this.#load(name, stored), quantize, this.dtype);
     const x = await this.#load(name, FrozenWeight.keptDType(stored, this.dtype, device));
     try {
       return FrozenWeight.pack(x, this.dtype);
@@ -187,13 +187,13 @@ class WeightLoader {
     }
   }
 
-  async #ofQuantised(name: string, kept: StoredMatrix): Promise<FrozenWeight> {
+  async #ofQuantized(name: string, kept: StoredMatrix): Promise<FrozenWeight> {
     const { format, values, scales } = await kept.read();
     await this.#packed;
     this.options.signal?.throwIfAborted();
     for (const plane of kept.tensors.keys()) this.#loaded += this.stored.get(plane).byteLength;
     const { shape } = kept;
-    return FrozenWeight.packQuantised(format, values, scales, shape, this.dtype, this.options.device);
+    return FrozenWeight.packQuantized(format, values, scales, shape, this.dtype, this.options.device);
   }
 }
 
@@ -202,16 +202,16 @@ export async function codesOf(
   op: string,
   name: string,
   x: Tensor,
-  format: QuantisedFormat,
+  format: QuantizedFormat,
 ): Promise<{ values: NativeTensor; magnitudes: Float32Array }> {
-  const { values, magnitudes } = FrozenWeight.quantise(x, format);
+  const { values, magnitudes } = FrozenWeight.quantize(x, format);
   try {
     const found = new Float32Array(await binding().read(magnitudes));
     const bad = found.findIndex((magnitude) => !Number.isFinite(magnitude));
     if (bad >= 0)
       throw new LoRAError(
         'ERR_FILE',
-        `[${op}] expected finite weights to quantise but received NaN or an infinity in ${name}`,
+        `[${op}] expected finite weights to quantize but received NaN or an infinity in ${name}`,
         { op },
       );
     return { values, magnitudes: found };
@@ -223,8 +223,8 @@ export async function codesOf(
   }
 }
 
-/** Quantises a matrix on its device. The floats are given back before the codes are packed, so that the two copies of the codes take no more than they did. */
-async function quantisedWeight(
+/** Quantizes a matrix on its device. The floats are given back before the codes are packed, so that the two copies of the codes take no more than they did. */
+async function quantizedWeight(
   name: string,
   x: Tensor,
   { format, doubleQuant }: QuantizePlan,
@@ -237,7 +237,7 @@ async function quantisedWeight(
   binding().trim(nativeDevice(device));
   try {
     const scales = scalesOf(format, doubleQuant ? await roundedTwice(found) : found);
-    return FrozenWeight.packQuantised(format, values, scales, shape as [number, number], dtype, device);
+    return FrozenWeight.packQuantized(format, values, scales, shape as [number, number], dtype, device);
   } finally {
     binding().release(values);
     binding().trim(nativeDevice(device));
@@ -245,7 +245,7 @@ async function quantisedWeight(
 }
 
 /**
- * Reads the weights of a model in slices, converts or quantises them on the way, and packs the matrices once:
+ * Reads the weights of a model in slices, converts or quantizes them on the way, and packs the matrices once:
  * besides the weights there is never more than one tensor and a slice in memory. The largest come first, while little else
  * is there. 'auto' keeps the dtype of the files, f16 becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
@@ -259,15 +259,15 @@ export async function loadWeights(
   const stored = await files.tensors();
   let loader: WeightLoader | undefined;
   try {
-    const { shapes, quantised } = await checkNames(stored, config, dir);
-    checkElements(stored, shapes, quantised);
-    const dtype = options.dtype === 'auto' ? activationsOf(stored, config, quantised) : options.dtype;
-    for (const format of new Set([...quantised.values()].map((matrix) => matrix.format)))
+    const { shapes, quantized } = await checkNames(stored, config, dir);
+    checkElements(stored, shapes, quantized);
+    const dtype = options.dtype === 'auto' ? activationsOf(stored, config, quantized) : options.dtype;
+    for (const format of new Set([...quantized.values()].map((matrix) => matrix.format)))
       FrozenWeight.checkReads('from_pretrained', format, dtype, device);
     const chosen = quantize
-      ? checkQuantize(dir, config, quantize, { quantised, dtype, device })
+      ? checkQuantize(dir, config, quantize, { quantized, dtype, device })
       : new Set<string>();
-    loader = new WeightLoader(stored, shapes, quantised, chosen, dtype, options);
+    loader = new WeightLoader(stored, shapes, quantized, chosen, dtype, options);
     const embedding = await loader.matrix(`${EMBEDDING}.weight`);
     const head = new Linear(
       HEAD,
@@ -310,27 +310,27 @@ export async function loadWeights(
 function activationsOf(
   stored: ModelTensors,
   config: ModelConfig,
-  quantised: ReadonlyMap<string, StoredMatrix>,
+  quantized: ReadonlyMap<string, StoredMatrix>,
 ): ModelDType {
   const name = `${EMBEDDING}.weight`;
-  const found = quantised.has(name) ? config.fileDType : dtypeOf(stored, name);
+  const found = quantized.has(name) ? config.fileDType : dtypeOf(stored, name);
   return found === 'f32' ? 'f32' : 'bf16';
 }
 
-/** The names of the matrices that are quantised. */
+/** The names of the matrices that are quantized. */
 function checkQuantize(
   dir: string,
   config: ModelConfig,
   plan: QuantizePlan,
   {
-    quantised,
+    quantized,
     dtype,
     device,
-  }: { quantised: ReadonlyMap<string, StoredMatrix>; dtype: ModelDType; device: Device },
+  }: { quantized: ReadonlyMap<string, StoredMatrix>; dtype: ModelDType; device: Device },
 ): Set<string> {
   const op = 'from_pretrained';
-  const [first] = quantised.values();
-  check(first === undefined, op, () => `${dir} is quantised already (${first!.format}): leave quantize out`);
+  const [first] = quantized.values();
+  check(first === undefined, op, () => `${dir} is quantized already (${first!.format}): leave quantize out`);
   FrozenWeight.checkReads(op, plan.format, dtype, device);
-  return new Set([...quantisedModules(op, config, plan)].map((path) => `${path}.weight`));
+  return new Set([...quantizedModules(op, config, plan)].map((path) => `${path}.weight`));
 }

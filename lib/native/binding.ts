@@ -138,7 +138,7 @@ export interface NativeBinding extends OpFunctions {
   roomInQueue(device: NativeDevice): Promise<void> | null;
 
   // Storage.
-  /** Takes uninitialised memory. */
+  /** Takes uninitialized memory. */
   alloc(device: NativeDevice, dtype: DType, shape: readonly number[]): NativeTensor;
   /** The bytes are copied before the call returns. */
   fromBytes(

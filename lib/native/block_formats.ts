@@ -3,7 +3,7 @@
 interface BlockLayout {
   /** The number of the type in a GGUF file. */
   readonly type: number;
-  /** Neighbouring values of a row that are in a block, and its bytes. */
+  /** Neighboring values of a row that are in a block, and its bytes. */
   readonly values: number;
   readonly bytes: number;
 }

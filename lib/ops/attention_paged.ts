@@ -41,7 +41,7 @@ export interface Past {
   /** Tokens of each sequence, those of the call included, [b] i32. */
   readonly lengths: Tensor;
   /** More than any position. */
-  readonly mostPositions: number;
+  readonly maxPositions: number;
   /** A part of one prompt, or one token of each sequence. */
   readonly phase: 'prefill' | 'decode';
 }

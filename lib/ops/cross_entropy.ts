@@ -63,7 +63,7 @@ export function crossEntropyOf(logits: Tensor, labels: Labels, options: CrossEnt
 }
 
 /** Logits whose gradient is held at once, where the matrix is trained. */
-export const mostLogits = 2 ** 24;
+export const maxLogits = 2 ** 24;
 
 /**
  * Adds g·dlogitsᵀ·hidden to `dw` [vocab, dim], or begins it: dlogits = softmax(hidden·Wᵀ) − onehot, computed once more for some rows at a time.
@@ -75,7 +75,7 @@ function matrixGradient(
 ): Tensor {
   const { rows: vocab, cols, device } = weight;
   const [n] = hidden.shape as [number];
-  const most = Math.max(1, Math.floor(mostLogits / vocab));
+  const most = Math.max(1, Math.floor(maxLogits / vocab));
   let sum = dw;
   for (let from = 0; from < n; from += most) {
     const count = Math.min(most, n - from);

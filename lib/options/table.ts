@@ -1,5 +1,5 @@
 /** The options, by what takes them. A row without `help` is for programs alone. */
-import { quantisedFormats } from '../tensor/frozen_weight';
+import { quantizedFormats } from '../tensor/frozen_weight';
 import type { Option, Options } from './option';
 
 /** How a model is loaded. */
@@ -20,7 +20,7 @@ export const modelOptions = {
   quantize: {
     type: 'string',
     value: 'NAME',
-    choices: quantisedFormats,
+    choices: quantizedFormats,
     help: 'keep weights in 4 or 8 bits',
     defaultText: 'as they are',
   },

@@ -86,7 +86,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     this.trainable = source.trainable;
   }
 
-  /** @internal A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from streams of its own. */
+  /** @internal A new adapter, initialized as PEFT's init_lora_weights says; every layer draws from streams of its own. */
   static create(source: AdapterSource, base: AdaptedBase): Adapter {
     const adapter = new Adapter(source);
     const { config, seed, device } = source;

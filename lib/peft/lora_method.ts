@@ -56,7 +56,7 @@ export const lora: AdapterMethod<LoRAConfig> = {
   canonicalKey: (key) => (key.endsWith(magnitude) ? key.slice(0, -'.weight'.length) : key),
 
   facts({ r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave }) {
-    const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilised'] : [])];
+    const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilized'] : [])];
     return [
       ['Rank', String(r)],
       ['Alpha', String(loraAlpha)],

@@ -43,7 +43,7 @@ function tokensAfter(
 ): number {
   const { maxTokens, promptField } = plan;
   const context = model.config.maxPositionEmbeddings;
-  const room = Math.min(context, model.engineStats().mostTokens) - virtual;
+  const room = Math.min(context, model.engineStats().maxTokens) - virtual;
   const wanted = maxTokens ?? 0;
   if (length < room && length + wanted <= room)
     return maxTokens ?? Math.min(settings.defaultMaxNewTokens, room - length);

@@ -40,7 +40,7 @@ export class ApiError extends Error {
 export const invalid = (message: string, param?: string, code?: string): ApiError =>
   new ApiError(400, message, { param, code });
 
-/** A field of OpenAI's API that this server cannot honour: to ignore it would give another answer than was asked for. */
+/** A field of OpenAI's API that this server cannot honor: to ignore it would give another answer than was asked for. */
 export const unsupported = (param: string, why: string): ApiError =>
   new ApiError(400, `${param} is not supported here: ${why}`, { param, code: 'unsupported_parameter' });
 

@@ -24,7 +24,7 @@ const closing = { connection: 'close' };
  * Bytes of a body that is refused which are read all the same: a client that still writes when the connection closes does not hear why. Beyond
  * them it is closed.
  */
-const mostDiscarded = 64 * 2 ** 20;
+const maxDiscarded = 64 * 2 ** 20;
 
 const tooLarge = (most: number): ApiError =>
   new ApiError(413, `expected a body of at most ${most} bytes`, {
@@ -84,7 +84,7 @@ function readBytes(
       if (!refusal) pieces.push(piece);
       else pieces.length = 0;
       if (!refusal) held.take(piece.length); // which may refuse it
-      if (bytes > maxBodyBytes + mostDiscarded) end(refusal);
+      if (bytes > maxBodyBytes + maxDiscarded) end(refusal);
     };
     const unwanted = (): void => {
       refusal ??= signal.reason as Error;

@@ -6,9 +6,9 @@ const [quote, backslash, openList, closeList, openObject, closeObject, colon, co
   Buffer.from('"\\[]{}:,');
 
 /** Most keys, lists and objects, each of which costs the parser up to a microsecond. */
-const mostKeys = 2 ** 15;
+const maxKeys = 2 ** 15;
 /** Most commas, which stand between items and cost a twentieth of it: the ids of long prompts are such items. */
-const mostItems = 2 ** 19;
+const maxItems = 2 ** 19;
 /** The body for which these are made; they grow with a larger one. */
 const usualBytes = 4 * 2 ** 20;
 
@@ -17,8 +17,8 @@ const usualBytes = 4 * 2 ** 20;
  * a second for millions of them, and holds the event loop meanwhile. What is no JSON is for the parser to tell.
  */
 export class BodyScan {
-  readonly #mostKeys: number;
-  readonly #mostItems: number;
+  readonly #maxKeys: number;
+  readonly #maxItems: number;
   #depth = 0;
   #keys = 0;
   #items = 0;
@@ -28,8 +28,8 @@ export class BodyScan {
 
   constructor(maxBodyBytes: number) {
     const times = Math.max(1, maxBodyBytes / usualBytes);
-    this.#mostKeys = Math.floor(mostKeys * times);
-    this.#mostItems = Math.floor(mostItems * times);
+    this.#maxKeys = Math.floor(maxKeys * times);
+    this.#maxItems = Math.floor(maxItems * times);
   }
 
   /** Why the body is refused, once that is known: nothing after it is looked at. */
@@ -58,8 +58,8 @@ export class BodyScan {
     }
     this.#inString = inString;
     this.#escaped = escaped;
-    if (this.#keys > this.#mostKeys) this.#refuseCount(this.#mostKeys, 'keys, lists and objects');
-    else if (this.#items > this.#mostItems) this.#refuseCount(this.#mostItems, 'items in lists and objects');
+    if (this.#keys > this.#maxKeys) this.#refuseCount(this.#maxKeys, 'keys, lists and objects');
+    else if (this.#items > this.#maxItems) this.#refuseCount(this.#maxItems, 'items in lists and objects');
   }
 
   #refuseDepth(): void {

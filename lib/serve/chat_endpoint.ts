@@ -107,11 +107,11 @@ const openingFields = (requested: RequestedTools | undefined): TemplateFields =>
         opening: requested.schema === undefined ? '' : openingOf[requested.format],
       };
 
-const finderOf = ({ format, names, schema, named, mostCalls }: RequestedTools): CallFinder => ({
+const finderOf = ({ format, names, schema, named, maxCalls }: RequestedTools): CallFinder => ({
   parser: () => callParser(format, names, schema !== undefined),
   // As OpenAI's API has it: a function that the request names is what the text was to be.
   finishReason: named ? 'stop' : 'tool_calls',
-  mostCalls,
+  maxCalls,
 });
 
 function refuseModalities(fields: Fields): void {

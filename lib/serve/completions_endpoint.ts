@@ -12,7 +12,7 @@ import type { Call } from './service';
 /** What OpenAI's API gives where nothing is said. */
 const defaultMaxTokens = 16;
 /** Most texts of one request. */
-const mostTexts = 128;
+const maxTexts = 128;
 
 const refused = {
   suffix: 'the model continues texts, and fills no gaps',
@@ -49,9 +49,9 @@ export async function completions(call: Call, fields: Fields): Promise<void> {
   const sampling = samplingFields(fields);
   if ((integerField(fields, 'best_of', { least: 1 }) ?? sampling.n) !== sampling.n)
     throw unsupported('best_of', 'all texts are returned: ask for n');
-  if (prompts.length * sampling.n > mostTexts)
+  if (prompts.length * sampling.n > maxTexts)
     throw invalid(
-      `expected at most ${mostTexts} texts but received ${prompts.length} prompts with n ${sampling.n}`,
+      `expected at most ${maxTexts} texts but received ${prompts.length} prompts with n ${sampling.n}`,
       'prompt',
     );
   if (settings.logPrompts) call.exchange.facts.prompt = prompts;

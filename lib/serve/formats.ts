@@ -49,19 +49,19 @@ export interface CallFinder {
   readonly parser: () => CallParser;
   /** The reason of a text that has calls. */
   readonly finishReason: 'tool_calls' | 'stop';
-  readonly mostCalls: number;
+  readonly maxCalls: number;
 }
 
-/** The calls of one text, of which the first `mostCalls` are given. */
+/** The calls of one text, of which the first `maxCalls` are given. */
 class FoundCalls {
   readonly #parser: CallParser;
   readonly #most: number;
   /** How many calls the text has so far. */
   count = 0;
 
-  constructor({ parser, mostCalls }: CallFinder) {
+  constructor({ parser, maxCalls }: CallFinder) {
     this.#parser = parser();
-    this.#most = mostCalls;
+    this.#most = maxCalls;
   }
 
   push(text: string): ParsedPiece {

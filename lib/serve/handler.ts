@@ -176,9 +176,9 @@ export class Handler {
 }
 
 /** Most characters of a text that a client has sent, in a line of the log. */
-const mostLogged = 1024;
+const maxLogged = 1024;
 
-const logged = (text: string): string => (text.length > mostLogged ? `${text.slice(0, mostLogged)}…` : text);
+const logged = (text: string): string => (text.length > maxLogged ? `${text.slice(0, maxLogged)}…` : text);
 
 /** The path of an endpoint; undefined for one that there is not. */
 function servedPath(path: string): string | undefined {
@@ -216,7 +216,7 @@ function checkPair(request: unknown, response: unknown): void {
 /**
  * Serves a model and its adapters with OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, and beside it /tokenize,
  * /detokenize and /health. The `model` of a request is the name of the base or of an adapter; requests with different adapters are
- * computed together. Fields that are not known are ignored, fields that cannot be honoured are refused by name.
+ * computed together. Fields that are not known are ignored, fields that cannot be honored are refused by name.
  *
  * The handler is a listener for node:http. It reads bodies of bounded size, lets clients take turns, ends a request whose client has
  * left, and waits for slow readers; the time for headers and the number of connections are the server's to bound

@@ -12,12 +12,12 @@ interface PromptOf {
 }
 
 /** Most characters that ids within the context spell. */
-const mostCharacters = ({ model }: Service): number =>
+const maxCharacters = ({ model }: Service): number =>
   model.config.maxPositionEmbeddings * model.tokenizer.longestToken;
 
 /** @throws 400 for a text that no ids within the context spell: to encode 4 MB takes seconds. */
 export function checkCharacters(service: Service, text: string, field: string): void {
-  if (text.length <= mostCharacters(service)) return;
+  if (text.length <= maxCharacters(service)) return;
   const { tokenizer, config } = service.model;
   const { longestToken } = tokenizer;
   const context = config.maxPositionEmbeddings;
@@ -70,7 +70,7 @@ export async function checkConversation(
   messages: readonly ChatMessage[],
   fields: TemplateFields & { readonly signal: AbortSignal },
 ): Promise<void> {
-  if (body.bytes > mostCharacters(service))
+  if (body.bytes > maxCharacters(service))
     await service.inTurn(client, fields.signal, () => chatText(service, messages, fields));
 }
 

@@ -69,7 +69,7 @@ export function checkServedName(op: string, name: string): void {
 }
 
 /** Requests may not fill the memory with names. */
-const mostEntries = 10_000;
+const maxEntries = 10_000;
 
 /** An adapter that is wanted is freed of streams that nobody reads after this part of the time that they have otherwise. */
 const wantedShare = 1 / 12;
@@ -143,8 +143,8 @@ export class ServedAdapters {
    */
   async registerFrom(path: string, name: string): Promise<Entry> {
     const { path: found } = await this.#folder!.locate(path);
-    if (this.#entries.size >= mostEntries)
-      throw new ApiError(400, `there are ${mostEntries} adapters already`, { param: 'lora_name' });
+    if (this.#entries.size >= maxEntries)
+      throw new ApiError(400, `there are ${maxEntries} adapters already`, { param: 'lora_name' });
     return this.#add(name, found, this.#folder);
   }
 
@@ -159,7 +159,7 @@ export class ServedAdapters {
   unload(name: string): void {
     this.unregister(name);
     this.#unloaded.add(name);
-    if (this.#unloaded.size > mostEntries) this.#unloaded.delete([...this.#unloaded.keys()][0]!);
+    if (this.#unloaded.size > maxEntries) this.#unloaded.delete([...this.#unloaded.keys()][0]!);
   }
 
   #add(name: string, path: string, folder?: AdapterFolder): Entry {

@@ -14,7 +14,7 @@ import { toolFormatOf, type ToolFormat } from './tool_calls';
  * Clients whose texts become ids, or ids texts, at once. Each takes a slice of the event loop in its turn, so a fifth one would make all gaps
  * longer; one client has one such text at a time, so that its others wait for it alone.
  */
-const mostEncoding = 4;
+const maxEncoding = 4;
 
 export class Service {
   /** Requests that generate. */
@@ -34,7 +34,7 @@ export class Service {
     this.waitingBytes = new WaitingBytes(settings.maxWaitingBytes);
     // Those that have a place of the first queue are not refused in this one.
     const maxQueued = settings.maxQueued + settings.maxRunning;
-    this.#encoding = new FairQueue({ maxRunning: mostEncoding, maxPerClient: 1, maxQueued });
+    this.#encoding = new FairQueue({ maxRunning: maxEncoding, maxPerClient: 1, maxQueued });
     this.clients = new Clients(settings.apiKeys, settings.op);
     this.adapters = new ServedAdapters(model, settings.modelName, settings);
     for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);

@@ -20,7 +20,7 @@ export interface CompletionLogprobs {
 }
 
 /** Texts that are kept: the likeliest tokens are the same ones again and again. */
-const mostKept = 4096;
+const maxKept = 4096;
 
 export class TokenTexts {
   readonly #tokenizer: Tokenizer;
@@ -36,7 +36,7 @@ export class TokenTexts {
     if (known !== undefined) return known;
     const one = this.#tokenizer.decode([id]);
     const text = this.#tokenizer.decode([id, id]).slice(one.length);
-    if (this.#known.size >= mostKept) this.#known.clear();
+    if (this.#known.size >= maxKept) this.#known.clear();
     this.#known.set(id, text);
     return text;
   }

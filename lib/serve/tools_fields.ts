@@ -16,10 +16,10 @@ export interface RequestedTools {
   /** Whether the request names the function, after whose call OpenAI's API says 'stop'. */
   readonly named: boolean;
   /** Most calls of an answer. */
-  readonly mostCalls: number;
+  readonly maxCalls: number;
 }
 
-const mostTools = 128;
+const maxTools = 128;
 
 interface Declared {
   readonly name: string;
@@ -88,8 +88,8 @@ export function toolsFields(
   if (given.length === 0 && choice !== 'auto' && choice !== 'none')
     throw invalid('tool_choice is for requests with tools', 'tool_choice');
   if (given.length === 0) return undefined;
-  if (given.length > mostTools)
-    throw invalid(`expected at most ${mostTools} tools but received ${given.length}`, 'tools');
+  if (given.length > maxTools)
+    throw invalid(`expected at most ${maxTools} tools but received ${given.length}`, 'tools');
   const functions = given.map((one, i) => declared(one, `tool ${i + 1}`));
   const chosen = chosenOf(choice, functions);
   if (choice === 'none') return undefined;
@@ -104,7 +104,7 @@ export function toolsFields(
     names: new Set(functions.map(({ name }) => name)),
     schema: chosen && callSchema(chosen, known),
     named: chosen !== undefined && choice !== 'required',
-    mostCalls: booleanField(fields, 'parallel_tool_calls') === false ? 1 : Infinity,
+    maxCalls: booleanField(fields, 'parallel_tool_calls') === false ? 1 : Infinity,
   };
 }
 

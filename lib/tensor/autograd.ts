@@ -163,7 +163,7 @@ function endUse(last: Node): void {
   }
 }
 
-/** Drops what a node holds; backward === null is how a second backward() recognises it. */
+/** Drops what a node holds; backward === null is how a second backward() recognizes it. */
 function free(node: Node): void {
   node.backward = null;
   node.first = null;

@@ -12,23 +12,23 @@ import { computed, runDetached } from './scope';
 import { type Parameter, type Tensor, wrap } from './tensor';
 import { check, shapeText } from '../validate';
 
-export type QuantisedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
+export type QuantizedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
 
 /** Formats that matrices are kept in as a file has them: those, and GGUF's blocks. */
-export type PackedFormat = QuantisedFormat | BlockFormat;
+export type PackedFormat = QuantizedFormat | BlockFormat;
 
-/** Formats that weights can be quantised to. */
-export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantisedFormat[];
+/** Formats that weights can be quantized to. */
+export const quantizedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantizedFormat[];
 
 /** The scale of int8 values of a row whose largest magnitude this is. */
 export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude * Math.fround(1 / 127));
 
 /** Whether a weight is kept in a format whose values are computed from what is stored. */
 export const isPacked = (format: FloatDType | PackedFormat): format is PackedFormat =>
-  isBlockFormat(format) || (quantisedFormats as readonly string[]).includes(format);
+  isBlockFormat(format) || (quantizedFormats as readonly string[]).includes(format);
 
-/** Bytes of a quantised matrix in memory: its codes, and its scales in f32; or its blocks. */
-export function quantisedBytes(format: PackedFormat, rows: number, cols: number): number {
+/** Bytes of a quantized matrix in memory: its codes, and its scales in f32; or its blocks. */
+export function quantizedBytes(format: PackedFormat, rows: number, cols: number): number {
   if (isBlockFormat(format)) return blockBytes(format, rows, cols);
   if (format === 'int8') return rows * cols + 4 * rows;
   return Math.ceil((rows * cols) / 2) + 4 * Math.ceil((rows * cols) / blockValues);
@@ -38,7 +38,7 @@ export function quantisedBytes(format: PackedFormat, rows: number, cols: number)
 export const blockValues = 64;
 
 /** The scales of values with these largest magnitudes, in the place of which they are written. */
-export function scalesOf(format: QuantisedFormat, magnitudes: Float32Array): Float32Array {
+export function scalesOf(format: QuantizedFormat, magnitudes: Float32Array): Float32Array {
   if (format === 'int8') magnitudes.forEach((x, row) => (magnitudes[row] = scaleOfInt8(x)));
   return magnitudes;
 }
@@ -154,7 +154,7 @@ export class FrozenWeight {
    * @throws ERR_ARGUMENT for other sizes, among them rows that are not whole blocks; ERR_UNSUPPORTED where the device does not read the
    * format.
    */
-  static packQuantised(
+  static packQuantized(
     format: PackedFormat,
     values: Uint8Array | NativeTensor,
     scales: Float32Array | null,
@@ -185,12 +185,12 @@ export class FrozenWeight {
   }
 
   /**
-   * The values of a row-major matrix in a format with scales, as packQuantised takes them, and the largest magnitude of each group of values
+   * The values of a row-major matrix in a format with scales, as packQuantized takes them, and the largest magnitude of each group of values
    * that share a scale: NaN where one of them is not finite. The caller releases both.
    */
-  static quantise(
+  static quantize(
     rowMajor: Tensor,
-    format: QuantisedFormat,
+    format: QuantizedFormat,
   ): { values: NativeTensor; magnitudes: NativeTensor } {
     checkFloat('quantize', rowMajor, 'the matrix');
     const [values, magnitudes] = call().quantize(rowMajor.handle, format);
@@ -198,28 +198,28 @@ export class FrozenWeight {
   }
 
   /**
-   * Quantises a row-major matrix and packs the result for activations of `dtype`. Waits for the magnitudes.
+   * Quantizes a row-major matrix and packs the result for activations of `dtype`. Waits for the magnitudes.
    *
-   * @throws ERR_UNSUPPORTED as packQuantised; ERR_ARGUMENT for values that are not finite.
+   * @throws ERR_UNSUPPORTED as packQuantized; ERR_ARGUMENT for values that are not finite.
    */
-  static packQuantising(
+  static packQuantizing(
     op: string,
     rowMajor: Tensor,
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     dtype: FloatDType,
   ): FrozenWeight {
     const { device, shape } = rowMajor;
     FrozenWeight.checkReads(op, format, dtype, device);
-    const { values, magnitudes } = FrozenWeight.quantise(rowMajor, format);
+    const { values, magnitudes } = FrozenWeight.quantize(rowMajor, format);
     try {
       const found = new Float32Array(binding().readSync(magnitudes));
       check(
         found.every(Number.isFinite),
         op,
-        'expected finite weights to quantise but received NaN or an infinity',
+        'expected finite weights to quantize but received NaN or an infinity',
       );
       const scales = scalesOf(format, found);
-      return FrozenWeight.packQuantised(format, values, scales, shape as [number, number], dtype, device);
+      return FrozenWeight.packQuantized(format, values, scales, shape as [number, number], dtype, device);
     } finally {
       binding().release(values);
       binding().release(magnitudes);

@@ -27,7 +27,7 @@ export function rawCast(x: Tensor, dtype: DType): Tensor {
   return rawUnary('copy', 1, x, dtype);
 }
 
-/** Takes uninitialised memory. */
+/** Takes uninitialized memory. */
 export function rawEmpty(shape: readonly number[], dtype: DType, device: Device): Tensor {
   return wrap(binding().alloc(nativeDevice(device), dtype, shape), dtype, shape, device);
 }

@@ -74,7 +74,7 @@ export function* bpeSteps(model: Model, word: string): Generator<void, string[],
   }
   const count = parts.length;
   if (model.end_of_word_suffix) parts[count - 1] += model.end_of_word_suffix;
-  // Places of the neighbours; a part that was merged into the one before it has the length 0.
+  // Places of the neighbors; a part that was merged into the one before it has the length 0.
   const next = new Int32Array(count);
   const previous = new Int32Array(count);
   const heap = new Heap();

@@ -182,7 +182,7 @@ function* known(model: Model, parts: readonly string[]): Generator<void, string[
   return tokens;
 }
 
-/** Neighbours that are unknown become one. */
+/** Neighbors that are unknown become one. */
 function fused(tokens: readonly string[], model: Model): string[] {
   const idOf = (token: string): number | undefined => model.tokens_to_ids.get(token);
   const unknown = (token: string): boolean => (idOf(token) ?? model.unk_token_id) === model.unk_token_id;

@@ -10,7 +10,7 @@ export interface PreTokenizerKind {
   readonly aliases?: readonly string[];
   /** The steps of the pre_tokenizer. */
   readonly parts: readonly object[];
-  /** Whether texts are normalised before. */
+  /** Whether texts are normalized before. */
   readonly nfc: boolean;
   /** Whether a word that is a token is not divided, whatever the merges say; and whether texts begin with BOS where a file does not say. */
   readonly wholeWords?: true;

@@ -11,9 +11,9 @@ const key = (name: string): string => `tokenizer.ggml.${name}`;
 type Json = Record<string, unknown>;
 
 /** The longest piece of SentencePiece's. */
-const mostCharacters = 256;
+const maxCharacters = 256;
 /** How often pieces may begin with other ones: each time is a way to divide one. In SmolLM2's vocabulary it is four times for each piece. */
-const mostDivisions = 2 ** 22;
+const maxDivisions = 2 ** 22;
 /** An id that stands for none. */
 const noId = 2 ** 32 - 1;
 
@@ -90,8 +90,8 @@ function* mergesOf(values: GgufValues, tokens: readonly Token[]): Generator<void
   for (const { text, type, id } of tokens) if (type === tokenTypes.normal) ids.set(text, id);
   for (const [text, token] of ids) {
     if (Number.isNaN(scores[token])) values.fail(`has the score NaN for token ${token}`);
-    if (text.length > mostCharacters)
-      values.fail(`has a token of ${text.length} characters, ${token}: ${mostCharacters} are read at most`);
+    if (text.length > maxCharacters)
+      values.fail(`has a token of ${text.length} characters, ${token}: ${maxCharacters} are read at most`);
   }
   const found = yield* divisionsOf(values, ids);
   const sorted = yield* sortInSlices(
@@ -141,9 +141,9 @@ function* beginningsOf(values: GgufValues, texts: readonly string[]): Generator<
     beginnings[i] = at;
     depths[i] = at < 0 ? 0 : depths[at]! + 1;
     divisions += depths[i];
-    if (divisions > mostDivisions)
+    if (divisions > maxDivisions)
       values.fail(
-        `has ${key('tokens')} that begin with other ones more than ${mostDivisions} times, which is not read`,
+        `has ${key('tokens')} that begin with other ones more than ${maxDivisions} times, which is not read`,
       );
     if (i % 1024 === 0) yield;
   }

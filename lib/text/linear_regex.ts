@@ -15,16 +15,16 @@ interface Engine {
 }
 
 /** Longer ones take noticeable time to compile. */
-const mostCharacters = 8192;
+const maxCharacters = 8192;
 /** The time for each character of a text grows with it. */
-const mostStates = 20_000;
+const maxStates = 20_000;
 
 let engine: Engine | undefined;
 
 /** Compiles an expression in the syntax of RE2. @throws SyntaxError with the reason when it cannot be. */
 export function linearRegex(pattern: string): LinearRegex {
-  if (pattern.length > mostCharacters)
-    throw new SyntaxError(`it has ${pattern.length} characters, and at most ${mostCharacters} are read`);
+  if (pattern.length > maxCharacters)
+    throw new SyntaxError(`it has ${pattern.length} characters, and at most ${maxCharacters} are read`);
   // Loaded here, since few programs need it.
   // eslint-disable-next-line @typescript-eslint/no-require-imports
   engine ??= require('re2js') as Engine;
@@ -36,7 +36,7 @@ export function linearRegex(pattern: string): LinearRegex {
       error instanceof Error ? error.message.replace(/^error parsing regexp: /, '') : String(error);
     throw new SyntaxError(reason.slice(0, 200), { cause: error });
   }
-  if (compiled.programSize() > mostStates)
-    throw new SyntaxError(`it has ${compiled.programSize()} states, and at most ${mostStates} are kept`);
+  if (compiled.programSize() > maxStates)
+    throw new SyntaxError(`it has ${compiled.programSize()} states, and at most ${maxStates} are kept`);
   return compiled;
 }

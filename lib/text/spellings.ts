@@ -1,7 +1,7 @@
 /**
  * Spellings of special tokens in what people say. A template writes a conversation as one text, in which the spelling of a token and the token
  * are the same characters: a content with the token that ends a turn would end it. So a mark, a character of the private use area that the
- * conversation does not hold, goes through the template in each spelling. Where marks come out, no special token is recognised.
+ * conversation does not hold, goes through the template in each spelling. Where marks come out, no special token is recognized.
  */
 import { unusedMarks, withMarks } from './marks';
 

@@ -10,7 +10,7 @@ const op = 'chat_template';
 type Program = ReturnType<typeof parse>;
 
 /** The package looks for tags of its own by an expression that takes quadratic time in white space. */
-const mostSpaces = 256;
+const maxSpaces = 256;
 /** Dates are written by formatters that are made afresh. */
 const dateSteps = 1000;
 
@@ -68,10 +68,10 @@ export class BoundedTemplate {
         op,
       },
     );
-    if (new RegExp(`\\s{${mostSpaces + 1}}`).test(source))
+    if (new RegExp(`\\s{${maxSpaces + 1}}`).test(source))
       throw new LoRAError(
         'ERR_DATA',
-        `[${op}] the chat template of the model has more than ${mostSpaces} white-space characters in a row`,
+        `[${op}] the chat template of the model has more than ${maxSpaces} white-space characters in a row`,
         { op },
       );
     this.#limits = limits;

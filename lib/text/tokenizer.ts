@@ -61,7 +61,7 @@ const op = 'tokenizer';
 /** Characters up to which the library encodes a text in one call: about a millisecond. */
 const shortText = 2048;
 /** The library looks through them for every token that it decodes. */
-const mostSpecialTokens = 1000;
+const maxSpecialTokens = 1000;
 
 /** The text of tokenizer_config.json's special tokens, which are strings or `{ content }`. */
 function specialTokens(config: Record<string, unknown>): Record<string, string> {
@@ -117,7 +117,7 @@ export class Tokenizer {
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleansUp = config['clean_up_tokenization_spaces'] === true;
-    // Bytes follow each other; other decoders look at neighbours for spaces.
+    // Bytes follow each other; other decoders look at neighbors for spaces.
     const decoder: unknown = 'decoder' in json ? json.decoder : null;
     this.concatenates = isRecord(decoder) && decoder['type'] === 'ByteLevel';
     this.#limits = limits;
@@ -158,10 +158,10 @@ export class Tokenizer {
         },
       );
     const specials = config['additional_special_tokens'];
-    if (specials != null && !(Array.isArray(specials) && specials.length <= mostSpecialTokens))
+    if (specials != null && !(Array.isArray(specials) && specials.length <= maxSpecialTokens))
       throw new LoRAError(
         'ERR_FILE',
-        `[tokenizer] ${configPath}: expected "additional_special_tokens" to be a list of at most ${mostSpecialTokens} tokens but received ${describe(specials)}`,
+        `[tokenizer] ${configPath}: expected "additional_special_tokens" to be a list of at most ${maxSpecialTokens} tokens but received ${describe(specials)}`,
         { op },
       );
     try {
@@ -176,7 +176,7 @@ export class Tokenizer {
   }
 
   /**
-   * Ids of a text; special tokens written in it are recognised.
+   * Ids of a text; special tokens written in it are recognized.
    * @throws ERR_ARGUMENT when it is no string, ERR_DATA for a character that has no token where the tokenizer has none for unknown
    * ones, ERR_UNSUPPORTED for a text of hundreds of thousands of characters and a Unigram tokenizer.
    */
@@ -316,7 +316,7 @@ export class Tokenizer {
     return this.#largestId + 1;
   }
 
-  /** @internal The characters of the longest token: no text has more than these for each of its tokens, but one that is normalised to less. */
+  /** @internal The characters of the longest token: no text has more than these for each of its tokens, but one that is normalized to less. */
   get longestToken(): number {
     if (this.#longestToken === undefined) {
       const { model, added_tokens_map: added } = this.library;

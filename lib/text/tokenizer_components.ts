@@ -7,12 +7,12 @@ export type Expect = (condition: unknown, what: string, received: unknown) => as
 type Json = Record<string, unknown>;
 
 /** Published files have ten at most; each goes through the whole text. */
-const mostComponents = 64;
+const maxComponents = 64;
 /** How much longer a text may become by what replaces its parts. */
-const mostGrowth = 256;
+const maxGrowth = 256;
 const longestAffix = 64;
 /** Each writes every byte of what comes to it as a character, of which the next one sees two bytes. Published files have one. */
-const mostByteLevels = 2;
+const maxByteLevels = 2;
 
 /** The field of a component that holds the engine of its pattern; the component is checked, so no file has it. */
 export const linearField = 'lora-native linear pattern';
@@ -46,13 +46,13 @@ export class ComponentCheck {
   /** A component that the library may be given: `role` is its name in the file. */
   check(component: unknown, role: string): unknown {
     if (!isRecord(component)) return component;
-    this.#expect(++this.#count <= mostComponents, `at most ${mostComponents} components`, 'more');
+    this.#expect(++this.#count <= maxComponents, `at most ${maxComponents} components`, 'more');
     const type = isText(component['type']) ? component['type'] : '';
     const made: Json = { ...component };
     delete made[linearField];
     if (type === 'Split' || type === 'Replace') this.#pattern(made, type);
     if (type === 'ByteLevel')
-      this.#expect(++this.#byteLevels <= mostByteLevels, `at most ${mostByteLevels} ByteLevel`, 'more');
+      this.#expect(++this.#byteLevels <= maxByteLevels, `at most ${maxByteLevels} ByteLevel`, 'more');
     if (type === 'TemplateProcessing') this.#template(made);
     if (type === 'BertProcessing' || type === 'RobertaProcessing')
       for (const key of ['sep', 'cls']) {
@@ -100,8 +100,8 @@ export class ComponentCheck {
   #grow(factor: number): void {
     this.#growth *= Math.max(1, factor);
     this.#expect(
-      this.#growth <= mostGrowth,
-      `replacements that make a text at most ${mostGrowth} times as long`,
+      this.#growth <= maxGrowth,
+      `replacements that make a text at most ${maxGrowth} times as long`,
       `${this.#growth} times`,
     );
   }

@@ -210,7 +210,7 @@ export class TrainingLoop {
     if (best === undefined || best.step === this.#step) return output.saveFinal(subject, card);
     const dir = this.#best!;
     const { ofTotal } = options;
-    const saved = await readRunState(dir, { settings, mostSteps: this.#step, ofTotal });
+    const saved = await readRunState(dir, { settings, maxSteps: this.#step, ofTotal });
     if (saved.step !== best.step)
       throw new LoRAError(
         'ERR_FILE',

@@ -9,7 +9,7 @@ export interface CurvePoint {
 }
 
 /** More points than this are merged in pairs, so that a long run takes no more memory than a short one. */
-const mostPoints = 4000;
+const maxPoints = 4000;
 
 const middle = (a: CurvePoint, b: CurvePoint): CurvePoint => ({
   step: b.step,
@@ -78,7 +78,7 @@ export class RunRecord {
     if (this.#waiting.length < this.stride) return;
     this.#points.push(this.#meanOfWaiting());
     this.#waiting = [];
-    if (this.#points.length < mostPoints) return;
+    if (this.#points.length < maxPoints) return;
     this.#points = this.#points.flatMap((point, i, all) => (i % 2 ? [middle(all[i - 1]!, point)] : []));
     this.stride *= 2;
   }

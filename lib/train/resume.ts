@@ -53,34 +53,34 @@ export async function settingsOf(
     ...(schedule === 'constant' ? {} : { totalSteps: totalSteps ?? null }),
     dtype: model.dtype,
     model: model.config.raw,
-    ...quantisedLayers(model),
+    ...quantizedLayers(model),
     weights: await fingerprintOf(model.linears()[0]!.base),
-    ...(await quantisedValues(model)),
+    ...(await quantizedValues(model)),
     ...subject.settings(),
   };
 }
 
-const isQuantised = ({ format }: FrozenWeight): boolean => isPacked(format);
+const isQuantized = ({ format }: FrozenWeight): boolean => isPacked(format);
 
 /** How many layers are kept in which format of few bits, and which are not, where some are. */
-function quantisedLayers(model: CausalLM): { quantised?: Record<string, unknown> } {
+function quantizedLayers(model: CausalLM): { quantized?: Record<string, unknown> } {
   const counts: Record<string, number> = {};
   for (const { base } of model.linears())
-    if (isQuantised(base)) counts[base.format] = (counts[base.format] ?? 0) + 1;
+    if (isQuantized(base)) counts[base.format] = (counts[base.format] ?? 0) + 1;
   if (Object.keys(counts).length === 0) return {};
-  const whole = model.linears().filter(({ base }) => !isQuantised(base));
-  return { quantised: { ...counts, whole: whole.map(({ path }) => path) } };
+  const whole = model.linears().filter(({ base }) => !isQuantized(base));
+  return { quantized: { ...counts, whole: whole.map(({ path }) => path) } };
 }
 
 /** A digest of the values of one layer of few bits, where there is one: a fingerprint does not tell two roundings of one weight apart. */
-async function quantisedValues(model: CausalLM): Promise<{ quantisedValues?: string }> {
-  const layer = model.linears().find(({ base }) => isQuantised(base));
+async function quantizedValues(model: CausalLM): Promise<{ quantizedValues?: string }> {
+  const layer = model.linears().find(({ base }) => isQuantized(base));
   if (!layer) return {};
   const values = runDetached(null, () => layer.base.unpack());
   try {
     const hash = createHash('sha256');
     for await (const slice of slicedBytes(values)) hash.update(slice);
-    return { quantisedValues: hash.digest('hex') };
+    return { quantizedValues: hash.digest('hex') };
   } finally {
     values.dispose();
   }
@@ -102,8 +102,8 @@ export function difference(saved: RunSettings, own: RunSettings): string | undef
       if (areNumbers(was) && areNumbers(is) && sameNumbers(was, is)) continue;
       return 'the model has other weights';
     }
-    if (key === 'quantisedValues')
-      return 'the quantised weights have other values, as with another doubleQuant';
+    if (key === 'quantizedValues')
+      return 'the quantized weights have other values, as with another doubleQuant';
     if (!isRecord(was) || !isRecord(is)) return `${cut(key)} was ${cut(text(was))} and is ${cut(text(is))}`;
     const inner = difference(was, is);
     if (inner !== undefined) return `${key}: ${inner}`;
@@ -194,7 +194,7 @@ export async function newestCheckpoint(outDir: string): Promise<string | undefin
 export interface OwnRun {
   readonly settings: RunSettings;
   /** After how many steps it ends at the latest; undefined where only the data tell. */
-  readonly mostSteps: number | undefined;
+  readonly maxSteps: number | undefined;
   /** The settings that follow from the number of its steps, which a run that goes on beyond its end changes. */
   readonly ofTotal: readonly string[];
 }
@@ -275,7 +275,7 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
       `[${op}] ${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
       { op },
     );
-  if (step > (own.mostSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.mostSteps!);
+  if (step > (own.maxSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.maxSteps!);
   return { step, settings, data, evaluations: { best, waited, at } };
 }
 

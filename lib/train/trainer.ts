@@ -187,8 +187,8 @@ export class Trainer {
     const dir = resume === true ? await newestCheckpoint(outDir!) : resume || undefined;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
-    const mostSteps = totalSteps ?? maxTokens;
-    const state = await readRunState(dir, { settings: this.#settings, mostSteps, ofTotal });
+    const maxSteps = totalSteps ?? maxTokens;
+    const state = await readRunState(dir, { settings: this.#settings, maxSteps, ofTotal });
     const from = { ...state, dir };
     return { from, best: keepBest ? await bestCheckpoint(from, outDir!) : undefined };
   }

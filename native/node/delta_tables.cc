@@ -75,16 +75,16 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
   state.RefuseRecording(*device, kLabel);
   const auto sites = std::make_shared<const std::vector<DeltaSite>>(ParseSites(info[1]));
-  constexpr int64_t kMost = 1 << 20;
-  const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMost);
-  const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMost);
+  constexpr int64_t kMax = 1 << 20;
+  const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMax);
+  const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMax);
   const DType dtype = ParseDType(info[4], kLabel);
   if (!ReadsTables(*device, dtype))
     Throw("ERR_UNSUPPORTED", kLabel, device->name(), " reads no tables of ", NameOf(dtype));
   const size_t count = static_cast<size_t>(slots) * sites->size();
   // The entries are made on the host first.
-  constexpr size_t kMostEntries = size_t{1} << 22;
-  LORA_CHECK(count <= kMostEntries, kLabel, "expected at most ", kMostEntries,
+  constexpr size_t kMaxEntries = size_t{1} << 22;
+  LORA_CHECK(count <= kMaxEntries, kLabel, "expected at most ", kMaxEntries,
              " entries (slots times sites) but received ", count);
   auto table = std::make_shared<TableRef>();
   table->entries = state.NewStorage(device, count * sizeof(DeltaEntry), kLabel);

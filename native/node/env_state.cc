@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kPollBytes = size_t{128} << 20;
 constexpr size_t kPollHandles = 512;
 constexpr size_t kCollectFiles = 1024;
-constexpr size_t kMostGarbage = size_t{512} << 20;
+constexpr size_t kMaxGarbage = size_t{512} << 20;
 
 const char* NameOf(Kind kind) {
   switch (kind) {
@@ -226,7 +226,7 @@ void EnvState::CollectDead() {
   napi_adjust_external_memory(env_, -kPressure, &now);
   PollDead();
   for (const auto& [name, device] : devices_)
-    collect_at_[device.get()] = 2 * device->bytes + kMostGarbage;
+    collect_at_[device.get()] = 2 * device->bytes + kMaxGarbage;
 }
 
 void EnvState::WatchPeak() {
@@ -236,7 +236,7 @@ void EnvState::WatchPeak() {
 
 void EnvState::LimitGarbage(Device& device, size_t bytes) {
   const auto known = collect_at_.find(&device);
-  const size_t limit = known == collect_at_.end() ? kMostGarbage : known->second;
+  const size_t limit = known == collect_at_.end() ? kMaxGarbage : known->second;
   if (device.bytes + bytes <= limit) return;
   PollDead();
   if (device.bytes + bytes > limit) CollectDead();

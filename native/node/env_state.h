@@ -119,7 +119,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void Destroy(Shell& shell);
   void WatchCollections();
   // Makes V8 collect garbage before `bytes` more are taken, where the device would then hold more
-  // than twice what it held after the last collection of ours, plus kMostGarbage. The bytes of
+  // than twice what it held after the last collection of ours, plus kMaxGarbage. The bytes of
   // tensors are not reported to V8, which would collect again and again for a loop that frees what
   // it takes.
   void LimitGarbage(Device& device, size_t bytes);
@@ -141,7 +141,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   size_t files_before_collection_;
   size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0, watched_peak_bytes_ = 0;
   size_t handles_since_poll_ = 0, least_bytes_ = 0;  // the least that bytes_ was since then
-  std::map<const Device*, size_t> collect_at_;       // bytes, where they differ from kMostGarbage
+  std::map<const Device*, size_t> collect_at_;       // bytes, where they differ from kMaxGarbage
 
   size_t pending_ = 0;  // requests that are not settled
   napi_threadsafe_function wake_ = nullptr;

@@ -10,9 +10,9 @@ void RequireF16(const Device& device, const char* label) {
 
 OpCall::OpCall(const Napi::CallbackInfo& info, const char* op, const char* label)
     : env_(info.Env()), state_(*EnvState::Get(info.Env())), op_(op), label_(label) {
-  constexpr size_t kMost = 16;  // of most ops
-  operands_.reserve(kMost);
-  held_.reserve(kMost);
+  constexpr size_t kMax = 16;  // of most ops
+  operands_.reserve(kMax);
+  held_.reserve(kMax);
 }
 
 void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {

@@ -123,7 +123,7 @@ void Take(OpCall& call, Values& values, const NumberField<A, T>& field, A& args)
 template <class A, class T>
 void Take(OpCall& call, Values& values, const WholeField<A, T>& field, A& args) {
   args.*field.to = static_cast<T>(
-      ParseInteger(values.Next(field.name), call.label(), field.name, field.least, field.kMost));
+      ParseInteger(values.Next(field.name), call.label(), field.name, field.least, field.kMax));
 }
 
 template <class A>

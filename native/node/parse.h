@@ -24,7 +24,7 @@ std::string ParseString(Napi::Value value, const char* op, const char* name);
 size_t ParseChoice(Napi::Value value, const char* op, const char* name,
                    std::span<const char* const> words);
 DType ParseDType(Napi::Value value, const char* op);
-// The same, or i8, which only the values of a quantised weight have.
+// The same, or i8, which only the values of a quantized weight have.
 DType ParseStoredDType(Napi::Value value, const char* op);
 // Accepts at most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);

@@ -1,4 +1,4 @@
-// Holds global memory of the emulated device. Each byte is padding, allocated or initialised, and
+// Holds global memory of the emulated device. Each byte is padding, allocated or initialized, and
 // buffers lie far apart.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace lora::simt {
 
-// Contents start as NaN and as uninitialised. Padding between rows is out of bounds. The buffer
+// Contents start as NaN and as uninitialized. Padding between rows is out of bounds. The buffer
 // starts `skew` bytes after a multiple of 256, as a view into a larger one may.
 void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
                   size_t skew = 0);

@@ -35,7 +35,7 @@ extern "C" void lora_simt_switch(void** save, void* const* load);
 
 namespace lora::simt {
 namespace {
-// A page between stacks makes an overflow fault instead of overwriting a neighbour.
+// A page between stacks makes an overflow fault instead of overwriting a neighbor.
 constexpr size_t kGuard = 4096;
 }  // namespace
 

@@ -1,4 +1,4 @@
-// Checks global and shared memory: bounds, alignment, initialisation, and
+// Checks global and shared memory: bounds, alignment, initialization, and
 // the shadow cells of every access.
 #include <sys/mman.h>
 
@@ -14,10 +14,10 @@ namespace lora::simt {
 namespace {
 
 constexpr size_t kArena = size_t{1} << 40;  // addresses, not memory
-constexpr size_t kGap = 1 << 20;            // an index that strays lands in no neighbour
+constexpr size_t kGap = 1 << 20;            // an index that strays lands in no neighbor
 constexpr size_t kPage = 4096;
 
-enum : uint8_t { kPadding, kAllocated, kInitialised };
+enum : uint8_t { kPadding, kAllocated, kInitialized };
 
 struct FreeCells {
   void operator()(Cell* cells) const { std::free(cells); }
@@ -122,7 +122,7 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
                 "' is padding between rows",
             site);
     if (write) {
-      state[i] = kInitialised;
+      state[i] = kInitialized;
     } else if (state[i] == kAllocated && access != Access::kReadOfBits) {
       if (Fresh(Kind::kUninitGlobal, site))
         Record(Kind::kUninitGlobal,
@@ -285,7 +285,7 @@ void DeviceWrite(void* to, const void* from, size_t bytes) {
   if (!a || a->freed || offset + bytes > a->bytes)
     throw std::runtime_error("DeviceWrite: outside every buffer");
   std::memcpy(to, from, bytes);
-  std::memset(&a->bytes_state[offset], kInitialised, bytes);
+  std::memset(&a->bytes_state[offset], kInitialized, bytes);
 }
 
 void DeviceRead(void* to, const void* from, size_t bytes) {

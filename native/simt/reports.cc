@@ -7,7 +7,7 @@ namespace lora::simt {
 namespace {
 
 // A broken kernel breaks in many places, of which the first tell enough.
-constexpr size_t kMostFindings = 20;
+constexpr size_t kMaxFindings = 20;
 
 void Replace(std::string& text, const char* mark, const std::string& with) {
   for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark))
@@ -55,7 +55,7 @@ void Result::Add(const Result& later) {
 }
 
 bool Fresh(Kind kind, Site a, Site b) {
-  return world.findings.size() < kMostFindings && world.seen.insert({kind, a, b}).second;
+  return world.findings.size() < kMaxFindings && world.seen.insert({kind, a, b}).second;
 }
 
 void Record(Kind kind, std::string text, Site a, Site b) {

@@ -17,7 +17,7 @@
 
 namespace lora::simt {
 
-// -ftrivial-auto-var-init=pattern puts this into variables without an initialiser.
+// -ftrivial-auto-var-init=pattern puts this into variables without an initializer.
 constexpr uint32_t kUnsetRegister = 0xfefefefe;
 constexpr uint32_t kUnsetPair = 0xfefffeff;  // two of them rounded to bf16
 // This is twice the largest block, so that the bounds and not the system catch an access just past
@@ -189,7 +189,7 @@ void CheckCounters();
 // ---- memory.cc ----------------------------------------------------------------------------------
 
 bool InDevice(const void* p);
-// These check bounds, alignment, initialisation and order of one access.
+// These check bounds, alignment, initialization and order of one access.
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
 // Copies bytes of global memory, checked as a load and a store. Those that nothing wrote are

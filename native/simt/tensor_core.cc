@@ -66,7 +66,7 @@ struct Exponents {
 // terms are whole numbers of f32 on the grid, 27 bits long, and the loops over columns are vectors.
 void AddStep(const float (&x)[16][16], const float (&y)[16][kColumns], const Exponents& exponents,
              int row, int k0, float (&z)[kColumns]) {
-  constexpr int kLeast = -90, kMost = 120;
+  constexpr int kLeast = -90, kMax = 120;
   int e[kColumns];
   bool ordinary = true;
   for (int n = 0; n < kColumns; ++n) e[n] = ExponentOf(z[n], kLeastExponent);
@@ -75,7 +75,7 @@ void AddStep(const float (&x)[16][16], const float (&y)[16][kColumns], const Exp
       e[n] = std::max(e[n], exponents.x[row][k] + exponents.y[k][n]);
   for (int n = 0; n < kColumns; ++n) {
     e[n] = e[n] < kOfZero / 2 ? 0 : e[n];  // all terms are 0
-    ordinary &= e[n] >= kLeast && e[n] <= kMost;
+    ordinary &= e[n] >= kLeast && e[n] <= kMax;
   }
   if (!ordinary) {
     for (int n = 0; n < kColumns; ++n) z[n] = AddStep(&x[row][k0], &y[k0], n, z[n], e[n]);

@@ -18,7 +18,7 @@ int main() {
     const int64_t bytes =
         ValueBytes(w.format, kSide, kSide) +
         ScaleCount(w.format, kSide, kSide) * static_cast<int64_t>(sizeof(float));
-    const int64_t expanded = IsQuantised(w.format) ? static_cast<int64_t>(SizeOf(w.dtype)) : 0;
+    const int64_t expanded = IsQuantized(w.format) ? static_cast<int64_t>(SizeOf(w.dtype)) : 0;
     std::printf("%s %d %.17g %d\\n", NameOf(w.format), cuda::DecodesScaled(w),
                 static_cast<double>(bytes) / (kSide * kSide), static_cast<int>(expanded));
   }

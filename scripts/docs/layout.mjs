@@ -40,7 +40,7 @@ function contents(headings) {
   return `<nav class="toc" aria-label="On this page"><p>On this page</p><ul>${items}</ul></nav>`;
 }
 
-function neighbours(site, page) {
+function neighbors(site, page) {
   const all = site.sections.flatMap(({ pages }) => pages);
   const at = all.findIndex(({ path }) => path === page.path);
   if (at < 0) return '';
@@ -48,7 +48,7 @@ function neighbours(site, page) {
     other
       ? `<a class="${rel}" rel="${rel}" href="${page.to(other.path)}"><span>${label}</span>${escapeHtml(other.title)}</a>`
       : '<span></span>';
-  return `<nav class="neighbours" aria-label="Pages before and after">${one(all[at - 1], 'Previous', 'prev')}${one(all[at + 1], 'Next', 'next')}</nav>`;
+  return `<nav class="neighbors" aria-label="Pages before and after">${one(all[at - 1], 'Previous', 'prev')}${one(all[at + 1], 'Next', 'next')}</nav>`;
 }
 
 /**
@@ -93,8 +93,8 @@ export function document(site, page) {
 <main id="content" tabindex="-1"><article>
 ${page.html}
 </article>
-${home ? '' : neighbours(site, page)}
-<footer>${site.title} ${site.version} · MIT licence · <a href="${page.to('project/changelog')}">Changelog</a> · <a href="${page.to('project/contributing')}">Contributing</a></footer>
+${home ? '' : neighbors(site, page)}
+<footer>${site.title} ${site.version} · MIT license · <a href="${page.to('project/changelog')}">Changelog</a> · <a href="${page.to('project/contributing')}">Contributing</a></footer>
 </main>
 ${home ? '' : contents(page.headings)}
 </div>

@@ -8,7 +8,7 @@ import { convertModel, type GgufFormat } from '../../lib/convert/convert_model';
 import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
 import { bytesOfFloats, floatsOf, roundedTo } from '../../lib/formats/floats';
 import { GgufFile } from '../../lib/formats/gguf';
-import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
+import { quantizedBlocks } from '../../lib/formats/gguf_blocks';
 import { serializeGguf } from '../../lib/formats/gguf_write';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { storedDType, type SafetensorsDType } from '../../lib/formats/dtypes';
@@ -33,7 +33,7 @@ async function valuesOf(file: GgufFile, name: string): Promise<Float32Array> {
 }
 
 describe('rounding', () => {
-  // Every kind of f16: all its values, the middles between neighbours, and what is a little beside them.
+  // Every kind of f16: all its values, the middles between neighbors, and what is a little beside them.
   const halves = floatsOf({
     dtype: 'F16',
     bytes: new Uint8Array(Uint16Array.from({ length: 0x7c00 }, (_, i) => i).buffer),
@@ -270,10 +270,10 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
 
 describeWithData('blocks', 'golden/quant-gguf', (dir) => {
   const blocksOf = (values: Float32Array, format: WrittenBlocks): Promise<Uint8Array | undefined> =>
-    quantisedBlocks(bytesOfFloats(values), 'f32', format);
+    quantizedBlocks(bytesOfFloats(values), 'f32', format);
 
   test.each(writtenBlocks)('%s has ggml’s bytes', async (format) => {
-    const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
+    const opened = await openSafetensors(join(dir, 'dequantized.safetensors'));
     const source = floatsOf(opened.tensors.get('source')!);
     opened.close();
     const file = await GgufFile.open(join(dir, 'blocks.gguf'));
@@ -304,7 +304,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
       const bytes = roundedTo(values, dtype)!;
       const rounded = floatsOf({ dtype: storedDType[dtype], bytes });
       for (const format of writtenBlocks)
-        expect(await quantisedBlocks(bytes, dtype, format)).toEqual(await blocksOf(rounded, format));
+        expect(await quantizedBlocks(bytes, dtype, format)).toEqual(await blocksOf(rounded, format));
     }
     await expect(blocksOf(values.subarray(0, 255), 'q4_k')).rejects.toThrow(
       '[quantize_blocks] expected whole blocks of 256 values (q4_k) but received 255 values',
@@ -331,7 +331,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
       if (group === 2) return 3 + (i % 16); // far from 0, where the line begins
       return group === 3 ? -1 - (i % 16) / 8 : 0; // all below 0
     });
-    const weight = FrozenWeight.packQuantised(
+    const weight = FrozenWeight.packQuantized(
       'q4_k',
       (await blocksOf(values, 'q4_k'))!,
       null,
@@ -384,7 +384,7 @@ describe('kinds of tokenizers', () => {
       },
     ],
   ];
-  test.each(kinds)('%s is recognised', (name, json) => {
+  test.each(kinds)('%s is recognized', (name, json) => {
     const added_tokens = [
       { id: 3, content: '<s>', special: true },
       { id: 4, content: '<tool>', special: false },

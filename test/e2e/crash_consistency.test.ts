@@ -178,7 +178,7 @@ const scenarios: Record<string, Scenario> = {
     path: 'm',
     load: modelState,
   },
-  'a quantised model into a new folder': {
+  'a quantized model into a new folder': {
     save: (dir) => {
       rmSync(join(dir, 'm'), { recursive: true, force: true }); // it replaces nothing
       return quantizeModel(model.directory, join(dir, 'm'), { format: 'nf4', doubleQuant: true });
@@ -186,7 +186,7 @@ const scenarios: Record<string, Scenario> = {
     path: 'm',
     load: modelState,
   },
-  'a merged model, quantised, over another': {
+  'a merged model, quantized, over another': {
     before: (dir) => withoutTemplate.save(join(dir, 'm')),
     save: (dir) => model.save(join(dir, 'm'), { merge: 'default', quantize: 'int8' }),
     path: 'm',

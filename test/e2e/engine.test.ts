@@ -130,7 +130,7 @@ test('an awaited result holds the log-probabilities of each of its texts, as the
   expect(stopped.logprobs!.map(({ id }) => id)).toEqual(stopped.ids);
 });
 
-test('log-probabilities and penalties of one request are not those of its neighbours', async () => {
+test('log-probabilities and penalties of one request are not those of its neighbors', async () => {
   const model = await load();
   const all = wishes(
     4,

@@ -166,15 +166,15 @@ example('memory.mjs', 'the first options do not fit into 0.1 GB, the last do', (
 example('quantize.mjs', 'NF4 takes a third of the memory and of the file, and trains', (run) => {
   const lines = run(base, 'model-nf4');
   for (const label of ['weights', 'file']) {
-    const [whole, quantised] = after(lines, label)
+    const [whole, quantized] = after(lines, label)
       .match(/\d+\.\d+/g)!
       .map(Number);
-    expect(quantised! / whole!).toBeLessThan(0.4);
+    expect(quantized! / whole!).toBeLessThan(0.4);
   }
-  const [whole, quantised] = after(lines, 'loss')
+  const [whole, quantized] = after(lines, 'loss')
     .match(/\d+\.\d+/g)!
     .map(Number);
-  expect(Math.abs(quantised! - whole!)).toBeLessThan(0.1);
+  expect(Math.abs(quantized! - whole!)).toBeLessThan(0.1);
   expect(Number(after(lines, 'trained'))).toBeLessThan(whole! - 0.2);
   expect(after(lines, 'again')).toBe(after(lines, 'trained')); // the written codes are those made while loading
 });
@@ -737,7 +737,7 @@ example('fetch-handler.mjs', 'the text comes as generate() writes it', async (ru
 });
 
 tested.add('by-name.mjs');
-test('by-name.mjs: a name is downloaded once, its licence comes first, and it generates', async () => {
+test('by-name.mjs: a name is downloaded once, its license comes first, and it generates', async () => {
   const hub = await HubServer.start();
   hub.repositories.set('lora/tiny', { files: folderFiles(base), license: 'mit' });
   const home = join(scratch, 'hub-home');
@@ -753,7 +753,7 @@ test('by-name.mjs: a name is downloaded once, its licence comes first, and it ge
   };
   try {
     const lines = await run();
-    expect(lines[0]).toBe('lora/tiny: licence mit');
+    expect(lines[0]).toBe('lora/tiny: license mit');
     const bytes = numbers(lines, /^(\d+) of \d+ bytes$/);
     expect(last(bytes)).toBeGreaterThan(1_600_000);
     expect(after(lines, 'in ')).toContain('models--lora--tiny');

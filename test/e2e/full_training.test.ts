@@ -437,7 +437,7 @@ test('a freeze() that fails is gone on with by the next', async () => {
   model.addAdapter();
 });
 
-test('patterns that name nothing, quantised weights and f16 are refused by name', async () => {
+test('patterns that name nothing, quantized weights and f16 are refused by name', async () => {
   const model = await load();
   const only = (...patterns: string[]) => model.trainAll({ only: patterns });
   expectThrow(
@@ -456,13 +456,13 @@ test('patterns that name nothing, quantised weights and f16 are refused by name'
   expectThrow(() => only(), 'ERR_ARGUMENT', /expected only to be a list of patterns/);
   expectThrow(() => model.trainAll({ onyl: [] } as never), 'ERR_ARGUMENT', /did you mean 'only'/);
   model.addAdapter(); // nothing was locked
-  const quantised = await load({ config: { hidden_size: 64, head_dim: 16 } }, { quantize: 'int8' });
+  const quantized = await load({ config: { hidden_size: 64, head_dim: 16 } }, { quantize: 'int8' });
   expectThrow(
-    () => quantised.trainAll(),
+    () => quantized.trainAll(),
     'ERR_UNSUPPORTED',
     /is kept in int8 and cannot be trained: load whole weights, or train an adapter$/,
   );
-  quantised.trainAll({ only: ['*norm*'] });
+  quantized.trainAll({ only: ['*norm*'] });
 });
 
 test('a save is refused where the weights change meanwhile', async () => {

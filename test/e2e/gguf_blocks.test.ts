@@ -54,12 +54,12 @@ describeWithData('a model of every block type', 'golden/quant-gguf', (dir) => {
   let mixed: string;
   let whole: string;
 
-  /** Eight rows of 512 values, repeated, by their type; and what they dequantise to. */
+  /** Eight rows of 512 values, repeated, by their type; and what they dequantize to. */
   const rows = new Map<string, { blocks: Uint8Array; values: Uint8Array }>();
   const repeated = (bytes: Uint8Array): Uint8Array => Buffer.concat(new Array<Uint8Array>(64).fill(bytes));
 
   beforeAll(async () => {
-    const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
+    const opened = await openSafetensors(join(dir, 'dequantized.safetensors'));
     const file = await GgufFile.open(join(dir, 'blocks.gguf'));
     for (const format of formats) {
       const name = format.toUpperCase();
@@ -189,11 +189,11 @@ describeWithData('stories260K in blocks', 'models/stories260K', (dir) => {
         (error: { code: string; message: string }) => `${error.code} ${error.message}`,
       );
     expect(await said(CausalLM.fromPretrained(file, { quantize: 'nf4' }))).toContain(
-      'is quantised already (q8_0): leave quantize out',
+      'is quantized already (q8_0): leave quantize out',
     );
-    expect(await said(convertModel(file, unused('.gguf'), { format: 'q4_0' }))).toContain('is quantised');
+    expect(await said(convertModel(file, unused('.gguf'), { format: 'q4_0' }))).toContain('is quantized');
     const { status, err } = await commandLine(['quantize', file, unused(), '--format', 'nf4']);
-    expect([status, err]).toEqual([2, expect.stringContaining('is quantised already') as unknown]);
+    expect([status, err]).toEqual([2, expect.stringContaining('is quantized already') as unknown]);
     const parts = await ggufParts(file);
     const norm = new Map(parts.tensors).set('output_norm.weight', tensorOf('Q8_0', [64], new Uint8Array(68)));
     expect(

@@ -82,27 +82,27 @@ const refused: readonly Case[] = [
   {
     argv: ['train', ...training, '--out-dir', at('full'), '--method', 'full'],
     status: 2,
-    says: "expected no quantised weights with train: 'all'",
+    says: "expected no quantized weights with train: 'all'",
   },
   {
     argv: ['train', ...training, '--out-dir', at('nf4'), '--quantize', 'nf4'],
     status: 2,
-    says: 'is quantised already',
+    says: 'is quantized already',
   },
   {
     argv: ['generate', '--model', model, '--prompt', 'Hi', '--quantize', 'nf4'],
     status: 2,
-    says: 'is quantised already',
+    says: 'is quantized already',
   },
   {
     argv: ['quantize', model, at('few-bits'), '--format', 'nf4'],
     status: 2,
-    says: `${model} is quantised already`,
+    says: `${model} is quantized already`,
   },
   {
     argv: ['convert', model, at('again.gguf'), '--format', 'q8_0'],
     status: 2,
-    says: `${model} is quantised`,
+    says: `${model} is quantized`,
   },
   { argv: ['chat', '--model', plain], status: 1, says: 'tokenizer.chat_template of a GGUF file' },
   { argv: ['generate', '--model', foreign, '--prompt', 'Hi'], status: 1, says: 'general.type = "adapter"' },

@@ -1,4 +1,4 @@
-/** Models in GGUF files: loaded, trained, saved, quantised and converted as those of directories are. */
+/** Models in GGUF files: loaded, trained, saved, quantized and converted as those of directories are. */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, quantizeModel, type FromPretrainedOptions } from '../../lib';
@@ -181,7 +181,7 @@ describe('a GGUF file is taken where a directory is', () => {
     await back.dispose();
   });
 
-  test('to quantise, to convert, and as the base of an adapter', async () => {
+  test('to quantize, to convert, and as the base of an adapter', async () => {
     const dir = await tinyModel();
     const file = await converted(dir);
     const [ours, theirs] = [unused(), unused()];

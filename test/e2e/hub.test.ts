@@ -231,7 +231,7 @@ describe('a disk', () => {
   });
 });
 
-test('the licence and the terms come before the first byte, and then the bytes', async () => {
+test('the license and the terms come before the first byte, and then the bytes', async () => {
   serve({ gated: 'auto' });
   await get('org/name');
   expect(events[0]).toEqual({
@@ -251,14 +251,14 @@ test('the licence and the terms come before the first byte, and then the bytes',
   expect(events.at(-1)).toMatchObject({ type: 'download', loaded: all, total: all });
 });
 
-test('the licence of a repository whose card names none is that of its tags', async () => {
+test('the license of a repository whose card names none is that of its tags', async () => {
   const { license: _, ...plain } = model();
   hub.repositories.set(id, { ...plain, tags: ['safetensors', 'license:gpl-3.0', 'region:eu'] });
   await get();
   expect(events[0]).toMatchObject({ type: 'repository', license: 'gpl-3.0' });
 });
 
-test('a licence that is no usual one is told by its name', async () => {
+test('a license that is no usual one is told by its name', async () => {
   serve({ license: 'other', card: { license_name: 'llama3', license_link: 'LICENSE' } });
   await get();
   expect(events[0]).toMatchObject({ type: 'repository', license: 'llama3' });

@@ -107,14 +107,14 @@ describe('lora-native', () => {
     process.env['HF_TOKEN'] = 'hf_secret';
   };
 
-  test('download says what it is, under which licence, and where it is', async () => {
+  test('download says what it is, under which license, and where it is', async () => {
     env();
     at.hub.repositories.get(id)!.gated = 'auto';
     const { status, out, err } = await commandLine(['download', id, '--revision', 'main']);
     expect(status).toBe(0);
     expect(out).toBe(`${snapshot()}\n`);
     expect(err).toContain(
-      `lora/tiny at c0ffee000000: licence mit; its authors ask you to accept terms on ${at.hub.hub}/lora/tiny\n`,
+      `lora/tiny at c0ffee000000: license mit; its authors ask you to accept terms on ${at.hub.hub}/lora/tiny\n`,
     );
     expect(err).toMatch(/1\.6 MB of 1\.6 MB {2}\S+\n$/);
     expect(out + err).not.toContain('secret');
@@ -302,5 +302,5 @@ describe('lora-native', () => {
 
 test('names and messages of a server reach a terminal spelt out', async () => {
   at.hub.repositories.get(id)!.license = '\u001b[2J';
-  expect((await commandLine(['download', id])).err).toContain('licence \\u001b[2J');
+  expect((await commandLine(['download', id])).err).toContain('license \\u001b[2J');
 });

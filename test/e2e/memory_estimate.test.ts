@@ -17,7 +17,7 @@ import { childReport } from '../support/child';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
 import { expectedTensors } from '../../lib/models/tensor_table';
-import { quantise, quantised } from '../support/weight_format_cases';
+import { quantize, quantized } from '../support/weight_format_cases';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 import { temporaryFolder } from '../support/temporary';
 
@@ -88,8 +88,8 @@ test('the weights are those of the file in its dtype', () => {
 test.each([true, false])('the weights of int8 rows are those in memory, a tied head: %j', async (tied) => {
   const head = { tie_word_embeddings: tied };
   const int8: TinyModelOptions = {
-    config: { ...quantised(), ...head },
-    edit: (tensors) => quantise(tensors, true),
+    config: { ...quantized(), ...head },
+    edit: (tensors) => quantize(tensors, true),
   };
   const model = await CausalLM.fromPretrained(await tinyModel(int8), { dtype: 'f32' });
   const plain = await CausalLM.fromPretrained(await tinyModel({ config: head }), { dtype: 'f32' });
@@ -123,14 +123,14 @@ test.each<[MemoryOptions['quantize'], TinyModelOptions]>([
     const { weights } = estimateMemory(model.config, { quantize });
     expect(weights / (memoryUsage().bytes - before)).toBeGreaterThan(0.97);
     expect(weights / (memoryUsage().bytes - before)).toBeLessThan(1.01);
-    const out = `${whole}-quantised`;
+    const out = `${whole}-quantized`;
     await quantizeModel(whole, out, typeof quantize === 'string' ? { format: quantize } : quantize!);
     const written = JSON.parse(readFileSync(`${out}/config.json`, 'utf8')) as Record<string, unknown>;
     expect(estimateMemory(written).weights).toBe(weights);
     expectThrow(
       () => estimateMemory(written, { quantize: 'nf4' }),
       'ERR_ARGUMENT',
-      /is quantised already \(\w+\): leave quantize out$/,
+      /is quantized already \(\w+\): leave quantize out$/,
     );
     await model.dispose();
   },
@@ -138,7 +138,7 @@ test.each<[MemoryOptions['quantize'], TinyModelOptions]>([
 
 let wide: Promise<string> | undefined;
 test.each(['nf4', 'int8'])(
-  'a base that is quantised to %s while it is loaded takes the result and two matrices at most',
+  'a base that is quantized to %s while it is loaded takes the result and two matrices at most',
   async (format) => {
     const config = { hidden_size: 64, head_dim: 16, intermediate_size: 2048, num_hidden_layers: 6 };
     wide ??= tinyModel({ config });
@@ -192,7 +192,7 @@ test('the flag that would make it fit: quantize where nothing else does, and for
   expect(remedy({ length: 256 }, 1)).toBeUndefined();
   expect(remedy({ length: 256, quantize: 'int8' }, 1)).toBeUndefined();
   expect(remedy({ streams: 1, length: 256 }, 7)).toBe('--quantize nf4');
-  // Weights that are trained are not quantised.
+  // Weights that are trained are not quantized.
   expect(remedy({ train: 'all', length: 256 }, 7)).toBeUndefined();
 });
 

@@ -23,7 +23,7 @@ import { collectGarbage } from '../support/garbage';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
-import { bitsandbytes, bytesOf, floatsOf, quantiseCodes } from '../support/weight_format_cases';
+import { bitsandbytes, bytesOf, floatsOf, quantizeCodes } from '../support/weight_format_cases';
 
 /** Tensors before a test. */
 let held = 0;
@@ -65,7 +65,7 @@ async function read(path: string): Promise<Map<string, SafetensorsTensor>> {
 const configOf = (dir: string): Record<string, unknown> =>
   JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as Record<string, unknown>;
 
-describe('a written model gives the bits of one that is quantised while it is loaded', () => {
+describe('a written model gives the bits of one that is quantized while it is loaded', () => {
   test.each<[QuantizeModelOptions, TinyModelOptions]>([
     [{ format: 'nf4' }, {}],
     [{ format: 'nf4', doubleQuant: true }, { dtype: 'BF16' }],
@@ -116,7 +116,7 @@ describe('a written model gives the bits of one that is quantised while it is lo
       quant_method: 'bitsandbytes',
     });
     expect(readdirSync(out).sort()).toEqual(readdirSync(dir).sort());
-    // A tied head is the embedding, and quantised where that is.
+    // A tied head is the embedding, and quantized where that is.
     const tied = fresh();
     await quantizeModel(dir, tied, { format: 'nf4', embedding: true });
     expect(configOf(tied)).toMatchObject({ quantization_config: { llm_int8_skip_modules: [] } });
@@ -264,13 +264,13 @@ describe('what cannot be is refused, and leaves nothing', () => {
     );
   });
 
-  test('a model that is quantised, by its configuration or by its tensors', async () => {
-    const edit = (tensors: Map<string, SafetensorsTensor>): void => quantiseCodes(tensors, 'nf4', true);
+  test('a model that is quantized, by its configuration or by its tensors', async () => {
+    const edit = (tensors: Map<string, SafetensorsTensor>): void => quantizeCodes(tensors, 'nf4', true);
     for (const config of [bitsandbytes('nf4'), {}])
       await expectReject(
         quantizeModel(await tinyModel({ config, edit }), fresh(), { format: 'nf4' }),
         'ERR_ARGUMENT',
-        /^\[quantizeModel\] .* is quantised already: expected a model of f32, bf16 or f16$/,
+        /^\[quantizeModel\] .* is quantized already: expected a model of f32, bf16 or f16$/,
       );
   });
 
@@ -307,7 +307,7 @@ describe('what cannot be is refused, and leaves nothing', () => {
     await expectReject(
       quantizeModel(dir, out, { format: 'nf4', doubleQuant }),
       'ERR_FILE',
-      /^\[quantizeModel\] expected finite weights to quantise but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
+      /^\[quantizeModel\] expected finite weights to quantize but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
     );
     expect(existsSync(out)).toBe(false);
     expect(memoryUsage().tensors).toBeLessThanOrEqual(held);
@@ -386,7 +386,7 @@ test('lora-native quantize', async () => {
   expect(await commandLine(['quantize', dir, fresh(), '--format', 'q8'])).toMatchObject({ status: 2 });
 });
 
-describe('saving a merged model quantised', () => {
+describe('saving a merged model quantized', () => {
   /** A model with an adapter that is not zero. */
   async function adapted(dir: string): Promise<{ model: CausalLM; adapter: Adapter }> {
     const model = await CausalLM.fromPretrained(dir);
@@ -413,8 +413,8 @@ describe('saving a merged model quantised', () => {
     const [kept, exact] = [await valuesOf(twice), await valuesOf(whole)];
     let [errors, squares] = [0, 0];
     for (const [name, values] of exact) {
-      const isQuantised = (await read(join(twice, weights))).get(name)!.dtype.endsWith('8');
-      if (!isQuantised) continue;
+      const isQuantized = (await read(join(twice, weights))).get(name)!.dtype.endsWith('8');
+      if (!isQuantized) continue;
       values.forEach((x, i) => {
         errors += (kept.get(name)![i]! - x) ** 2;
         squares += x ** 2;
@@ -424,7 +424,7 @@ describe('saving a merged model quantised', () => {
     expect(Math.abs(quantizationError! / Math.sqrt(errors / squares) - 1)).toBeLessThan(1e-5);
   });
 
-  /** The values of every tensor as f32, dequantised. */
+  /** The values of every tensor as f32, dequantized. */
   async function valuesOf(dir: string): Promise<Map<string, number[]>> {
     const out = fresh();
     const model = await CausalLM.fromPretrained(dir, { dtype: 'f32' });
@@ -459,7 +459,7 @@ describe('saving a merged model quantised', () => {
     await expectReject(
       save('nf4'),
       'ERR_FILE',
-      /^\[save\] expected finite weights to quantise .* in model\./,
+      /^\[save\] expected finite weights to quantize .* in model\./,
     );
     await model.dispose();
   });
@@ -498,7 +498,7 @@ describe('saving a merged model quantised', () => {
   });
 });
 
-test('lora-native merge on a quantised base writes whole weights, and generate takes --quantize', async () => {
+test('lora-native merge on a quantized base writes whole weights, and generate takes --quantize', async () => {
   const [dir, adapter, merged] = [fresh(), fresh(), fresh()];
   const source = await tinyModel();
   await quantizeModel(source, dir, { format: 'nf4' });

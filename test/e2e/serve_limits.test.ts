@@ -318,7 +318,7 @@ describe('memory for keys and values', () => {
 
   test('what can never fit is refused with a sentence before it waits', async () => {
     drawing.configureEngine({ kvCacheBytes: 8 * pageBytes });
-    expect(drawing.engineStats().mostTokens).toBe(512);
+    expect(drawing.engineStats().maxTokens).toBe(512);
     const { post, begun, end, restore } = await held({ maxRunning: 1, maxQueued: 0 });
     try {
       const first = post(completions, { prompt: 'a0', max_tokens: 1 }, as('a'));
@@ -361,13 +361,13 @@ describe('memory for keys and values', () => {
     const { post } = await serve(drawing, { maxRunning: 64, maxQueued: 64 });
     const before = drawing.engineStats().preemptions;
     const ended: string[] = [];
-    let mostRunning = 0;
-    let mostBytes = 0;
+    let maxRunning = 0;
+    let maxBytes = 0;
     const ask = async (name: string, tokens: number): Promise<number> => {
       const { status } = await post(chat, { ...hi, max_tokens: tokens, ignore_eos: true });
       const { running, kvCacheBytes } = drawing.engineStats();
-      mostRunning = Math.max(mostRunning, running);
-      mostBytes = Math.max(mostBytes, kvCacheBytes);
+      maxRunning = Math.max(maxRunning, running);
+      maxBytes = Math.max(maxBytes, kvCacheBytes);
       ended.push(name);
       return status;
     };
@@ -391,9 +391,9 @@ describe('memory for keys and values', () => {
     expect(await Promise.all(asked)).toEqual(Array(26).fill(200));
     expect(ended).toEqual(['seven pages', 'all pages', ...Array<string>(24).fill('a page')]);
     // As many as there are pages, of the 16 for which a step has room; and nobody lost any.
-    expect(mostRunning).toBeLessThanOrEqual(8);
-    expect(mostRunning).toBeGreaterThan(4);
-    expect(mostBytes).toBeLessThanOrEqual(8 * pageBytes);
+    expect(maxRunning).toBeLessThanOrEqual(8);
+    expect(maxRunning).toBeGreaterThan(4);
+    expect(maxBytes).toBeLessThanOrEqual(8 * pageBytes);
     expect(drawing.engineStats().preemptions).toBe(before);
   });
 });

@@ -373,13 +373,13 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     await expectReject(
       run('int8', more),
       'ERR_ARGUMENT',
-      /other settings: quantised: int8 was nothing and is 21;/,
+      /other settings: quantized: int8 was nothing and is 21;/,
     );
     await expectReject(run(undefined, more), 'ERR_ARGUMENT', /other settings: the model has other weights;/);
     await expectReject(
       run({ format: 'nf4', doubleQuant: true }, more),
       'ERR_ARGUMENT',
-      /other settings: the quantised weights have other values, as with another doubleQuant;/,
+      /other settings: the quantized weights have other values, as with another doubleQuant;/,
     );
     expect(await run('nf4', more)).toBe(whole);
     const skipping = fresh();
@@ -390,7 +390,7 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     await expectReject(
       run({ format: 'nf4', skip: ['v_proj'] }, { ...more, maxSteps: 4, outDir: skipping }),
       'ERR_ARGUMENT',
-      /other settings: quantised: whole was \["model\.layers\.0\.self_attn\.k_proj".* and is \["model\.layers\.0\.self_attn\.v_proj"/,
+      /other settings: quantized: whole was \["model\.layers\.0\.self_attn\.k_proj".* and is \["model\.layers\.0\.self_attn\.v_proj"/,
     );
   });
 

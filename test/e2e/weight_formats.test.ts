@@ -18,9 +18,9 @@ import {
   bytesOf,
   floatsOf,
   goldenOnCodes,
-  quantise,
-  quantiseCodes,
-  quantised,
+  quantize,
+  quantizeCodes,
+  quantized,
   weightFormatCases,
 } from '../support/weight_format_cases';
 
@@ -57,9 +57,9 @@ test('an int8 matrix without scales, and scales that are no numbers, are refused
     CausalLM.fromPretrained(await tinyModel(options));
   const name = 'model.layers.1.mlp.up_proj.weight_scale';
   const edited = (edit: (tensors: Map<string, SafetensorsTensor>) => void): TinyModelOptions => ({
-    config: quantised(),
+    config: quantized(),
     edit: (tensors) => {
-      quantise(tensors, true);
+      quantize(tensors, true);
       edit(tensors);
     },
   });
@@ -84,9 +84,9 @@ test('an int8 matrix without scales, and scales that are no numbers, are refused
 test('int8 scales of 16 bits are those of the same values in f32', async () => {
   const load = async (dtype: 'F32' | 'BF16' | 'F16'): Promise<number[]> => {
     const dir = await tinyModel({
-      config: quantised(),
+      config: quantized(),
       edit: (tensors) => {
-        quantise(tensors, true);
+        quantize(tensors, true);
         for (const [name, { shape }] of [...tensors]) {
           if (!name.endsWith('_scale')) continue;
           // Powers of 2, whose bits all three have.
@@ -128,8 +128,8 @@ describe('quantize, at load', () => {
   test.each(['nf4', 'fp4', 'int8'] as const)('%s is what a file of the same codes gives', async (format) => {
     const kept =
       format === 'int8'
-        ? { config: quantised(), edit: (tensors: Tensors) => quantise(tensors, true) }
-        : { config: bitsandbytes(format), edit: (tensors: Tensors) => quantiseCodes(tensors, format, true) };
+        ? { config: quantized(), edit: (tensors: Tensors) => quantize(tensors, true) }
+        : { config: bitsandbytes(format), edit: (tensors: Tensors) => quantizeCodes(tensors, format, true) };
     const [plain, coded] = [await tinyModel(), await tinyModel(kept)];
     for (const device of ['cpu', 'reference'] as const)
       for (const dtype of ['f32', 'bf16'] as const) {
@@ -199,7 +199,7 @@ describe('quantize, at load', () => {
     await model.dispose();
   });
 
-  test('a second quantisation of the magnitudes changes the values by little', async () => {
+  test('a second quantization of the magnitudes changes the values by little', async () => {
     const dir = await tinyModel();
     const once = await logitsOf(dir, { quantize: 'nf4' });
     const twice = await logitsOf(dir, { quantize: { format: 'nf4', doubleQuant: true } });
@@ -230,12 +230,12 @@ describe('quantize, at load', () => {
       await expectReject(load(plain, value), 'ERR_ARGUMENT', message);
     const again = await tinyModel({
       config: bitsandbytes('nf4'),
-      edit: (tensors) => quantiseCodes(tensors, 'nf4', true),
+      edit: (tensors) => quantizeCodes(tensors, 'nf4', true),
     });
     await expectReject(
       load(again, 'nf4'),
       'ERR_ARGUMENT',
-      /is quantised already \(nf4\): leave quantize out$/,
+      /is quantized already \(nf4\): leave quantize out$/,
     );
     const name = 'model.layers.1.mlp.up_proj.weight';
     for (const bad of [NaN, -Infinity]) {
@@ -249,7 +249,7 @@ describe('quantize, at load', () => {
       await expectReject(
         load(broken, 'nf4'),
         'ERR_FILE',
-        /expected finite weights to quantise but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
+        /expected finite weights to quantize but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
       );
     }
     expect(memoryUsage().tensors).toBeLessThanOrEqual(held);
@@ -265,7 +265,7 @@ describe('what bitsandbytes writes', () => {
       await tinyModel({
         config: bitsandbytes('nf4'),
         edit: (tensors) => {
-          quantiseCodes(tensors, 'nf4', true);
+          quantizeCodes(tensors, 'nf4', true);
           edit(tensors);
         },
       }),
@@ -378,7 +378,7 @@ describe('what bitsandbytes writes', () => {
       const dir = await tinyModel({
         config: bitsandbytes('nf4'),
         edit: (tensors) => {
-          quantiseCodes(tensors, 'nf4', true);
+          quantizeCodes(tensors, 'nf4', true);
           const count = Math.ceil((24 * 24) / blocksize);
           const magnitudes = Float32Array.from(
             { length: count },
@@ -401,9 +401,9 @@ describe('what bitsandbytes writes', () => {
       tinyModel({
         config: bnb
           ? { quantization_config: { quant_method: 'bitsandbytes', load_in_8bit: true, load_in_4bit: false } }
-          : quantised(),
+          : quantized(),
         edit: (tensors) => {
-          quantise(tensors, true);
+          quantize(tensors, true);
           if (!bnb) return;
           for (const [scale, { bytes, shape }] of [...tensors]) {
             if (!scale.endsWith('.weight_scale')) continue;

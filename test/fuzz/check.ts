@@ -3,8 +3,8 @@ import { inspect } from 'node:util';
 import { LoRAError } from '../../lib/errors';
 import { peakProcessBytes } from '../../lib/native/peak_memory';
 
-export const mostMilliseconds = 1000;
-export const mostKibibytes = 256 * 1024;
+export const maxMilliseconds = 1000;
+export const maxKibibytes = 256 * 1024;
 
 /** The peak of the memory of this process, in kibibytes. */
 export const peakKibibytes = (): number => (peakProcessBytes() ?? 0) / 1024;
@@ -31,7 +31,7 @@ export async function checkRun(
     return `threw ${inspect(thrown).slice(0, 2000)}`;
   // Memory comes first, because the system takes long to give so much of it on a busy machine.
   const grown = baseline > 0 ? peakKibibytes() - baseline : 0;
-  if (grown > mostKibibytes) return `took ${grown} KiB`;
-  if (took > mostMilliseconds) return `took ${took.toFixed(0)} ms`;
+  if (grown > maxKibibytes) return `took ${grown} KiB`;
+  if (took > maxMilliseconds) return `took ${took.toFixed(0)} ms`;
   return thrown;
 }

@@ -53,7 +53,7 @@ import {
   tokenizers,
   type Json,
 } from './seeds';
-import { quantised } from './quantised';
+import { quantized } from './quantized';
 import { same, type Target } from './target';
 import { isRecord } from '../../lib/validate';
 
@@ -321,7 +321,7 @@ export const targets: Readonly<Record<string, Target>> = {
       }
     },
   ),
-  quantised,
+  quantized,
   gguf,
   gguf_model: ggufModel,
   jsonl,
@@ -382,7 +382,7 @@ export const targets: Readonly<Record<string, Target>> = {
           throw new Error(`took the steps ${String(steps)}`);
       const settings =
         typeof rest['settings'] === 'string' ? rest['settings'] : JSON.stringify(rest['settings']);
-      const own = { settings: runSettings, mostSteps: 10, ofTotal: [] };
+      const own = { settings: runSettings, maxSteps: 10, ofTotal: [] };
       const { step, evaluations } = checkRunState('folder', { ...rest, settings }, own);
       const best = new BestEvaluation();
       best.restore(evaluations);

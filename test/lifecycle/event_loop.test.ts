@@ -29,7 +29,7 @@ const measure = `
 const dir = mkdtempSync(join(tmpdir(), 'event-loop-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-test('loading, merging, saving and quantising a model of 170 MB and a head of 130 MB hold the event loop for 50 ms at most', () => {
+test('loading, merging, saving and quantizing a model of 170 MB and a head of 130 MB hold the event loop for 50 ms at most', () => {
   const program = `
     const fs = require('node:fs');
     const dir = ${JSON.stringify(dir)};
@@ -57,7 +57,7 @@ test('loading, merging, saving and quantising a model of 170 MB and a head of 13
     gc();
     ${measure}
     const longest = Object.fromEntries(
-      ['load', 'merge', 'save', 'saveQuantised', 'quantizeModel', 'loadAdapter', 'loadCheckpoint'].map((name) => [name, Infinity]),
+      ['load', 'merge', 'save', 'saveQuantized', 'quantizeModel', 'loadAdapter', 'loadCheckpoint'].map((name) => [name, Infinity]),
     );
     for (let i = 0; i < 4 && Math.max(...Object.values(longest)) > 50; i++) {
       const [load, model] = await gap(() => lora.CausalLM.fromPretrained(dir));
@@ -69,13 +69,13 @@ test('loading, merging, saving and quantising a model of 170 MB and a head of 13
       await model.removeAdapter('b');
       const [merge] = await gap(() => model.merge('a'));
       const [save] = await gap(() => model.save(dir + '/saved'));
-      const [saveQuantised] = await gap(() => model.save(dir + '/saved', { quantize: 'nf4' }));
+      const [saveQuantized] = await gap(() => model.save(dir + '/saved', { quantize: 'nf4' }));
       fs.rmSync(dir + '/few-bits', { recursive: true, force: true });
       const quantize = { format: 'nf4', doubleQuant: true };
       const [quantizeModel] = await gap(() => lora.quantizeModel(dir, dir + '/few-bits', quantize));
       gc();
       await model.dispose();
-      const gaps = { load, merge, save, saveQuantised, quantizeModel, loadAdapter, loadCheckpoint };
+      const gaps = { load, merge, save, saveQuantized, quantizeModel, loadAdapter, loadCheckpoint };
       for (const [name, value] of Object.entries(gaps)) longest[name] = Math.min(longest[name], value);
     }
     report(longest);

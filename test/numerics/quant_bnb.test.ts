@@ -6,7 +6,7 @@ import type { ModelTensors } from '../../lib/formats/sharded';
 import { nest, nestedMap } from '../../lib/models/double_quant';
 import { storedMatrix } from '../../lib/models/stored_matrix';
 import { binding } from '../../lib/native/calls';
-import { FrozenWeight, scaleOfInt8, type QuantisedFormat } from '../../lib/tensor/frozen_weight';
+import { FrozenWeight, scaleOfInt8, type QuantizedFormat } from '../../lib/tensor/frozen_weight';
 import { describeWithData } from '../support/shared_data';
 
 interface Stored {
@@ -30,16 +30,16 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
     file.close();
   });
 
-  /** The source as a tensor of the dtype that was quantised. */
+  /** The source as a tensor of the dtype that was quantized. */
   const source = (dtype: DType, device: 'cpu' | 'reference'): ReturnType<typeof tensor> =>
     tensor(floats(tensors.get('source')!), { shape: [96, 256], device }).to({ dtype });
-  const quantised = async (
+  const quantized = async (
     dtype: DType,
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     device: 'cpu' | 'reference',
   ): Promise<{ values: Uint8Array; magnitudes: Float32Array }> => {
     const x = source(dtype, device);
-    const made = FrozenWeight.quantise(x, format);
+    const made = FrozenWeight.quantize(x, format);
     const result = {
       values: new Uint8Array(await binding().read(made.values)),
       magnitudes: new Float32Array(await binding().read(made.magnitudes)),
@@ -52,7 +52,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
 
   test('there are cases', () => expect(cases.length).toBe(24));
 
-  test('every directory layout dequantises to the values of bitsandbytes, bit for bit', async () => {
+  test('every directory layout dequantizes to the values of bitsandbytes, bit for bit', async () => {
     for (const name of cases) {
       const of = (key: string): Stored => tensors.get(`${name}.${key}`)!;
       const file = new Map<string, Stored>([
@@ -79,7 +79,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
       const dtype = /float32/.test(name) ? 'f32' : /bfloat16/.test(name) ? 'bf16' : 'f16';
       for (const device of devices) {
         // No device computes in f16 with these formats: f32 has the values before they are rounded to it.
-        const packed = FrozenWeight.packQuantised(
+        const packed = FrozenWeight.packQuantized(
           format,
           values,
           scales,
@@ -89,7 +89,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
         );
         const bytes = tidy(() => packed.unpack().to({ dtype }).bytesSync());
         packed.dispose();
-        expect(Buffer.from(bytes).equals(of('dequantised').bytes)).toBe(true);
+        expect(Buffer.from(bytes).equals(of('dequantized').bytes)).toBe(true);
       }
     }
   });
@@ -100,7 +100,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
         for (const format of ['nf4', 'fp4'] as const) {
           const name = `${format}-b64-${dtype}-single`;
           const ours = { float32: 'f32', bfloat16: 'bf16', float16: 'f16' }[dtype] as DType;
-          const { values, magnitudes } = await quantised(ours, format, device);
+          const { values, magnitudes } = await quantized(ours, format, device);
           expect(Buffer.from(values).equals(tensors.get(`${name}.packed`)!.bytes)).toBe(true);
           expect(magnitudes).toEqual(floats(tensors.get(`${name}.absmax`)!));
         }
@@ -108,14 +108,14 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
 
   test('int8 rows are those of bitsandbytes, bit for bit', async () => {
     for (const device of devices) {
-      const { values, magnitudes } = await quantised('f16', 'int8', device);
+      const { values, magnitudes } = await quantized('f16', 'int8', device);
       expect(Buffer.from(values).equals(tensors.get('int8.q')!.bytes)).toBe(true);
       expect(magnitudes).toEqual(floats(tensors.get('int8.row_absmax')!));
     }
     expect(scaleOfInt8(127)).toBe(1);
   });
 
-  test('the second quantisation: the map, its magnitudes and codes, and the mean within an ulp', async () => {
+  test('the second quantization: the map, its magnitudes and codes, and the mean within an ulp', async () => {
     for (const dtype of ['float32', 'bfloat16', 'float16']) {
       const name = `nf4-b64-${dtype}`;
       const of = (key: string): Stored => tensors.get(`${name}-double.${key}`)!;
@@ -130,7 +130,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
   });
 });
 
-test('of two codes of the second quantisation that are as near, the lower one', async () => {
+test('of two codes of the second quantization that are as near, the lower one', async () => {
   // Their mean is 0 and the largest one 1, so that each is looked up as it is.
   const middles = nestedMap
     .subarray(1)

@@ -1,6 +1,6 @@
 /** GGUF's blocks on the devices of the CPU; cuda_emulated.test.ts has them on a GPU. */
 import { loraLinear } from '../../lib/ops/lora_linear';
-import { FrozenWeight, quantisedBytes } from '../../lib/tensor/frozen_weight';
+import { FrozenWeight, quantizedBytes } from '../../lib/tensor/frozen_weight';
 import { blockFormats, isBlockFormat, type BlockFormat } from '../../lib/native/block_formats';
 import { blockFormatCases, goldenBlocks, goldenShape, goldenValues } from '../support/block_format_cases';
 import { seeded } from '../support/numbers';
@@ -22,7 +22,7 @@ describeWithData('quant-gguf', 'golden/quant-gguf', (dir) => {
     const blocks = (await goldenBlocks(dir)).get(format)!;
     const values = (await goldenValues(dir)).get(format)!;
     const [out, inside] = goldenShape;
-    using kept = FrozenWeight.packQuantised(format, blocks, null, goldenShape, 'f32', 'cpu');
+    using kept = FrozenWeight.packQuantized(format, blocks, null, goldenShape, 'f32', 'cpu');
     using x = seeded([3, inside], 1);
     using y = loraLinear(x, { weight: kept });
     const [given, found] = [await x.data(), await y.data()];
@@ -39,7 +39,7 @@ describeWithData('quant-gguf', 'golden/quant-gguf', (dir) => {
 
 test('other bytes than whole blocks are refused', () => {
   const pack = (bytes: number, cols: number, scales: Float32Array | null = null): FrozenWeight =>
-    FrozenWeight.packQuantised('q4_k', new Uint8Array(bytes), scales, [2, cols], 'f32', 'cpu');
+    FrozenWeight.packQuantized('q4_k', new Uint8Array(bytes), scales, [2, cols], 'f32', 'cpu');
   expect(() => pack(288, 255)).toThrow(
     '[pack] expected rows of whole blocks of 256 values (q4_k) but received a weight of shape [2, 255]',
   );
@@ -51,8 +51,8 @@ test('other bytes than whole blocks are refused', () => {
   );
   using weight = pack(288, 256);
   expect(weight.format).toBe('q4_k');
-  expect(quantisedBytes('q4_k', 2, 256)).toBe(288);
+  expect(quantizedBytes('q4_k', 2, 256)).toBe(288);
   expect(() =>
-    FrozenWeight.packQuantised('q4_k', new Uint8Array(288), null, [2, 256], 'f16', 'reference'),
+    FrozenWeight.packQuantized('q4_k', new Uint8Array(288), null, [2, 256], 'f16', 'reference'),
   ).toThrow('does not read q4_k weights for f16 activations');
 });

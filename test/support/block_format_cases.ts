@@ -20,9 +20,9 @@ export async function goldenBlocks(dir: string): Promise<Map<string, Uint8Array>
   return blocks;
 }
 
-/** What each of them dequantises to. */
+/** What each of them dequantizes to. */
 export async function goldenValues(dir: string): Promise<Map<string, Float32Array>> {
-  const file = await openSafetensors(join(dir, 'dequantised.safetensors'));
+  const file = await openSafetensors(join(dir, 'dequantized.safetensors'));
   const values = new Map<string, Float32Array>();
   for (const [name, { bytes }] of file.tensors)
     values.set(name.toLowerCase(), new Float32Array(Uint8Array.from(bytes).buffer));
@@ -54,11 +54,11 @@ export function blockFormatCases(
   rowCounts: readonly number[],
 ): void {
   for (const format of Object.keys(blockFormats) as BlockFormat[])
-    define(`${device}: ${format} is what ggml dequantises, in every use`, async () => {
+    define(`${device}: ${format} is what ggml dequantizes, in every use`, async () => {
       const blocks = (await goldenBlocks(dir)).get(format)!;
       const values = (await goldenValues(dir)).get(format)!;
       for (const dtype of ['f32', 'bf16'] as const) {
-        using kept = FrozenWeight.packQuantised(format, blocks, null, goldenShape, dtype, device);
+        using kept = FrozenWeight.packQuantized(format, blocks, null, goldenShape, dtype, device);
         using golden = tensor(values, { shape: goldenShape, device }).to({ dtype });
         using whole = FrozenWeight.pack(golden);
         expect(tidy(() => bits(kept.unpack()))).toBe(bits(golden));
@@ -66,7 +66,7 @@ export function blockFormatCases(
       }
     });
 
-  define(`${device}: the file's floats of 16 bits are what ggml dequantises`, async () => {
+  define(`${device}: the file's floats of 16 bits are what ggml dequantizes`, async () => {
     const [blocks, values] = [await goldenBlocks(dir), await goldenValues(dir)];
     for (const dtype of ['f16', 'bf16'] as const) {
       const read = tidy(() =>

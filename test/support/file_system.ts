@@ -23,7 +23,7 @@ export class FileSystemCalls {
   /** How many bytes each call of write was asked for. */
   asked: number[] = [];
   /** A call of write writes no more than this many bytes. */
-  mostPerWrite = Infinity;
+  maxPerWrite = Infinity;
   /** Bytes count as written and are not: for files too large for a test. */
   pretendToWrite = false;
   readonly #failures = new Map<string, Error>();
@@ -54,7 +54,7 @@ export class FileSystemCalls {
     this.openHandles++;
     const limited: Write = async (bytes, offset, length) => {
       this.asked.push(length);
-      const bytesWritten = Math.min(length, this.mostPerWrite);
+      const bytesWritten = Math.min(length, this.maxPerWrite);
       return this.pretendToWrite ? { bytesWritten } : write(bytes, offset, bytesWritten);
     };
     handle.write = limited as FileHandle['write'];

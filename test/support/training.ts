@@ -123,10 +123,10 @@ export async function trainByHand(
   using optimizer = new AdamW(parameters, settings);
   const reports = [];
   for (const [i, group] of steps.entries()) {
-    const labelled = group.filter(({ labels }) => counted(labels) > 0);
-    const total = counted(labelled.flatMap(({ labels }) => labels));
+    const labeled = group.filter(({ labels }) => counted(labels) > 0);
+    const total = counted(labeled.flatMap(({ labels }) => labels));
     let loss = 0;
-    for (const { inputIds, labels } of labelled) {
+    for (const { inputIds, labels } of labeled) {
       const sum = model.forward(inputIds, { labels, reduction: 'sum', adapter, train: true }).loss;
       const part = sum.div(total);
       part.backward();

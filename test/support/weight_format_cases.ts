@@ -32,7 +32,7 @@ export const floatsOf = ({ bytes }: SafetensorsTensor): Float32Array =>
 export const bytesOf = (array: Float32Array | Int8Array): Uint8Array => new Uint8Array(array.buffer);
 
 const int8Weights = { num_bits: 8, type: 'int', strategy: 'channel', symmetric: true, dynamic: false };
-export const quantised = (): Record<string, unknown> => ({
+export const quantized = (): Record<string, unknown> => ({
   quantization_config: {
     quant_method: 'compressed-tensors',
     format: 'int-quantized',
@@ -41,7 +41,7 @@ export const quantised = (): Record<string, unknown> => ({
 });
 
 /** Puts int8 rows in the place of the linear layers, or the f32 values of those rows. */
-export function quantise(tensors: Map<string, SafetensorsTensor>, kept: boolean): void {
+export function quantize(tensors: Map<string, SafetensorsTensor>, kept: boolean): void {
   for (const [name, tensor] of [...tensors]) {
     if (!isLinear(name)) continue;
     const [out, inside] = tensor.shape as [number, number];
@@ -78,7 +78,7 @@ export const bitsandbytes = (format: Coded): Record<string, unknown> => ({
 });
 
 /** Puts 4-bit codes as bitsandbytes writes them in the place of the linear layers, or the f32 values of those codes. */
-export function quantiseCodes(tensors: Map<string, SafetensorsTensor>, format: Coded, kept: boolean): void {
+export function quantizeCodes(tensors: Map<string, SafetensorsTensor>, format: Coded, kept: boolean): void {
   const table = codeTables[format];
   for (const [name, tensor] of [...tensors]) {
     if (!isLinear(name)) continue;
@@ -116,13 +116,13 @@ export function quantiseCodes(tensors: Map<string, SafetensorsTensor>, format: C
 }
 const coded = (format: Coded): TinyModelOptions => ({
   config: bitsandbytes(format),
-  edit: (tensors) => quantiseCodes(tensors, format, true),
+  edit: (tensors) => quantizeCodes(tensors, format, true),
 });
 const codedValues = (format: Coded): TinyModelOptions => ({
-  edit: (tensors) => quantiseCodes(tensors, format, false),
+  edit: (tensors) => quantizeCodes(tensors, format, false),
 });
-const int8: TinyModelOptions = { config: quantised(), edit: (tensors) => quantise(tensors, true) };
-const int8Values: TinyModelOptions = { edit: (tensors) => quantise(tensors, false) };
+const int8: TinyModelOptions = { config: quantized(), edit: (tensors) => quantize(tensors, true) };
+const int8Values: TinyModelOptions = { edit: (tensors) => quantize(tensors, false) };
 
 /** Rounds every tensor to 16 bits on a device, which f32 holds exactly, and keeps it so or in f32. */
 const rounded = (device: Device, to: 'bf16' | 'f16', kept: boolean): TinyModelOptions => ({
@@ -313,10 +313,10 @@ export function goldenOnCodes(
         return { losses, generated: [...generated], values };
       };
       const saved = join(scratch, `${name}-${device}`);
-      const quantised = await CausalLM.fromPretrained(base, { device, dtype: 'f32', quantize: 'nf4' });
-      await quantised.save(saved);
-      const ours = await observed(quantised);
-      await quantised.dispose();
+      const quantized = await CausalLM.fromPretrained(base, { device, dtype: 'f32', quantize: 'nf4' });
+      await quantized.save(saved);
+      const ours = await observed(quantized);
+      await quantized.dispose();
       const values = await CausalLM.fromPretrained(saved, { device, dtype: 'f32' });
       expect(ours).toEqual(await observed(values));
       await values.dispose();

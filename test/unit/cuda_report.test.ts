@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { isPacked, quantisedBytes } from '../../lib/tensor/frozen_weight';
+import { isPacked, quantizedBytes } from '../../lib/tensor/frozen_weight';
 import type { WeightFormat } from '../../lib/native/binding';
 
 const root = join(__dirname, '../..');
@@ -35,7 +35,7 @@ test('the bytes of weights are those of the formats, and stand in the page', () 
   expect(formats.filter(({ decoded }) => decoded).map(({ name }) => name)).toEqual(['int8', 'nf4', 'fp4']);
   for (const { name, decoded, stored, expanded } of formats) {
     if (name !== 'bf16' && name !== 'f16' && name !== 'f32' && isPacked(name))
-      expect([name, stored * 4096 ** 2]).toEqual([name, quantisedBytes(name, 4096, 4096)]);
+      expect([name, stored * 4096 ** 2]).toEqual([name, quantizedBytes(name, 4096, 4096)]);
     const once = decoded ? stored : stored + 2 * expanded;
     const all = once * (decoded ? most / perLaunch : 1);
     const numbers = [stored, once, all].map((bytes) => bytes.toFixed(3)).join(' | ');

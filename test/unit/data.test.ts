@@ -108,7 +108,7 @@ describe('epochs', () => {
     for (const order of three) expect([...order].sort((a, b) => a - b)).toEqual([...Array(20).keys()]);
   });
 
-  test('the orders of neighbouring seeds and epochs have no more in common than chance', async () => {
+  test('the orders of neighboring seeds and epochs have no more in common than chance', async () => {
     const all = (await Promise.all([0, 1, 2, 3, 4, 5].map((seed) => orders(seed, 6)))).flat();
     expect(new Set(all.map((order) => order.join())).size).toBe(36);
     // Two random permutations agree in one place on average (variance 1); there are 630 pairs.

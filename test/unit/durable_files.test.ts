@@ -59,7 +59,7 @@ describe('a file', () => {
 
   test('is written whole when the system takes only a part of each call', async () => {
     const dir = fresh();
-    disk.mostPerWrite = 3;
+    disk.maxPerWrite = 3;
     const bytes = Uint8Array.from({ length: 10 }, (_, i) => i);
     await writeFileAtomic(join(dir, 'a'), bytes);
     expect([...readFileSync(join(dir, 'a'))]).toEqual([...bytes]);

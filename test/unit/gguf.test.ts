@@ -250,7 +250,7 @@ describe('an adapter', () => {
     );
   const other = (key: string, field: GgufField) => new Map([...adapterMetadata, [key, field] as const]);
 
-  test('puts the rows of q, whose pairs are neighbours, into Hugging Face’s order', async () => {
+  test('puts the rows of q, whose pairs are neighbors, into Hugging Face’s order', async () => {
     const layers = await readGgufAdapter(
       written(await ggufBytes(adapterMetadata, adapterTensors)),
       model,

@@ -1,7 +1,7 @@
 /** Blocks of ggml's that are written, against the bytes that its own library makes of the same values. */
 import { createHash } from 'node:crypto';
 import { bytesOfFloats } from '../../lib/formats/floats';
-import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
+import { quantizedBlocks } from '../../lib/formats/gguf_blocks';
 import type { WrittenBlocks } from '../../lib/native/block_formats';
 import { generator } from '../support/tiny_model';
 
@@ -78,7 +78,7 @@ const digests: Record<string, Record<WrittenBlocks, string>> = {
 test.each(Object.keys(digests))('%s values', async (kind) => {
   const bytes = bytesOfFloats(valuesOf(kind));
   for (const [format, digest] of Object.entries(digests[kind]!)) {
-    const blocks = await quantisedBlocks(bytes, 'f32', format as WrittenBlocks);
+    const blocks = await quantizedBlocks(bytes, 'f32', format as WrittenBlocks);
     expect([format, createHash('sha256').update(blocks!).digest('hex').slice(0, 16)]).toEqual([
       format,
       digest,

@@ -184,7 +184,7 @@ describe('LoRALinear', () => {
       expectThrow(
         () => make({ quantize: 'nf4', weight: broken }),
         'ERR_ARGUMENT',
-        '[LoRALinear] expected finite weights to quantise but received NaN or an infinity',
+        '[LoRALinear] expected finite weights to quantize but received NaN or an infinity',
       );
       expectThrow(
         () => make({ quantize: 'nf4', dtype: 'f16', device: 'reference' }),

@@ -195,7 +195,7 @@ test('in a bundle the error names the remedy, whatever lies above it', () => {
   expect(findBinary({ ...host, directory: undefined, binary: named }).path).toBe(named);
 });
 
-test('the root of the package is recognised by its name', () => {
+test('the root of the package is recognized by its name', () => {
   const { app, root } = install();
   expect(packageRoot(join(root, 'dist'))).toBe(root);
   expect(packageRoot(join(root, 'lib/native'))).toBe(root);

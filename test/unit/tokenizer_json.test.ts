@@ -122,7 +122,7 @@ test.each([
     },
     [1, 2],
   ],
-])('%s is recognised where an early file does not name its type', async (_, model, ids) => {
+])('%s is recognized where an early file does not name its type', async (_, model, ids) => {
   expect((await load({ model })).encode('ab')).toEqual(ids);
 });
 

@@ -26,7 +26,7 @@ const date =
 const time = '(?:[01]\\d|2[0-3]):[0-5]\\d(?::[0-5]\\d(?:\\.\\d+)?)?';
 const safe = Number.MAX_SAFE_INTEGER;
 
-const honoured: [kind: string, schema: object, good: unknown[], bad: unknown[]][] = [
+const honored: [kind: string, schema: object, good: unknown[], bad: unknown[]][] = [
   [
     'z.email()',
     {
@@ -297,7 +297,7 @@ const allows = async (schema: object, value: unknown): Promise<boolean> => {
   return ends;
 };
 
-test.each(honoured)('%s is honoured', async (_, schema, good, bad) => {
+test.each(honored)('%s is honored', async (_, schema, good, bad) => {
   const all = [...good, ...bad];
   const allowed = await Promise.all(all.map((value) => allows(schema, value)));
   expect(all.filter((_, i) => allowed[i])).toEqual(good);

@@ -23,7 +23,7 @@ export interface GgufLayout {
   readonly block: Readonly<Record<string, string>>;
   /** Whether files of this family, of several that are one architecture there, have attention.sliding_window. */
   readonly slides?: true;
-  /** Whether the two numbers that rope turns together are neighbours: then row 2i + j of a head of q and k is row j·headDim/2 + i of Hugging Face's. */
+  /** Whether the two numbers that rope turns together are neighbors: then row 2i + j of a head of q and k is row j·headDim/2 + i of Hugging Face's. */
   readonly pairedRows: boolean;
 }
 

@@ -28,7 +28,7 @@ export interface Chart {
   readonly doubling?: boolean;
 }
 
-/** Digits enough to tell neighbours apart, and no more. */
+/** Digits enough to tell neighbors apart, and no more. */
 export const short = (value: number): string => {
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-2 || size >= 1e5) ? value.toExponential(2) : value.toFixed(4);

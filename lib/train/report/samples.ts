@@ -24,10 +24,10 @@ export interface Samples {
 /** A report of a run shows so many. */
 const samplesOfRun = 3;
 /** Data that asks each question several times is looked through so far for other ones. */
-const mostExamples = 100;
+const maxExamples = 100;
 const maxNewTokens = 64;
 /** A large model on a small machine should not take longer for its samples than for its training. */
-const mostSeconds = 30;
+const maxSeconds = 30;
 
 /** The tokens before the first that counts; of plain text, where all count, the beginning. */
 export function promptLength({ inputIds, labels }: Example): number {
@@ -44,7 +44,7 @@ export async function firstExamples(source: DataSource, count: number): Promise<
   for await (const example of items) {
     const prompt = String(example.inputIds.slice(0, promptLength(example)));
     if (!found.has(prompt)) found.set(prompt, example);
-    if (found.size === count || ++seen === mostExamples) break;
+    if (found.size === count || ++seen === maxExamples) break;
   }
   return [...found.values()];
 }
@@ -94,13 +94,13 @@ export async function makeSamples(
   const samples: Sample[] = [];
   const heldOut = sources.evalData !== undefined;
   if (!model.hasTokenizer) return { samples, heldOut, missing: 'the model has no tokenizer' };
-  const deadline = performance.now() + 1000 * mostSeconds;
+  const deadline = performance.now() + 1000 * maxSeconds;
   try {
     const examples = await firstExamples(sources.evalData ?? sources.data, samplesOfRun);
     if (examples.length === 0) return { samples, heldOut, missing: 'the data can be read only once' };
     for (const example of examples) {
       if (performance.now() > deadline)
-        return { samples, heldOut, missing: `the first ones took ${mostSeconds} seconds` };
+        return { samples, heldOut, missing: `the first ones took ${maxSeconds} seconds` };
       const { ids, prompt, expected } = questionOf(example, model);
       const before = adapter && (await writtenText(model, ids, { adapter: null, deadline, signal }));
       const after = await writtenText(model, ids, { adapter, deadline, signal });

@@ -119,7 +119,7 @@ HWY_INLINE void StoreTransposed(const __m512i (&rows)[4], uint32_t* to, size_t s
   _mm512_storeu_si512(to + 3 * stride, _mm512_unpackhi_epi64(high01, high23));
 }
 
-// dst [columns][kAmxPairs] ← the pairs of neighbouring rows of src [2·kAmxPairs][columns],
+// dst [columns][kAmxPairs] ← the pairs of neighboring rows of src [2·kAmxPairs][columns],
 // transposed; columns are a multiple of 8. The vectors are put together as they are loaded, which
 // leaves three of five steps to registers.
 HWY_INLINE void TransposeRowPairs(const uint16_t* src, size_t src_stride, size_t columns,

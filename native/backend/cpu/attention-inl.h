@@ -101,7 +101,7 @@ HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy
   return {tile, s.padded};
 }
 
-// The transposed keys [d][⌈count / 2⌉] in pairs of neighbouring ones, from `first` on. Both tiles
+// The transposed keys [d][⌈count / 2⌉] in pairs of neighboring ones, from `first` on. Both tiles
 // have the size of one of keys. Tile registers need the pairs of a row side by side.
 template <class T>
 HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& t, const T* src,
@@ -163,7 +163,7 @@ HWY_INLINE void ForEachKeys(size_t count, const Step& step) {
   if (j < count) ForCount<kStep - 1>(count - j, [&](auto n) HWY_ATTR { step(n, j); });
 }
 
-// Stores the pairs of neighbouring keys from j on, and calls use(pairs) for each vector of them;
+// Stores the pairs of neighboring keys from j on, and calls use(pairs) for each vector of them;
 // what is missing to a whole pair is zero.
 template <size_t kCount, class Use>
 HWY_INLINE void StoreKeyPairs(const VF (&v)[kCount], size_t j, float* column, const Use& use) {
@@ -180,7 +180,7 @@ HWY_INLINE void StoreKeyPairs(const VF (&v)[kCount], size_t j, float* column, co
 
 // Turns scores into P, updates the running max and sum, and sets alpha to 2^(old max − new max).
 // Scores of pairs are multiplied by the scale first.
-// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile], of which
+// P is f32 [count][kRowTile], or pairs of neighboring keys [⌈count / 2⌉][kRowTile], of which
 // `weights` is the running sum: an output that is divided by it is a mean of V with weights that
 // add up to 1, whatever P was rounded to. A key is added to one of four sums by its place in the
 // tile, so that keys that a row does not see change no bits.

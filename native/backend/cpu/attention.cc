@@ -104,7 +104,7 @@ size_t BackwardSplits(const AttentionShape& s, int threads) {
 // Returns how many of `tiles` row tiles make a block, so that there are at least `blocks`. Tiles of
 // a block share what is made of the keys; f32 keys are read in place.
 size_t TilesOfBlock(DType dtype, size_t tiles, size_t blocks) {
-  return dtype == DType::kF32 ? 1 : std::clamp<size_t>(tiles / blocks, 1, kMostTiles);
+  return dtype == DType::kF32 ? 1 : std::clamp<size_t>(tiles / blocks, 1, kMaxTiles);
 }
 // Of the forward pass, whose blocks are tasks: so many of each thread keep the threads evenly busy.
 size_t ForwardTiles(const AttentionCall& call, size_t threads) {

@@ -30,7 +30,7 @@ struct GradientColumns {
 
 // Turns scores, times `scale`, into P and dp into dS. A masked key gives
 // exactly 0, whatever v and g are. In f32 the results take the places of scores and dp. As bf16
-// they go to p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighbouring keys
+// they go to p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighboring keys
 // as well.
 template <bool kMasked, bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, float scale,
@@ -99,7 +99,7 @@ HWY_INLINE float DotOfRows(const T* g, const T* y, size_t n) {
 }
 
 // Packs the rows of q or g: rows_t is [d][kRowTile], and `rows` [row][padded] scaled. In pairs,
-// rows_t has those of columns, and `rows` those of neighbouring rows, unscaled.
+// rows_t has those of columns, and `rows` those of neighboring rows, unscaled.
 template <class T>
 HWY_INLINE void PackRows(const AttentionShape& s, const RowTile& t, const T* src, bool pairs,
                          float scale, float* rows, float* rows_t) {

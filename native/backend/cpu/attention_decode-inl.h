@@ -106,9 +106,9 @@ HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count, float 
 // of the latency of a multiply-add, as long as all of them stay in registers.
 template <size_t kRows, size_t kSize>
 constexpr size_t BlocksOfValues() {
-  constexpr size_t kMostSums = kRegisters - 8;
+  constexpr size_t kMaxSums = kRegisters - 8;
   size_t blocks = 1;
-  while (4 * kRows * blocks <= kMostSums && 4 * kLanes * blocks <= kSize) blocks *= 2;
+  while (4 * kRows * blocks <= kMaxSums && 4 * kLanes * blocks <= kSize) blocks *= 2;
   return blocks;
 }
 
@@ -176,8 +176,8 @@ HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
   const DF d;
   const VF minus_inf = hn::Neg(hn::Inf(d));
   const size_t whole = RoundUp(count, kLanes);  // kKeyTile is a multiple of lanes
-  HWY_ALIGN float maxima[kMostLanes], bases[kMostLanes];
-  std::fill(maxima, maxima + kMostLanes, -std::numeric_limits<float>::infinity());
+  HWY_ALIGN float maxima[kMaxLanes], bases[kMaxLanes];
+  std::fill(maxima, maxima + kMaxLanes, -std::numeric_limits<float>::infinity());
   for (size_t r = 0; r < rows; ++r) {
     float* const row = scores + r * kKeyTile;
     for (size_t j = count; j < whole; ++j) row[j] = -std::numeric_limits<float>::infinity();
@@ -275,8 +275,8 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
   const DecodePartial& out = unit.out;
   const DecodeProducts<Kind> products{s, t, scratch, out.out};
   products.LoadQuery(args.q.as<const T>());
-  std::fill(out.max, out.max + kMostLanes, -std::numeric_limits<float>::infinity());
-  std::fill(out.sum, out.sum + kMostLanes, 0.0f);
+  std::fill(out.max, out.max + kMaxLanes, -std::numeric_limits<float>::infinity());
+  std::fill(out.sum, out.sum + kMaxLanes, 0.0f);
   std::memset(out.out, 0, t.count * s.padded * sizeof(float));
   const int32_t begin = std::max(t.begin, unit.begin), end = std::min(t.end, unit.end);
   const auto tile_end = [&t, end](int32_t from) { return std::min(end, t.TileEnd(from)); };
@@ -305,7 +305,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
         }
       }
     }
-    HWY_ALIGN float factors[kMostLanes];
+    HWY_ALIGN float factors[kMaxLanes];
     OnlineSoftmaxRows(t.count, count, scratch.scores, out, factors,
                       [&](size_t r, size_t j, VF p) HWY_ATTR { products.StoreP(r, j, p); });
     for (size_t r = 0; r < t.count; ++r) {

@@ -94,7 +94,7 @@ struct WidenedOperands {
 };
 
 // Operands of bf16 where one instruction multiplies pairs and adds both products. For the scores a
-// pair is two neighbouring columns of a key; for the outputs it is one column of two neighbouring
+// pair is two neighboring columns of a key; for the outputs it is one column of two neighboring
 // keys, and P is rounded to bf16.
 struct PairOperands {
   using T = hwy::bfloat16_t;

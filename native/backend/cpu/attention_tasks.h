@@ -21,7 +21,7 @@
 
 namespace lora::cpu {
 
-constexpr size_t kMostLanes = 16;  // of a vector of f32, on any target
+constexpr size_t kMaxLanes = 16;  // of a vector of f32, on any target
 constexpr size_t kRowTile = 64, kKeyTile = 64;
 constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head take the decode path
 constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a multiple of kKeyTile
@@ -30,7 +30,7 @@ static_assert(kPageSize % kKeyTile == 0 && kDecodeChunk % kKeyTile == 0);
 struct AttentionShape {
   size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0;
   size_t most_keys = 0;      // that a sequence may have
-  size_t d = 0, padded = 0;  // head dim, and rounded up to kMostLanes
+  size_t d = 0, padded = 0;  // head dim, and rounded up to kMaxLanes
   size_t rows = 0;           // per (batch, kv head): queries · group
   int64_t window = 0;
   float scale = 1;
@@ -47,7 +47,7 @@ struct AttentionShape {
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
         most_keys(queries),
         d(static_cast<size_t>(q.dim(3))),
-        padded(RoundUp(d, kMostLanes)),
+        padded(RoundUp(d, kMaxLanes)),
         rows(queries * group),
         window(window),
         scale(scale),
@@ -61,7 +61,7 @@ struct AttentionShape {
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
         most_keys(static_cast<size_t>(args.page_table.dim(1) * kPageSize)),
         d(static_cast<size_t>(args.q.dim(3))),
-        padded(RoundUp(d, kMostLanes)),
+        padded(RoundUp(d, kMaxLanes)),
         rows(queries * group),
         window(args.window),
         scale(args.scale),
@@ -93,7 +93,7 @@ struct AttentionShape {
 };
 
 // Rows [first, first + count) of (batch, head) and the keys lo[r] ≤ j ≤ hi[r] that each sees. Rows
-// up to the next multiple of kMostLanes exist as padding and see no key.
+// up to the next multiple of kMaxLanes exist as padding and see no key.
 struct RowTile {
   size_t batch, head, first, count;
   int32_t lo[kRowTile], hi[kRowTile];
@@ -139,7 +139,7 @@ struct RowTile {
     begin = std::min(begin, end);
   }
 
-  size_t padded() const { return RoundUp(count, kMostLanes); }
+  size_t padded() const { return RoundUp(count, kMaxLanes); }
   int32_t first_tile() const { return begin - begin % static_cast<int32_t>(kKeyTile); }
   // The end of the tile of keys in which key `from` lies.
   int32_t TileEnd(int32_t from) const {
@@ -157,13 +157,13 @@ struct RowTile {
 };
 
 // The most row tiles of a block.
-constexpr size_t kMostTiles = 4;
+constexpr size_t kMaxTiles = 4;
 
 // Tiles of rows that follow each other, which take a tile of keys one after the other. A row's
 // results do not depend on the other tiles of its block.
 class RowBlock {
  public:
-  // Has rows [first, first + count) of (batch, head), of kMostTiles tiles at most.
+  // Has rows [first, first + count) of (batch, head), of kMaxTiles tiles at most.
   RowBlock(const AttentionShape& s, size_t batch, size_t head, size_t first, size_t count) {
     for (size_t from = 0; from < count; from += kRowTile) {
       const size_t rows = std::min(kRowTile, count - from);
@@ -180,7 +180,7 @@ class RowBlock {
   int32_t end() const { return end_; }
 
  private:
-  std::optional<RowTile> tiles_[kMostTiles];
+  std::optional<RowTile> tiles_[kMaxTiles];
   size_t size_ = 0;
   int32_t begin_ = INT32_MAX, end_ = 0;
 };
@@ -221,12 +221,12 @@ struct ForwardTileScratch {
 
 // One partial result of the decode path: unscaled output [rows][padded], max and sum of each row.
 inline size_t DecodePartialFloats(const AttentionShape& s) {
-  return std::min(s.rows, kDecodeRows) * s.padded + 2 * kMostLanes;
+  return std::min(s.rows, kDecodeRows) * s.padded + 2 * kMaxLanes;
 }
 struct DecodePartial {
   float *out, *max, *sum;
   DecodePartial(const AttentionShape& s, float* p)
-      : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kMostLanes) {}
+      : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kMaxLanes) {}
 };
 // What a thread of the decode path works on.
 struct DecodeScratch {
@@ -235,7 +235,7 @@ struct DecodeScratch {
   float* p;       // rounded to bf16, where the products want it so
   static constexpr size_t kScores = kDecodeRows * kKeyTile;
   static size_t QueryFloats(const AttentionShape& s) {
-    return kDecodeRows * RoundUp(s.d, 2 * kMostLanes);
+    return kDecodeRows * RoundUp(s.d, 2 * kMaxLanes);
   }
   static size_t Floats(const AttentionShape& s) { return QueryFloats(s) + kScores * 3 / 2; }
   DecodeScratch(const AttentionShape& s, float* at)
@@ -260,7 +260,7 @@ class DecodeUnits {
     for (size_t b = 0; b < s.batch; ++b) starts_[b + 1] = starts_[b] + ChunksOf(b).count;
   }
   static size_t PartialFloats(const AttentionShape& s) {
-    return s.batch * Heads(s) * MostChunks(s) * DecodePartialFloats(s);
+    return s.batch * Heads(s) * MaxChunks(s) * DecodePartialFloats(s);
   }
 
   size_t count() const { return starts_[s_.batch] * heads(); }
@@ -269,7 +269,7 @@ class DecodeUnits {
   size_t chunks(size_t b) const { return ChunksOf(b).count; }
   // Where the partial results of the chunks of a tile lie, stride() floats apart.
   float* partials(size_t b, size_t head) const {
-    return partials_ + (b * heads() + head) * MostChunks(s_) * stride();
+    return partials_ + (b * heads() + head) * MaxChunks(s_) * stride();
   }
   size_t stride() const { return DecodePartialFloats(s_); }
 
@@ -298,7 +298,7 @@ class DecodeUnits {
   static size_t Tiles(const AttentionShape& s) { return CeilDiv(s.rows, kDecodeRows); }
   static size_t Heads(const AttentionShape& s) { return s.kv_heads * Tiles(s); }
   // The most that a sequence can have, from the sizes of the call alone.
-  static size_t MostChunks(const AttentionShape& s) {
+  static size_t MaxChunks(const AttentionShape& s) {
     const auto window = static_cast<size_t>(s.window);
     size_t keys = s.most_keys, more = 0;
     if (window > 0 && window < keys) {

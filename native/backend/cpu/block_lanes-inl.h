@@ -193,7 +193,7 @@ struct LaneDecoder<WeightFormat::kQ6_K> : NibbleRuns<0, 4> {
   template <class Put>
   static HWY_INLINE void ScalesOf(const LaneBytes& block, const Put& put) {
     const VF scale = block.Half(208);
-    for (size_t s = 0; s < kMostBlockValues / kGroupValues; ++s) {
+    for (size_t s = 0; s < kMaxBlockValues / kGroupValues; ++s) {
       put(s, hn::Mul(scale, hn::ConvertTo(DF(), block.Signed(192 + s))), hn::Zero(DF()));
     }
   }

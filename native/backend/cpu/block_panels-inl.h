@@ -92,7 +92,7 @@ HWY_NOINLINE void ExpandRows(WeightFormat format, const uint8_t* HWY_RESTRICT pa
   constexpr size_t kPer = kPairs ? 2 : 1, kRows = 4, kValues = 64, kRow = kValues + kGroupValues;
   HWY_ALIGN float values[kRows][kRow];
   HWY_ALIGN hwy::bfloat16_t rounded[kRows][kRow];
-  uint8_t blocks[4 * kMostBlockBytes];  // a piece lies in at most four of 32 values, or two of 256
+  uint8_t blocks[4 * kMaxBlockBytes];  // a piece lies in at most four of 32 values, or two of 256
   const BlockSize& size = TraitsOf(format).block;
   const size_t bytes = static_cast<size_t>(size.bytes);
   const size_t per_block = static_cast<size_t>(size.values) / kGroupValues;

@@ -77,7 +77,7 @@ HWY_INLINE VF AddGroup(VF sum, const float* scales, const float* offsets, float 
 
 constexpr bool kDotsPairs = LORA_DOT_BF16;
 
-// Two neighbouring values of x, in all lanes.
+// Two neighboring values of x, in all lanes.
 template <bool kPairs>
 class TwoValues {
  public:
@@ -206,16 +206,16 @@ HWY_INLINE void AddBlockStreams(const Step& step, size_t panel, size_t panels, f
   ForLanes(step.w.format, [&]<class Decoder>(Decoder) HWY_ATTR {
     constexpr size_t kValues = LaneSizes<Decoder>::kGroups * kGroupValues;
     // So many panels that their sums stay in registers.
-    constexpr size_t kMost = std::max<size_t>(1, kSideBySide / Decoder::kParts);
+    constexpr size_t kMax = std::max<size_t>(1, kSideBySide / Decoder::kParts);
     const size_t stride = step.w.stride * sizeof(uint32_t);
     const auto* const first = reinterpret_cast<const uint8_t*>(step.w.panels) + panel * stride;
     BlockStreams s = {
         step.x, step.group_sums, first, stride, step.elements * (kPairs ? 2 : 1) / kValues, sums};
-    for (size_t p = 0; p < panels; p += kMost) {
+    for (size_t p = 0; p < panels; p += kMax) {
       s.panels = first + p * stride;
       s.sums = sums + p * kPanelWidth;
-      if (panels - p >= kMost) {
-        MultiplyBlockStreams<kPairs, Decoder, kMost>(s);
+      if (panels - p >= kMax) {
+        MultiplyBlockStreams<kPairs, Decoder, kMax>(s);
       } else {
         MultiplyBlockStreams<kPairs, Decoder, 1>(s);
       }

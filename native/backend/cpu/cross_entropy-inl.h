@@ -98,16 +98,16 @@ HWY_INLINE void RowSoftmaxGradient(const T* logits, size_t n, float lse, size_t 
   // The vector with the label is computed before anything is overwritten, and stored last.
   const size_t label_begin = label / kLanes * kLanes;
   const size_t label_count = label < n ? std::min(kLanes, n - label_begin) : 0;
-  VF labelled = hn::Zero(d);
+  VF labeled = hn::Zero(d);
   if (label_count > 0) {
     const VF p = Exp(hn::Sub(ReadPart(logits + label_begin, label_count), vl));
     const auto one = hn::Eq(hn::Iota(d, 0), hn::Set(d, static_cast<float>(label - label_begin)));
-    labelled = hn::Mul(vg, hn::Sub(p, hn::IfThenElseZero(one, hn::Set(d, 1.0f))));
+    labeled = hn::Mul(vg, hn::Sub(p, hn::IfThenElseZero(one, hn::Set(d, 1.0f))));
   }
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) WriteVecFast(at(ReadVec(logits + i)), gradient + i);
   if (i < n) WritePartFast(at(ReadPart(logits + i, n - i)), gradient + i, n - i);
-  if (label_count > 0) WritePartFast(labelled, gradient + label_begin, label_count);
+  if (label_count > 0) WritePartFast(labeled, gradient + label_begin, label_count);
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

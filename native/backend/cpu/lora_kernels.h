@@ -85,13 +85,13 @@ void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t 
                   size_t elements, const uint8_t* mask, size_t mask_stride, uint32_t* dst,
                   size_t dst_stride);
 
-// dst [NarrowSize(n, r)] ← A [n, r], with pairs of neighbouring rows, rounded to bf16 or split.
+// dst [NarrowSize(n, r)] ← A [n, r], with pairs of neighboring rows, rounded to bf16 or split.
 void NarrowRowsOf(const float* a, size_t n, size_t r, Operands operands, uint32_t* dst);
-// dst [NarrowSize(k, r)] ← B [r, k] transposed, with pairs of neighbouring columns, rounded to bf16
+// dst [NarrowSize(k, r)] ← B [r, k] transposed, with pairs of neighboring columns, rounded to bf16
 // or split.
 void NarrowColumnsOf(const float* b, size_t r, size_t k, Operands operands, uint32_t* dst);
 
-// dst [⌈rows / 2⌉][dst_stride] ← pairs of neighbouring rows of v [rows, columns], rounded to bf16.
+// dst [⌈rows / 2⌉][dst_stride] ← pairs of neighboring rows of v [rows, columns], rounded to bf16.
 // What is missing to whole pairs and to dst_stride >= columns is zero.
 void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
               size_t dst_stride);
@@ -126,7 +126,7 @@ struct Outer {
 // Computes the outer products of some v with the same z and mask, which tiles read once for all.
 void MultiplyOuters(std::span<const Outer> outers, Range columns);
 
-// dst [OuterSize(m, r)] ← pairs of neighbouring rows of v [m, r], rounded to bf16 or split, as
+// dst [OuterSize(m, r)] ← pairs of neighboring rows of v [m, r], rounded to bf16 or split, as
 // MultiplyOuters reads them: [⌈m / 2⌉][r], or for tiles transposed, [PaddedRank(r)] rows.
 void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands operands,
                uint32_t* dst);

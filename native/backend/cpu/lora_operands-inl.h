@@ -60,7 +60,7 @@ HWY_INLINE void ZeroBeyond(uint32_t* dst, size_t rows, size_t columns, size_t st
     std::fill(dst + i * stride + columns, dst + (i + 1) * stride, 0u);
 }
 
-// dst [⌈columns / 2⌉][dst_stride] ← pairs of neighbouring columns of v [rows, columns], rounded to
+// dst [⌈columns / 2⌉][dst_stride] ← pairs of neighboring columns of v [rows, columns], rounded to
 // bf16 and transposed. What is missing to whole pairs and to dst_stride >= rows is zero.
 void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride) {
   constexpr size_t kBlock = 16;  // elements of a row that are rounded at a time

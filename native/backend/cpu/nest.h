@@ -16,7 +16,7 @@ struct Nest {
   std::array<size_t, kMaxDims> size{};
   std::array<Strides, kMaxDims> stride{};  // in elements; 0 repeats
 
-  // Adds dimensions from the outermost to the innermost. Neighbours that every operand walks with
+  // Adds dimensions from the outermost to the innermost. Neighbors that every operand walks with
   // one stride become one dimension.
   void Add(size_t n, const Strides& s) {
     if (n == 1) return;

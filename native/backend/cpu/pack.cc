@@ -147,8 +147,8 @@ void StoreValue(DType dtype, void* dst, size_t l, float value) {
 void UnpackBlocks(const PackedView& w, const uint8_t* panel, size_t j, void* dst) {
   const size_t per_block = static_cast<size_t>(TraitsOf(w.format).block.values);
   const size_t bytes = static_cast<size_t>(TraitsOf(w.format).block.bytes);
-  float values[kMostBlockValues];
-  uint8_t block[kMostBlockBytes];
+  float values[kMaxBlockValues];
+  uint8_t block[kMaxBlockBytes];
   for (size_t l = 0; l < static_cast<size_t>(w.cols); l += per_block) {
     CopyBlocksOf(panel, l / per_block, 1, bytes, j, PanelWidth(), block);
     DecodeGroups(w.format, block, bytes, 0, per_block / kGroupValues, values);

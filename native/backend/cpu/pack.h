@@ -33,11 +33,11 @@ inline size_t Elements(size_t k, WeightFormat format) {
   return CeilDiv(static_cast<size_t>(ValueBytes(format, 1, static_cast<int64_t>(k))),
                  sizeof(uint32_t));
 }
-// Returns the bit at which code v of the 8 in an element begins. Neighbours along k are in
-// neighbouring bytes, so that one shuffle of bytes finds the values of both.
+// Returns the bit at which code v of the 8 in an element begins. Neighbors along k are in
+// neighboring bytes, so that one shuffle of bytes finds the values of both.
 constexpr int CodeShift(int v) { return v < 4 ? 8 * v : 8 * (v - 4) + 4; }
 // The bytes of the largest block of any format.
-constexpr size_t kMostBlockBytes = [] {
+constexpr size_t kMaxBlockBytes = [] {
   int64_t most = 0;
   for (auto i = static_cast<int>(kFirstBlocks); i <= static_cast<int>(kLastBlocks); ++i) {
     most = std::max(most, TraitsOf(static_cast<WeightFormat>(i)).block.bytes);

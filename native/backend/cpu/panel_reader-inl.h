@@ -23,7 +23,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// Transposes two rows of bf16 pairs, whose lanes are outputs of W. Of each two neighbouring lanes,
+// Transposes two rows of bf16 pairs, whose lanes are outputs of W. Of each two neighboring lanes,
 // (a, b) and (c, d) become (a, c) and (b, d); these 64 bits are then transposed. Row f of dst takes
 // the lanes 2f and 2f + 1, at two columns for each row of src.
 template <class D>

@@ -1,4 +1,4 @@
-// Groups of values that share a scale are quantised by themselves: one pass for the magnitude and
+// Groups of values that share a scale are quantized by themselves: one pass for the magnitude and
 // one for the values, of which the second finds them in the cache.
 #include "core/maths/quantize.h"
 

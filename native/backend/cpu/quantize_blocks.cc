@@ -32,7 +32,7 @@ constexpr size_t kSizeOfQ4K = q4_k::kSize;
 HWY_INLINE VF CodesOfPlaces(VF place) {
   const DF df;
   const VF number = hn::IfThenElseZero(hn::Lt(place, hn::Set(df, 0x1p22f)), place);
-  return hn::Min(hn::Max(hn::Round(number), hn::Zero(df)), hn::Set(df, q4_k::kMostCode));
+  return hn::Min(hn::Max(hn::Round(number), hn::Zero(df)), hn::Set(df, q4_k::kMaxCode));
 }
 
 // kLanes groups at work, whose values are at x.
@@ -110,7 +110,7 @@ HWY_INLINE void FitGroupsOfQ4K(const float* x, float* codes, float* a, float* c)
   const DF df;
   GroupsOfQ4K groups(x);
   VF from = groups.least;
-  VF per_step = hn::Div(hn::Set(df, q4_k::kMostCode), hn::Sub(groups.most, groups.least));
+  VF per_step = hn::Div(hn::Set(df, q4_k::kMaxCode), hn::Sub(groups.most, groups.least));
   // `line` has values, since on ARM a constructor that the compiler makes has not the attributes of
   // the target, which vectors need.
   GroupsOfQ4K::Lines line{hn::Zero(df), hn::Zero(df)};

@@ -3,11 +3,11 @@
 // on the shape only, never on the number of threads.
 //
 // The loops over x are split into those that y keeps and those that are summed away;
-// neighbouring loops of each kind are merged where their strides allow it. Two cases
+// neighboring loops of each kind are merged where their strides allow it. Two cases
 // follow from the innermost loop:
 //   summed away  each element of y sums runs of x, in pieces of kPiece elements; where there are
 //                several pieces, scratch holds one double for each;
-//   kept         kColumns neighbours of y are summed together, one row of x after another.
+//   kept         kColumns neighbors of y are summed together, one row of x after another.
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
@@ -25,7 +25,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// Returns Σ of `count` neighbours.
+// Returns Σ of `count` neighbors.
 double SumRun(const void* x, DType dtype, size_t begin, size_t count) {
   HWY_ALIGN float buffer[kBlock];
   double sum = 0;

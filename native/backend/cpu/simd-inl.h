@@ -97,13 +97,13 @@ HWY_INLINE VF KeepColumns(VF v, const uint8_t* bits, size_t column) {
   return hn::IfThenElseZero(hn::RebindMask(DF(), KeptColumns(bits, column)), v);
 }
 
-// Calls use(n) with `count`, which is 1 to kMost, as a constant.
-template <size_t kMost, class Use>
+// Calls use(n) with `count`, which is 1 to kMax, as a constant.
+template <size_t kMax, class Use>
 HWY_INLINE void ForCount(size_t count, const Use& use) {
-  if constexpr (kMost > 1) {
-    if (count != kMost) return ForCount<kMost - 1>(count, use);
+  if constexpr (kMax > 1) {
+    if (count != kMax) return ForCount<kMax - 1>(count, use);
   }
-  use(std::integral_constant<size_t, kMost>());
+  use(std::integral_constant<size_t, kMax>());
 }
 
 template <size_t kRows, size_t kVecs>
@@ -159,7 +159,7 @@ HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumsOf4(VF a, VF b, VF c, VF d) {
 }
 
 // Two rows of 2·kLanes values of 16 bits, as pairs of which `first` are the low halves. The pairs
-// of 4 neighbouring columns make a block, and blocks are in lower and upper in turn.
+// of 4 neighboring columns make a block, and blocks are in lower and upper in turn.
 struct RowPairs {
   VU lower, upper;
   template <class VHalf>

@@ -108,7 +108,7 @@ HWY_INLINE void StoreSplitPairs(VF low, VF high, size_t parts, uint32_t* to, siz
   }
 }
 
-// dst [⌈rows / 2·kAmxPairs⌉][parts][kAmxPairs][dst_stride] ← pairs of neighbouring rows of
+// dst [⌈rows / 2·kAmxPairs⌉][parts][kAmxPairs][dst_stride] ← pairs of neighboring rows of
 // v [rows][kPanelWidth], in columns [0, width) of whole vectors, padded with zero rows.
 HWY_INLINE void SplitRowPairs(const float* HWY_RESTRICT v, size_t rows, size_t width, size_t parts,
                               uint32_t* HWY_RESTRICT dst, size_t dst_stride) {

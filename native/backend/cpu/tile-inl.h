@@ -1,6 +1,6 @@
 // The kernels of attention share these functions: conversion of rows between act elements and f32
 // tiles, the transposition of a tile, and a product of two tiles. All tiles are f32 in scratch.
-// Their rows are padded with zeros to a multiple of kMostLanes elements, so that whole vectors of
+// Their rows are padded with zeros to a multiple of kMaxLanes elements, so that whole vectors of
 // any target may be read and written.
 #if defined(LORA_BACKEND_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_TILE_INL_H_
@@ -23,7 +23,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// dst[0, padded) ← scale·src[0, n), then zeros; padded is a multiple of kMostLanes.
+// dst[0, padded) ← scale·src[0, n), then zeros; padded is a multiple of kMaxLanes.
 template <class T>
 HWY_INLINE void RowToF32(const T* HWY_RESTRICT src, size_t n, float scale, float* HWY_RESTRICT dst,
                          size_t padded) {
@@ -49,7 +49,7 @@ HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
   if (i < n) WritePartFast(hn::Mul(s, hn::LoadN(d, src + i, n - i)), dst + i, n - i);
 }
 
-// dst [⌈rows / 2⌉][padded] ← pairs of neighbouring rows [d] of bf16, the i-th of which begins at
+// dst [⌈rows / 2⌉][padded] ← pairs of neighboring rows [d] of bf16, the i-th of which begins at
 // row(i). What is missing to whole pairs and to `padded` is zero.
 template <class Row>
 HWY_INLINE void InterleaveRows(size_t rows, size_t d, size_t padded, const Row& row,

@@ -1,4 +1,4 @@
-// y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbours of y are far
+// y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbors of y are far
 // apart in x, tiles of kSide × kSide keep the lines of both in L1. Elements are moved by their
 // size, of 2, 4 or 8 bytes.
 #include <cstring>

@@ -103,7 +103,7 @@ const std::string& UnavailableReason() {
 int DeviceCount() { return UnavailableReason().empty() ? static_cast<int>(Devices().size()) : 0; }
 
 DeviceSummary Describe(int ordinal) {
-  return Summarise(Devices().at(static_cast<size_t>(ordinal)), ordinal);
+  return Summarize(Devices().at(static_cast<size_t>(ordinal)), ordinal);
 }
 
 std::vector<Fact> Facts() {

@@ -12,7 +12,7 @@
 
 namespace lora::cuda {
 
-static_assert(kMostSplits <= device::kMostParts);
+static_assert(kMaxSplits <= device::kMaxParts);
 
 struct ForwardOperands {
   TensorView q, k, v, y, lse;  // lse may be absent

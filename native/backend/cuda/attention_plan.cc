@@ -44,7 +44,7 @@ namespace {
 int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multiprocessors) {
   if (tiles == 0 || tiles >= multiprocessors) return 1;
   return std::max<int64_t>(
-      1, std::min({2 * multiprocessors / tiles, steps / least_steps, kMostSplits}));
+      1, std::min({2 * multiprocessors / tiles, steps / least_steps, kMaxSplits}));
 }
 
 }  // namespace

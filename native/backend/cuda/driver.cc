@@ -91,7 +91,7 @@ std::vector<DriverDevice> UsableDevices(const DriverState& state) {
   return usable;
 }
 
-DeviceSummary Summarise(const DriverDevice& device, int index) {
+DeviceSummary Summarize(const DriverDevice& device, int index) {
   return {index == 0 ? "cuda" : "cuda:" + std::to_string(index), device.name, device.memory_bytes,
           ArchText(device.arch)};
 }

@@ -40,6 +40,6 @@ std::string MinimumDriver(int runtime_version);
 std::string UnavailableSentence(const DriverState& state);
 // Returns the devices that kernels run on, in CUDA's order, which are 'cuda', 'cuda:1' and so on.
 std::vector<DriverDevice> UsableDevices(const DriverState& state);
-DeviceSummary Summarise(const DriverDevice& device, int index);
+DeviceSummary Summarize(const DriverDevice& device, int index);
 
 }  // namespace lora::cuda

@@ -34,7 +34,7 @@ void Run(const EmbeddingBackwardArgs& args, Scratch scratch, Context& context) {
 void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
   CheckRows(args.ids, args.weight.rows, scratch, context);
   if (args.weight.cols == 0) return;
-  if (IsQuantised(args.weight.format)) {
+  if (IsQuantized(args.weight.format)) {
     return ExpandRows("embedding", args.weight, Data<int32_t>(args.ids), args.ids.numel(),
                       args.y.data, context);
   }

@@ -56,7 +56,7 @@ void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t
 }
 
 const void* Expansions::Add(const PackedView& w, ScratchArena& arena) {
-  if (!IsQuantised(w.format)) return w.data;
+  if (!IsQuantized(w.format)) return w.data;
   all_.push_back({w, arena.TakeBytes(ExpandedBytes(w))});
   return all_.back().to;
 }

@@ -1,4 +1,4 @@
-// Expands weights in a quantised format. Products read them in scratch then, where they are
+// Expands weights in a quantized format. Products read them in scratch then, where they are
 // operands like any other.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace lora::cuda {
 
-// to [rows, cols] of w.dtype ← the values of w, which is quantised.
+// to [rows, cols] of w.dtype ← the values of w, which is quantized.
 void Expand(const char* op, const PackedView& w, void* to, Context& context);
 // to [count, cols] ← rows ids[i] of it.
 void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t count, void* to,
@@ -23,11 +23,11 @@ inline size_t PointsAt(WeightFormat format, int64_t rows, int64_t cols) {
 
 // Bytes of scratch for the values of w: none where products read it as it is stored.
 inline size_t ExpandedBytes(const PackedView& w) {
-  return IsQuantised(w.format) ? static_cast<size_t>(w.rows * w.cols) * SizeOf(w.dtype) : 0;
+  return IsQuantized(w.format) ? static_cast<size_t>(w.rows * w.cols) * SizeOf(w.dtype) : 0;
 }
 // The dtype in which products read w.
 inline DType OperandDType(const PackedView& w) {
-  return IsQuantised(w.format) ? w.dtype : StoredDType(w.format);
+  return IsQuantized(w.format) ? w.dtype : StoredDType(w.format);
 }
 
 // The weights of a call that are expanded. Each has its own scratch, because the products of a call

@@ -28,7 +28,7 @@ constexpr size_t SharedBytesOf() {
   } else if constexpr (requires { Params::kSharedBytes; }) {
     constexpr size_t kShared = Params::kSharedBytes;
     static_assert(kShared <= kLeastSharedBytes, "some device has no room for a block");
-    static_assert(BlocksBySharedMemory(kShared, kMostSharedBytes) >= Params::kMinBlocks,
+    static_assert(BlocksBySharedMemory(kShared, kMaxSharedBytes) >= Params::kMinBlocks,
                   "no device holds so many blocks, so that registers must not be kept for them");
     return kShared;
   } else {

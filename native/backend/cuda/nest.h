@@ -1,4 +1,4 @@
-// Builds the loops of device/nest.h. Dimensions of 1 are left out, and neighbours that are one run
+// Builds the loops of device/nest.h. Dimensions of 1 are left out, and neighbors that are one run
 // in all tensors are joined, so that the innermost loop is as long as possible.
 #pragma once
 

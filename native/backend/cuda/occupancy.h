@@ -33,7 +33,7 @@ constexpr const Multiprocessor* MultiprocessorOf(int arch) {
 // What a block may have on every device, and on those that have most.
 inline constexpr size_t kLeastSharedBytes =
     std::ranges::min(kMultiprocessors, {}, &Multiprocessor::shared_bytes).shared_bytes;
-inline constexpr size_t kMostSharedBytes =
+inline constexpr size_t kMaxSharedBytes =
     std::ranges::max(kMultiprocessors, {}, &Multiprocessor::shared_bytes).shared_bytes;
 
 // From compute capability 8.0 on CUDA takes so much for itself beside the shared memory of each

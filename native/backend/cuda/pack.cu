@@ -1,7 +1,7 @@
 // Packing and unpacking are copies, because W stays row-major, with its scales behind it, or the
 // codebook of its blocks: nine copies of the codebooks in the kernels' images would take more room
 // than all code that reads blocks. Unpacking widens a matrix of 16 bits under f32 activations, and
-// expands a quantised one.
+// expands a quantized one.
 #include "backend/cuda/context.h"
 #include "backend/cuda/copy.h"
 #include "backend/cuda/expand.h"
@@ -32,7 +32,7 @@ void Run(const PackArgs& args, Scratch, Context& context) {
 
 void Run(const UnpackArgs& args, Scratch, Context& context) {
   const PackedView& w = args.src;
-  if (IsQuantised(w.format)) return Expand("unpack", w, args.dst.data, context);
+  if (IsQuantized(w.format)) return Expand("unpack", w, args.dst.data, context);
   if (w.format == FormatOf(w.dtype)) {
     CopyElements("unpack", w.data, args.dst.data, args.dst.numel(), SizeOf(w.dtype), context);
     return;

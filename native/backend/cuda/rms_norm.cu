@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = device::kRmsNormThreads;
 // Rows up to this length are read by one warp in a few turns.
-constexpr int64_t kMostOfAWarp = 1024;
+constexpr int64_t kMaxOfAWarp = 1024;
 
 // Calls f<X, W, Y>() for the dtypes of x, the weight and y. Both x and the weight have the dtype of
 // y or are f32, which Check has seen to.
@@ -28,7 +28,7 @@ void ForTypes(DType x, DType weight, DType y, F&& f) {
 // Calls f<threads per row>(shape).
 template <class F>
 void ForWidth(int64_t rows, int64_t d, F&& f) {
-  if (d <= kMostOfAWarp) {
+  if (d <= kMaxOfAWarp) {
     f.template operator()<32>(Blocks(rows, kThreads / 32));
   } else {
     f.template operator()<kThreads>(Blocks(rows, 1));

@@ -18,7 +18,7 @@ constexpr const char* kOp = "sample";
 // A token needs a weight and an entry in a list. Scratch does not hold those of all rows of a large
 // batch, because a group of rows fills a device.
 constexpr size_t kTokenBytes = sizeof(double) + sizeof(int32_t);
-constexpr size_t kMostTokenBytes = size_t{96} << 20;
+constexpr size_t kMaxTokenBytes = size_t{96} << 20;
 constexpr size_t kGroupRows = 256;
 
 struct SamplePlan {
@@ -31,7 +31,7 @@ struct SamplePlan {
   explicit SamplePlan(const SampleArgs& args)
       : rows(args.logits.dim(0)), vocab(args.logits.dim(1)) {
     const size_t row_bytes = static_cast<size_t>(vocab) * kTokenBytes;
-    const size_t most = std::clamp<size_t>(kMostTokenBytes / row_bytes, 1, kGroupRows);
+    const size_t most = std::clamp<size_t>(kMaxTokenBytes / row_bytes, 1, kGroupRows);
     group = std::min(static_cast<int64_t>(most), rows);
     // The first vector of a row may begin up to 7 elements before it.
     parts = (vocab + 7 + device::kSamplePart - 1) / device::kSamplePart;

@@ -26,7 +26,7 @@ void ForSegmentLists(size_t count, const SegmentFn& segment, const LaunchFn& lau
     const typename List::Segment s = segment(i);
     if (s.count == 0) continue;
     const int64_t more = BlocksOf(s.count, kPerBlock);
-    if (list.size == List::kMost || blocks + more > INT32_MAX) flush();
+    if (list.size == List::kMax || blocks + more > INT32_MAX) flush();
     list.segments[list.size] = s;
     list.first_block[list.size] = static_cast<uint32_t>(blocks);
     ++list.size;

@@ -72,7 +72,7 @@ struct LowRankGradient {
   float* out = nullptr;
   bool by_columns = false;
 };
-// All gradients of an op share one launch. Neighbours in the list with the same z (the dB
+// All gradients of an op share one launch. Neighbors in the list with the same z (the dB
 // of q, k and v) share one read of it.
 struct LowRankGradientsArgs {
   DType dtype = DType::kF32;
@@ -118,7 +118,7 @@ struct DecodeArgs {
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);
-// Whether a weight is decoded as DecodeBranch::scaled. Other quantised ones are expanded: blocks,
+// Whether a weight is decoded as DecodeBranch::scaled. Other quantized ones are expanded: blocks,
 // those under f32 activations, and where rows are not of whole eights, which would double the
 // kernel.
 inline bool DecodesScaled(const PackedView& w) {

@@ -1,4 +1,4 @@
-// AdamW on dequantised moments. The new ones are quantised to the nearest of all values, and to the
+// AdamW on dequantized moments. The new ones are quantized to the nearest of all values, and to the
 // lower of two that are as near. A second moment has the value 0 only where it is 0.
 #include <algorithm>
 #include <cmath>

@@ -6,9 +6,9 @@
 namespace lora {
 
 std::shared_ptr<const MappedFile> MappedFile::Open(const std::string& path) {
-  if (count_ >= kMost)
+  if (count_ >= kMax)
     throw Error("ERR_OUT_OF_MEMORY", "openFile",
-                "cannot open " + path + ": " + std::to_string(kMost) + " files are open already");
+                "cannot open " + path + ": " + std::to_string(kMax) + " files are open already");
   const platform::FileMapping mapping = platform::MapFile(path);
   if (!mapping.problem.empty())
     throw Error(mapping.no_room ? "ERR_OUT_OF_MEMORY" : "ERR_FILE", "openFile",

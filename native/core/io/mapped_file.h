@@ -15,9 +15,9 @@ namespace lora {
 class MappedFile {
  public:
   // Linux gives a process 65,530 mappings, and V8 and malloc end it when they get none.
-  static constexpr size_t kMost = 32'768;
+  static constexpr size_t kMax = 32'768;
   // Throws ERR_FILE when the file is missing, unreadable or not a regular file, ERR_OUT_OF_MEMORY
-  // when the system has no room for another mapping or the process has kMost.
+  // when the system has no room for another mapping or the process has kMax.
   static std::shared_ptr<const MappedFile> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

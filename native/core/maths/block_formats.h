@@ -1,10 +1,10 @@
 // The block formats of ggml, as GGUF files hold them: what a value of a block is. Every backend
 // reads blocks by these functions, device code too, so a further format is one BlockDecoder here.
 //
-// A row of W is a sequence of blocks of 32 or 256 values. In all of these formats 16 neighbouring
+// A row of W is a sequence of blocks of 32 or 256 values. In all of these formats 16 neighboring
 // values, a group, are
 //   W = scale·code + offset
-// with integer codes and two f32 operations, which gives the bits of ggml's own dequantisation. An
+// with integer codes and two f32 operations, which gives the bits of ggml's own dequantization. An
 // offset of −0 changes no value, not even −0.
 #pragma once
 

@@ -8,8 +8,8 @@
 
 namespace lora {
 
-// Neighbouring values of a block that share a scale in every format, and the most that it has.
-constexpr int kGroupValues = 16, kMostBlockValues = 256;
+// Neighboring values of a block that share a scale in every format, and the most that it has.
+constexpr int kGroupValues = 16, kMaxBlockValues = 256;
 
 // to [16·count] ← groups [first, first + count) of a row, whose blocks are `stride` bytes apart.
 void DecodeGroups(WeightFormat format, const uint8_t* row, size_t stride, size_t first,

@@ -1,5 +1,5 @@
 // The codebooks of IQ1_S, IQ2_S and IQ3_S: which points of a lattice have a number. They are facts
-// of ggml's file formats, read from what its dequantisation makes of blocks. Points are numbered in
+// of ggml's file formats, read from what its dequantization makes of blocks. Points are numbered in
 // ascending order, so a bit for each point of the lattice says all.
 #pragma once
 

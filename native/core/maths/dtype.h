@@ -7,7 +7,7 @@
 
 namespace lora {
 
-// kF64 exists for the reference backend's gradient checks, kI8 for the values of quantised weights;
+// kF64 exists for the reference backend's gradient checks, kI8 for the values of quantized weights;
 // neither is part of the public API.
 enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kF64, kI8 };
 

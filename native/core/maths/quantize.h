@@ -1,4 +1,4 @@
-// Quantises groups of values that share a scale, for the formats with scales (weight_format.h). u
+// Quantizes groups of values that share a scale, for the formats with scales (weight_format.h). u
 // is a value over the largest magnitude of its group, as bitsandbytes computes it:
 // x·(1/magnitude).
 //
@@ -12,7 +12,7 @@
 
 namespace lora {
 
-// The codes of a table in the order of their values, and the middles between neighbours. The code
+// The codes of a table in the order of their values, and the middles between neighbors. The code
 // of u is the one behind as many as u is above middles: the nearest, and of two the lower value.
 struct CodeOrder {
   float middles[kCodes];  // the last is no middle, and above every u

@@ -90,7 +90,7 @@ float Rounded(float value) { return (value + kRounder) - kRounder; }
 // 2²².
 float CodeAt(float place) {
   if (!(place > 0 && place < 0x1p22f)) return 0;
-  return place >= kMostCode ? kMostCode : Rounded(place);
+  return place >= kMaxCode ? kMaxCode : Rounded(place);
 }
 
 struct Line {
@@ -152,7 +152,7 @@ struct Group {
 // infinite, every code 0 and the line x ≈ 0·q + x.
 Line FitGroup(const float* x, float* codes) {
   const Group group(x);
-  const float per_step = kMostCode / (group.most - group.least);
+  const float per_step = kMaxCode / (group.most - group.least);
   group.Cut(group.least, per_step, codes);
   Line best{1 / per_step, group.least};
   float error = group.ErrorOf(best, codes);
@@ -198,19 +198,19 @@ bool Encode(const float* x, uint8_t* block) {
 
 bool StoreScales(const float (&a)[kGroups], const float (&c)[kGroups], uint8_t* block,
                  Stored (&stored)[kGroups]) {
-  constexpr float kMost = 63;
+  constexpr float kMax = 63;
   float most_a = 0, most_b = 0;
   for (int j = 0; j < kGroups; ++j) {
     most_a = std::max(most_a, a[j]);
     most_b = std::max(most_b, -c[j]);
   }
-  if (!StoreHalf(most_a / kMost, block) || !StoreHalf(most_b / kMost, block + 2)) return false;
+  if (!StoreHalf(most_a / kMax, block) || !StoreHalf(most_b / kMax, block + 2)) return false;
   const float d = BlockBits::Half(block), e = BlockBits::Half(block + 2);
   // The number of 6 bits nearest to a value, in steps of the largest / 63.
   const auto six_bits = [](float value, float most) {
-    const float inverse = most > 0 ? kMost / most : 0;
+    const float inverse = most > 0 ? kMax / most : 0;
     const float steps = Rounded(inverse * value);
-    return steps > 0 ? static_cast<int>(steps < kMost ? steps : kMost) : 0;
+    return steps > 0 ? static_cast<int>(steps < kMax ? steps : kMax) : 0;
   };
   int scales[kGroups], minima[kGroups];
   for (int j = 0; j < kGroups; ++j) {

@@ -39,10 +39,10 @@ bool EncodeBlock(WeightFormat format, const float* values, uint8_t* block);
 namespace q4_k {
 
 constexpr int kGroups = 8, kSize = 32, kCuts = 21;
-constexpr float kMostCode = 15;
+constexpr float kMaxCode = 15;
 
 // The number of steps of a cut.
-constexpr float StepsOf(int cut) { return (0.1f * static_cast<float>(cut) - 1) + kMostCode; }
+constexpr float StepsOf(int cut) { return (0.1f * static_cast<float>(cut) - 1) + kMaxCode; }
 
 // What the stored scale and minimum of a group are: d·s and e·m.
 struct Stored {

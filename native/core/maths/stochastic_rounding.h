@@ -1,4 +1,4 @@
-// Rounds f32 to bf16 stochastically: to one of the two neighbours, and to each with the probability
+// Rounds f32 to bf16 stochastically: to one of the two neighbors, and to each with the probability
 // that makes the mean the number itself (Gupta et al., "Deep Learning with Limited Numerical
 // Precision", 2015). A change of less than half a unit in the last place, which rounding to nearest
 // drops, then arrives on the average. Functions that kernels call too are constexpr, so that nvcc

@@ -79,7 +79,7 @@ inline constexpr CodeTable kFP4Codes({0, 0x1.555556p-8f, 0x1.555556p-1f, 0x1p0f,
                                       -0x1.555556p-1f, -0x1p0f, -0x1.555556p-2f, -0x1p-1f,
                                       -0x1.555556p-3f, -0x1p-2f});
 
-// So many neighbouring values are in so many bytes.
+// So many neighboring values are in so many bytes.
 struct BlockSize {
   int64_t values, bytes;
 };
@@ -141,7 +141,7 @@ constexpr bool HasBlocks(WeightFormat format) {
   return format >= kFirstBlocks && format <= kLastBlocks;
 }
 // Whether values are computed from what is stored, instead of being stored.
-constexpr bool IsQuantised(WeightFormat format) { return HasScales(format) || HasBlocks(format); }
+constexpr bool IsQuantized(WeightFormat format) { return HasScales(format) || HasBlocks(format); }
 
 // Bytes of the values of W [rows, cols], and how many scales there are.
 constexpr int64_t ValueBytes(WeightFormat format, int64_t rows, int64_t cols) {
@@ -176,10 +176,10 @@ constexpr WeightFormat FormatOf(DType dtype) {
 }
 
 // Whether every value of a format is one of the dtype, but for the rounding of a product with its
-// scale: bf16 and f16 weights fit f32 activations, and quantised ones fit f32 and bf16. Weights
+// scale: bf16 and f16 weights fit f32 activations, and quantized ones fit f32 and bf16. Weights
 // that are wider than the activations do not exist.
 constexpr bool Fits(WeightFormat format, DType activations) {
-  if (IsQuantised(format)) return activations == DType::kF32 || activations == DType::kBF16;
+  if (IsQuantized(format)) return activations == DType::kF32 || activations == DType::kBF16;
   if (format == WeightFormat::kBF16 || format == WeightFormat::kF16)
     return format == FormatOf(activations) || activations == DType::kF32;
   return format == FormatOf(activations);

@@ -279,7 +279,7 @@ struct WholeField : NoTensor {
   const char* name;
   T A::* to;
   int64_t least;
-  static constexpr int64_t kMost = sizeof(T) == 4 ? 0xffffffff : int64_t{1} << 53;
+  static constexpr int64_t kMax = sizeof(T) == 4 ? 0xffffffff : int64_t{1} << 53;
 };
 template <class A, class T>
 constexpr WholeField<A, T> Whole(const char* name, T A::* to, int64_t least = 0) {

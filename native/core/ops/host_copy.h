@@ -14,7 +14,7 @@ namespace lora {
 class HostCopy {
  public:
   // Larger tensors have none.
-  static constexpr size_t kMostBytes = size_t{16} << 20;
+  static constexpr size_t kMaxBytes = size_t{16} << 20;
 
   HostCopy(const void* device, size_t bytes)
       : device_(static_cast<const std::byte*>(device)), bytes_(bytes) {}

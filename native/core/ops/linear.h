@@ -31,7 +31,7 @@ struct PackArgs {
 };
 void Check(const PackArgs&);
 
-// Quantises a row-major matrix for pack(). Values that share a scale (weight_format.h) are a group;
+// Quantizes a row-major matrix for pack(). Values that share a scale (weight_format.h) are a group;
 // its magnitude is max |x|, NaN where a value is not finite. W = q·s then has
 //   nf4, fp4: q = the code whose value is nearest to x/magnitude, s = magnitude
 //   int8:     q = round(127·x/magnitude), s = magnitude/127

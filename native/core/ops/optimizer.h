@@ -103,8 +103,8 @@ struct AdamW8bitSegment {
   }
 };
 
-// AdamW with the state in 8 bits (Dettmers et al. 2022): the moments are dequantised, p is updated
-// by the new ones in f32, and these are quantised. A second moment above 0 stays above 0
+// AdamW with the state in 8 bits (Dettmers et al. 2022): the moments are dequantized, p is updated
+// by the new ones in f32, and these are quantized. A second moment above 0 stays above 0
 // (core/maths/dynamic_code.h). A scale is the largest magnitude of its block. It is NaN where a
 // moment of the block is not finite; then its codes are 0.
 using AdamW8bitArgs = AdamWStepArgs<AdamW8bitSegment>;

@@ -21,8 +21,8 @@ void CheckTable(const Rules& rules, const TensorView& page_table, const TensorVi
   rules.Int32("pageTable", page_table);
   rules.Rank("pageTable", page_table, 2, "(batch, pages)");
   rules.ShapeIs("pageTable", page_table, {batch, page_table.dim(1)}, "(batch, pages)");
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / kPageSize;
-  LORA_CHECK(page_table.dim(1) <= kMost, rules.op(), "expected pageTable of at most ", kMost,
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max() / kPageSize;
+  LORA_CHECK(page_table.dim(1) <= kMax, rules.op(), "expected pageTable of at most ", kMax,
              " columns but received shape ", page_table.shape);
   rules.Int32("lengths", lengths);
   rules.ShapeIs("lengths", lengths, {batch}, "(batch)");

@@ -18,8 +18,8 @@ void RequireLogits(const Rules& rules, const TensorView& logits) {
   rules.InferenceAct("logits", logits);
   LORA_CHECK(logits.dim(1) > 0, rules.op(), "expected logits of at least one token but received ",
              logits.shape);
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  LORA_CHECK(logits.dim(1) <= kMost, rules.op(), "expected logits of at most ", kMost,
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
+  LORA_CHECK(logits.dim(1) <= kMax, rules.op(), "expected logits of at most ", kMax,
              " tokens but received ", logits.shape);
 }
 

@@ -138,7 +138,7 @@ class Storage {
   const StatusPtr& status() const { return status_; }
   // Makes the host keep what it writes here, before the first command on it is enqueued.
   void KeepHostCopy() {
-    if (device_->host_memory() || bytes_ > HostCopy::kMostBytes) return;
+    if (device_->host_memory() || bytes_ > HostCopy::kMaxBytes) return;
     status_->host_copy = std::make_unique<HostCopy>(block_.data, bytes_);
   }
   // Returns null where the memory is the device's own.

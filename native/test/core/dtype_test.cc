@@ -67,7 +67,7 @@ TEST_CASE("every 16-bit float means what its bits say, and survives the way to f
   }
 }
 
-TEST_CASE("between any two neighbours, the nearer one is taken and a tie goes to the even one") {
+TEST_CASE("between any two neighbors, the nearer one is taken and a tie goes to the even one") {
   for (const Half& half : kHalves) {
     CAPTURE(half.name);
     int wrong_f32 = 0, wrong_f64 = 0;

@@ -236,13 +236,13 @@ TEST_CASE("gemm: f32 weights near the smallest numbers") {
 TEST_CASE("gemm: the largest f32 are finite, and infinities keep their sign") {
   cpu::CpuContext context(2);
   Problem p{DType::kF32, DType::kF32, DType::kF32, 4, 3, {40}};
-  constexpr float kMost = std::numeric_limits<float>::max();
+  constexpr float kMax = std::numeric_limits<float>::max();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Operands o = Make(p, false);
   // A weight with low parts of either sign.
   for (int64_t i = 0; i < p.n * p.k[0]; ++i) o.w[0].Set(i, i % 2 == 0 ? 0.3337 : 0.3351);
   for (int64_t i = 0; i < p.m * p.k[0]; ++i) o.x[0].Set(i, 0);
-  o.x[0].Set(7, static_cast<double>(kMost));
+  o.x[0].Set(7, static_cast<double>(kMax));
   o.x[0].Set(p.k[0] + 8, static_cast<double>(-kInfinity));
   o.x[0].Set(2 * p.k[0] + 9, static_cast<double>(kInfinity));
   for (const bool split : {false, true}) {
@@ -250,7 +250,7 @@ TEST_CASE("gemm: the largest f32 are finite, and infinities keep their sign") {
     ForEachSimdTarget([&] {
       const Tensor y = Multiply(p, o, &context);
       for (int64_t j = 0; j < p.n; ++j) {
-        const double largest = o.w[0].at(j * p.k[0] + 7) * static_cast<double>(kMost);
+        const double largest = o.w[0].at(j * p.k[0] + 7) * static_cast<double>(kMax);
         CHECK(std::fabs(y.at(j) - largest) <= 4e-7 * largest);
         CHECK(y.at(p.n + j) == -kInfinity);
         CHECK(y.at(2 * p.n + j) == kInfinity);

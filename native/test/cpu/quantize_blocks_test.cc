@@ -36,7 +36,7 @@ Blocks Expected(const Tensor& w, WeightFormat format) {
   Blocks result(format, w.numel());
   const BlockSize size = TraitsOf(format).block;
   for (size_t b = 0; b < result.held.size(); ++b) {
-    float values[kMostBlockValues];
+    float values[kMaxBlockValues];
     bool finite = true;
     for (int64_t i = 0; i < size.values; ++i) {
       values[i] = static_cast<float>(w.at(static_cast<int64_t>(b) * size.values + i));

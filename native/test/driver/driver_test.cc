@@ -88,7 +88,7 @@ TEST_CASE("driver: devices that kernels run on are numbered without the others")
   const auto usable = UsableDevices(state);
   REQUIRE(usable.size() == 2);
   CHECK(usable[0].ordinal == 1);
-  const DeviceSummary first = Summarise(usable[0], 0), second = Summarise(usable[1], 1);
+  const DeviceSummary first = Summarize(usable[0], 0), second = Summarize(usable[1], 1);
   CHECK(first.id == "cuda");
   CHECK(first.compute_capability == "8.6");
   CHECK(second.id == "cuda:1");

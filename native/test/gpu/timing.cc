@@ -10,9 +10,9 @@ namespace lora::test {
 namespace {
 
 constexpr int kRounds = 9;
-constexpr double kBatch = 4000;    // microseconds of calls back to back
-constexpr size_t kMostCalls = 60;  // in a batch: the backend waits after 512 launches
-constexpr int kColdCalls = 7;      // in a round
+constexpr double kBatch = 4000;   // microseconds of calls back to back
+constexpr size_t kMaxCalls = 60;  // in a batch: the backend waits after 512 launches
+constexpr int kColdCalls = 7;     // in a round
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -51,8 +51,8 @@ class Stopwatch::Plan {
     calls_ = 1;
     if (!mode.cold) {
       const auto wanted = static_cast<size_t>(kBatch / std::max(once, 1.0));
-      const size_t turns = std::max<size_t>(1, std::min(wanted, kMostCalls) / rival.calls.size());
-      calls_ = std::min(turns * rival.calls.size(), kMostCalls);
+      const size_t turns = std::max<size_t>(1, std::min(wanted, kMaxCalls) / rival.calls.size());
+      calls_ = std::min(turns * rival.calls.size(), kMaxCalls);
     }
     if (!mode.graph) return;
     // Single calls have one graph each, a batch has one with all of them.

@@ -1,6 +1,6 @@
 // A code depends on which side of a boundary between two values a moment falls, so the codes of two
-// backends may be neighbours where the moment is at that boundary. The tests bound the distance of
-// a dequantised moment to the exact one instead.
+// backends may be neighbors where the moment is at that boundary. The tests bound the distance of
+// a dequantized moment to the exact one instead.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -88,7 +88,7 @@ double HalfGap(const std::array<float, 256>& values, double x) {
   return (above - below) / 2;
 }
 
-// Holds a step from `before` against the formula in double, given the dequantised moments.
+// Holds a step from `before` against the formula in double, given the dequantized moments.
 void CheckStep(const Segment& before, const Segment& after, int step) {
   const double correction1 = 1 - std::pow(kBeta1, step), correction2 = 1 - std::pow(kBeta2, step);
   const int64_t n = before.p.numel();
@@ -123,7 +123,7 @@ void CheckStep(const Segment& before, const Segment& after, int step) {
   }
 }
 
-TEST_CASE("adamw8bit: a step is that of AdamW in double, quantised to the nearest values") {
+TEST_CASE("adamw8bit: a step is that of AdamW in double, quantized to the nearest values") {
   const std::vector<int64_t> sizes = {1, 0, 3, 255, 256, 257, 1000};
   const std::vector<Segment> before = Warm(sizes);
   const auto check = [&](const std::vector<Tensor>& results) {

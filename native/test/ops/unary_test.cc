@@ -223,7 +223,7 @@ TEST_CASE("unary: casts round to nearest even at every kind of boundary") {
 
 TEST_CASE("unary: whole numbers are copied and cast, rounded once") {
   std::vector<int32_t> values = {0, -1, 7, 2147483647, -2147483647 - 1};
-  // These are ties between two bf16 values, and their neighbours.
+  // These are ties between two bf16 values, and their neighbors.
   for (const int32_t middle : {0x01010000 >> 1, 0x40400000, 0x7f400000, 0x02020000 + 0x10000}) {
     for (const int32_t off : {-1, 0, 1}) {
       values.push_back(middle + off);

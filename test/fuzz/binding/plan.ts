@@ -37,7 +37,7 @@ export interface Plan extends Call {
 type AnyFunction = (...args: unknown[]) => unknown;
 type Functions = Record<string, AnyFunction>;
 /** Larger tensors, which only damage makes, have no values of ours. */
-const mostValues = 2 ** 16;
+const maxValues = 2 ** 16;
 const elementBytes: Record<string, number> = { f32: 4, bf16: 2, f16: 2, i32: 4, i8: 1 };
 
 let scratch: string | undefined;
@@ -130,7 +130,7 @@ class Maker {
     factory: () => makeError,
     list: (spec) => new Array<undefined>(Number(spec['length'])),
     bytes: (spec) => {
-      let room = mostValues;
+      let room = maxValues;
       const shape = (spec['shape'] as Spec[]).map((dim) => {
         const size = Math.min(Math.max(0, Math.floor(numberOf(dim))), room);
         room = Math.floor(room / Math.max(1, size));
@@ -148,7 +148,7 @@ class Maker {
       const shape = spec['shape'] as number[];
       const device = this.#deviceOf(spec);
       const made =
-        product(shape) > mostValues
+        product(shape) > maxValues
           ? this.#binding.alloc(device, dtype, shape)
           : this.#binding.fromBytes(device, dtype, shape, bytesOf(dtype, shape, spec));
       this.tensors.push(made);
@@ -248,13 +248,13 @@ function* parts(value: unknown): Generator<unknown> {
   else if (value !== null && value !== undefined) yield value;
 }
 
-const mostBytesRead = 2 ** 22;
+const maxBytesRead = 2 ** 22;
 
 /** Reads a tensor whole. Late failures are thrown. */
 function readBack(binding: NativeBinding, tensor: NativeTensor): void {
   const { dtype, shape } = binding.info(tensor);
   const bytes = product(shape) * elementBytes[dtype]!;
-  if (bytes > mostBytesRead) return;
+  if (bytes > maxBytesRead) return;
   const read = binding.readSync(tensor).byteLength;
   if (read !== bytes) throw new Error(`read ${read} bytes of a tensor of ${bytes}`);
 }

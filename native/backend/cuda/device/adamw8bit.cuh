@@ -1,4 +1,4 @@
-// AdamW on dequantised moments, which are then quantised (core/ops/optimizer.h). One launch updates
+// AdamW on dequantized moments, which are then quantized (core/ops/optimizer.h). One launch updates
 // many parameters. A warp takes a block of 256 elements, 8 consecutive ones in each lane: it reads
 // 10 bytes per element of p, g and the codes and writes 6, with p of bf16 8 and 4. The values of
 // all codes are in shared memory, where each CUDA block computes them first.

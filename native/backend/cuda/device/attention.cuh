@@ -139,7 +139,7 @@ struct AttentionParts {
   uint32_t* counters = nullptr;  // of each tile of rows
   int splits = 1;
 };
-constexpr int kMostParts = 64;
+constexpr int kMaxParts = 64;
 
 // Narrows [begin, end) to the keys of part `split`; the parts are equal numbers of whole tiles.
 template <int kKeys>

@@ -13,7 +13,7 @@ namespace lora::device {
 // that y is the sum of its parts, each times its factor, and returns lse.
 LORA_DEVICE float FactorsOfRow(const AttentionParts& parts, int64_t rows, int64_t at,
                                float* factors, int pitch) {
-  static_assert(kMostParts == 64);  // two of a lane
+  static_assert(kMaxParts == 64);  // two of a lane
   float maxima[2], weights[2];
   LORA_UNROLL
   for (int n = 0; n < 2; ++n) {
@@ -45,7 +45,7 @@ LORA_DEVICE void FinishRows(const P& p, unsigned char* shared, int pair, int fir
   constexpr int kColumns = 4;  // of a thread: with more, a token's few rows would leave many idle
   uint32_t* const word = reinterpret_cast<uint32_t*>(shared);
   float* const factors = reinterpret_cast<float*>(shared + 16);  // [part][row]
-  static_assert(16 + kMostParts * P::kRows * 4 <= P::kSharedBytes);
+  static_assert(16 + kMaxParts * P::kRows * 4 <= P::kSharedBytes);
   const AttentionShape& s = p.s;
   const AttentionParts& parts = p.parts;
   if (!IsLastBlock(parts.counters + BlockX() / parts.splits, parts.splits, word)) return;

@@ -86,7 +86,7 @@ LORA_DEVICE void LoadElements(float (&values)[8], const ScaledWeight& w, const f
   }
 }
 
-// Eight neighbours along k in a row of whole eights, which share a scale.
+// Eight neighbors along k in a row of whole eights, which share a scale.
 struct Eight {
   Vec8 bits;
   float scale;

@@ -8,7 +8,7 @@ namespace lora::device {
 
 // Which elements of a warp's accumulators are kept.
 //
-// Lane q of four neighbours (q = lane % 4) holds columns 2q and 2q + 1 of every column tile, but
+// Lane q of four neighbors (q = lane % 4) holds columns 2q and 2q + 1 of every column tile, but
 // one Philox call gives the random numbers of all 8 columns of one column tile. So in each turn
 // lane q makes the call of column tile q of four tiles side by side, and the lanes exchange the
 // words. A turn gives a lane 8 bits: its two columns in each of the four tiles.

@@ -1,7 +1,7 @@
 // The epilogue of the product on tensor cores: c = alpha·factor ⊙ acc + bias + addend, rounded
 // once.
 //
-// Lane q of four neighbours (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
+// Lane q of four neighbors (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
 // row. An f32 c is stored in such pairs. For a 16-bit c the four lanes exchange the pairs of four
 // column tiles, after which each lane stores 16 bytes of consecutive columns. Where c is just
 // alpha·acc in the dtype of the operands, as it is for most products, nothing else is looked at.

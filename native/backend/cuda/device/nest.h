@@ -8,10 +8,10 @@ namespace lora::device {
 
 template <int kOperands>
 struct Nest {
-  static constexpr int kMost = 8;
+  static constexpr int kMax = 8;
   int rank = 0;  // outermost first
-  int64_t dims[kMost] = {};
-  int64_t strides[kOperands][kMost] = {};
+  int64_t dims[kMax] = {};
+  int64_t strides[kOperands][kMax] = {};
 };
 
 }  // namespace lora::device

@@ -31,7 +31,7 @@ LORA_DEVICE uint32_t SharedAddress(const void* p) {
 
 LORA_DEVICE void SyncThreads() { __syncthreads(); }
 LORA_DEVICE void SyncWarp() { __syncwarp(); }
-// Barriers 1 to 15 synchronise groups of whole warps. Ids are constants, because ptxas would
+// Barriers 1 to 15 synchronize groups of whole warps. Ids are constants, because ptxas would
 // otherwise reserve all 16.
 template <int Id>
 LORA_DEVICE void BarrierSync(int threads) {

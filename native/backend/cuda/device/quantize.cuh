@@ -1,4 +1,4 @@
-// Quantises groups of values that share a scale (core/maths/quantize.h): one kernel for the
+// Quantizes groups of values that share a scale (core/maths/quantize.h): one kernel for the
 // magnitudes, of which a warp takes a group, and one for the values, of which a thread takes eight.
 #pragma once
 

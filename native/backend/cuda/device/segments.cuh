@@ -19,7 +19,7 @@ struct PlainSegment {
 template <class SegmentOfList, int kCapacity>
 struct SegmentList {
   static_assert(kCapacity % 2 == 0);
-  static constexpr int kMost = kCapacity;
+  static constexpr int kMax = kCapacity;
   using Segment = SegmentOfList;
   Segment segments[kCapacity];
   uint32_t first_block[kCapacity];

@@ -93,7 +93,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
   const SkinnyJob<T>& job = p.job[number];
   const int block = static_cast<int>(BlockX() - job.first_block);
   const int out_blocks = static_cast<int>((job.outs + P::kOuts - 1) / P::kOuts);
-  // Neighbouring blocks share a split of S and are side by side in z.
+  // Neighboring blocks share a split of S and are side by side in z.
   const int split = block / out_blocks;
   const int64_t out0 = int64_t{block % out_blocks} * P::kOuts;
   const int64_t begin = split * job.chunk;

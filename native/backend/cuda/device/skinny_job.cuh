@@ -51,7 +51,7 @@ struct SkinnyJob {
   int first_tile, tiles, first_mask, masks;  // in SkinnyParams
   int z_aligned, s_aligned;                  // not 0: rows start at multiples of 16 bytes
   int unused;
-  int8_t mask[kSkinnyTiles];  // of each tile: one of the job's, or -1; those of one are neighbours
+  int8_t mask[kSkinnyTiles];  // of each tile: one of the job's, or -1; those of one are neighbors
 };
 
 }  // namespace lora::device

@@ -21,7 +21,7 @@ import { isRecord } from '../../lib/validate';
 
 const name = 'w.weight';
 const shape = [6, 22] as const; // blocks straddle rows, and the last is short
-const mostBytes = 65_536;
+const maxBytes = 65_536;
 
 function seed(format: 'nf4' | 'fp4' | 'int8', nested: boolean): Json {
   if (format === 'int8') return { format, planes: Object.values(rowPlanes(name, shape)) } as unknown as Json;
@@ -47,7 +47,7 @@ function content(plane: string, length: number, format: unknown): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (plane.endsWith('weight_format') ? 0 : (i * 37) % 64));
 }
 
-export const quantised: Target = {
+export const quantized: Target = {
   make(dice) {
     const good = seed(dice.pick(['nf4', 'fp4', 'int8'] as const), dice.once(2));
     return bytes(jsonText(dice.once(5) ? good : mutateJson(structuredClone(good), dice, [good]), dice));
@@ -67,7 +67,7 @@ export const quantised: Target = {
       const size: unknown = isState ? [state.length] : plane['shape'];
       if (!Array.isArray(size) || !size.every((n) => Number.isSafeInteger(n) && (n as number) >= 0)) continue;
       const length = tensorBytes(dtype, size as number[]);
-      if (typeof length !== 'number' || length > mostBytes || plain in header) continue;
+      if (typeof length !== 'number' || length > maxBytes || plain in header) continue;
       header[plain] = { dtype, shape: size, data_offsets: [at, at + length] };
       data.push(isState && length === state.length ? state : content(plain, length, value['format']));
       at += length;
@@ -82,7 +82,7 @@ export const quantised: Target = {
       for (const [plane, of] of matrix.tensors)
         if (!names.has(plane) || String(stored.get(plane).shape) !== String(of)) return;
       const { format, values, scales } = await matrix.read();
-      const packed = FrozenWeight.packQuantised(format, values, scales, shape, 'f32', 'reference');
+      const packed = FrozenWeight.packQuantized(format, values, scales, shape, 'f32', 'reference');
       packed.unpack().dispose();
       packed.dispose();
       const count = shape[0] * shape[1];

@@ -1,4 +1,4 @@
-/** What a file holds of quantised matrices, and config.json of them, as bitsandbytes and transformers have it. */
+/** What a file holds of quantized matrices, and config.json of them, as bitsandbytes and transformers have it. */
 import { torchNames } from '../formats/dtypes';
 import type { LateTensor } from '../formats/safetensors';
 import type { NativeTensor } from '../native/binding';
@@ -34,7 +34,7 @@ export async function planesOf(
   name: string,
   shape: readonly [number, number],
   { format, doubleQuant }: QuantizePlan,
-  /** The dtype of the matrix that was quantised. */
+  /** The dtype of the matrix that was quantized. */
   stored: FloatDType,
 ): Promise<[string, LateTensor][]> {
   type Bytes = (codes: Codes) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
@@ -91,7 +91,7 @@ export async function planesOf(
 export function quantizationConfig(
   config: ModelConfig,
   { format, doubleQuant }: QuantizePlan,
-  quantised: ReadonlySet<string>,
+  quantized: ReadonlySet<string>,
   dtype: FloatDType,
 ): Record<string, unknown> {
   const eight = format === 'int8';
@@ -111,7 +111,7 @@ export function quantizationConfig(
     bnb_4bit_use_double_quant: doubleQuant,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: linears.filter((path) => !quantised.has(weightOf(path))),
+    llm_int8_skip_modules: linears.filter((path) => !quantized.has(weightOf(path))),
     llm_int8_threshold: 6,
     load_in_4bit: !eight,
     load_in_8bit: eight,

@@ -1,5 +1,5 @@
 /** Names content that is often found where a safetensors or JSON file should be. */
-export function recognise(start: Uint8Array): string | undefined {
+export function recognize(start: Uint8Array): string | undefined {
   const text = Buffer.from(start.subarray(0, 512)).toString('latin1');
   if (text.startsWith('version https://git-lfs')) {
     return 'is a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned, or download it again';

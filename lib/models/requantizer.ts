@@ -1,4 +1,4 @@
-/** The codes of a model's matrices in memory, with what is merged into them, for saving them quantised. */
+/** The codes of a model's matrices in memory, with what is merged into them, for saving them quantized. */
 import { binding } from '../native/calls';
 import { roomInQueue } from '../native/device';
 import { FrozenWeight, scalesOf } from '../tensor/frozen_weight';
@@ -6,12 +6,12 @@ import { runDetached, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { nest, roundedTwice } from './double_quant';
 import type { QuantizePlan } from './quantize_options';
-import type { Codes, CodeSource } from './quantised_planes';
+import type { Codes, CodeSource } from './quantized_planes';
 import { codesOf } from './weights';
 
 const op = 'save';
 
-export class Requantiser implements CodeSource {
+export class Requantizer implements CodeSource {
   readonly #matrices = new Map<string, () => Tensor>();
   readonly #measured = new Set<string>();
   #last: Codes | undefined;
@@ -54,7 +54,7 @@ export class Requantiser implements CodeSource {
     const [error, square] = runDetached(null, () =>
       tidy(() => {
         const shape = x.shape as [number, number];
-        const kept = FrozenWeight.packQuantised(format, values, scales, shape, 'f32', x.device);
+        const kept = FrozenWeight.packQuantized(format, values, scales, shape, 'f32', x.device);
         const back = kept.unpack();
         kept.dispose();
         const whole = x.to({ dtype: 'f32' });
