@@ -1,4 +1,5 @@
 /** A conversation with a model: its history, and what of it the model still reads. */
+import { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import type { SamplingOptions } from '../engine/sampling';
 import type { CausalLM } from '../models/causal_lm';
@@ -62,8 +63,7 @@ export class Conversation {
       const forgotten = this.#history.length - history.length;
       this.#history = history;
       if (forgotten > 0) this.forgot(forgotten);
-      const room = this.context - ids.length;
-      const maxNewTokens = Math.min(this.options.maxNewTokens, room);
+      const maxNewTokens = this.#plan.tokensAfter(ids.length, undefined, this.options.maxNewTokens);
       const handle = this.model.generate(ids, {
         ...this.options,
         maxNewTokens,
@@ -86,9 +86,13 @@ export class Conversation {
 
   /** Tokens that the model reads, beside the vectors that the adapter puts before them. */
   get context(): number {
+    return this.#plan.room;
+  }
+
+  get #plan(): SequencePlan {
     const { adapters, config } = this.model;
-    const adapter = this.adapter === null ? undefined : adapters.get(this.adapter);
-    return config.maxPositionEmbeddings - (adapter?.virtualTokens ?? 0);
+    const adapter = this.adapter === null ? null : adapters.get(this.adapter);
+    return new SequencePlan(adapter, config.maxPositionEmbeddings);
   }
 
   #keep(question: ChatMessage, answer: string): void {

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { loadDataset } from '../data/dataset';
 import { measuringFile, splitFile, validFile } from '../data/folders';
+import { SequencePlan } from '../data/sequence_plan';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
 import { adapterWeightsFile, weightsFile } from '../formats/model_files';
@@ -76,9 +77,8 @@ export const train = defineCommand({
       const { signal } = console;
       const { allowSpecialTokens } = values;
       const adapter = await started.begin(model);
-      const virtual = adapter?.virtualTokens ?? 0;
-      const room = model.config.maxPositionEmbeddings - virtual;
-      const maxLength = virtual > 0 ? Math.min(values.maxLength, room) : values.maxLength;
+      const { maxTextLength } = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
+      const maxLength = Math.min(values.maxLength, maxTextLength);
       const load = (path: string) =>
         loadDataset(path, {
           tokenizer,

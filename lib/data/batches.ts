@@ -6,6 +6,7 @@ import { lengthGroupedOrder } from './length_groups';
 import { MemoryDataset } from './memory_dataset';
 import { Packer, type PackedRow } from './packing';
 import { numbers, Random } from './random';
+import type { SequencePlan } from './sequence_plan';
 import { inSlices, Pace } from '../tensor/pace';
 
 /** Rows of a batch; each keeps its own length. */
@@ -275,18 +276,19 @@ export function checkGroupable(op: string, data: DataSource, packing: boolean): 
 }
 
 /**
- * Throws for an example of more than `room` tokens, where a data set knows how long its examples are: else the batch that holds it would
- * fail. `why`: what leaves no more room.
+ * Throws for an example that the context does not hold behind the vectors of an adapter, where a data set knows how long its examples are:
+ * else the batch that holds it would fail.
  */
-export function checkLengths(op: string, name: string, data: DataSource, room: number, why: string): void {
+export function checkLengths(op: string, name: string, data: DataSource, plan: SequencePlan): void {
   if (!(data instanceof FileDataset || data instanceof MemoryDataset)) return;
   const { lengths } = data;
+  const { maxTextLength: room } = plan;
   const long = lengths.findIndex((length) => length > room);
   check(
     long < 0,
     op,
     () =>
-      `expected examples of ${name} of at most ${room} tokens, since ${why}, but example ${long} has ${lengths[long]}: give loadDataset a maxLength of ${room}`,
+      `expected examples of ${name} of at most ${room} tokens, since ${plan.reason}, but example ${long} has ${lengths[long]}: give loadDataset a maxLength of ${room}`,
   );
 }
 

@@ -13,7 +13,7 @@ import {
   describe,
   isRecord,
 } from '../validate';
-import { countedTokens, type DatasetCounts, type Example } from './example';
+import type { DatasetCounts, Example } from './example';
 import { ExampleColumns } from './columns';
 import { FileDataset, Places } from './file_dataset';
 import { failAt, parseRow } from './json_rows';
@@ -29,6 +29,7 @@ import {
 } from './lines';
 import { MemoryDataset } from './memory_dataset';
 import { columnKeys, RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
+import { SequencePlan } from './sequence_plan';
 import type { Line } from './sources';
 import { partCharacters, TextPieces } from './text_pieces';
 
@@ -331,7 +332,7 @@ class Reader {
     const example = { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
     const misfit = ExampleColumns.misfit(example);
     if (misfit !== undefined) this.#fail(line, `expected ids and labels of 32 bits but received ${misfit}`);
-    const counted = countedTokens([example.labels]); // a single token predicts nothing
+    const counted = new SequencePlan().countedLabels([example.labels]); // a single token predicts nothing
     this.tokens += counted;
     if (counted > 0) return example;
     this.dropped++;

@@ -50,28 +50,3 @@ export function checkExample(op: string, value: unknown, place: string): Require
     return fail(`expected ${inputIds.length} labels, one per token, but received ${labels.length}`);
   return { inputIds, labels };
 }
-
-/** What stands before the first token of a text, and where texts begin. */
-interface Beginnings {
-  /** The number of the text of each token, 0 for padding. Absent: a row is one text. */
-  readonly segmentIds?: readonly (readonly number[])[] | undefined;
-  /** Whether the first token of a text is predicted: by the vectors that an adapter puts before it. Default false. */
-  readonly firstCounts?: boolean | undefined;
-}
-
-/** How many labels count: labels are shifted inside the model, so that nothing predicts a token with nothing before it. */
-export function countedTokens(
-  labels: readonly (readonly number[])[],
-  { segmentIds, firstCounts = false }: Beginnings = {},
-): number {
-  let count = 0;
-  for (const [r, row] of labels.entries()) {
-    const segments = segmentIds?.[r];
-    for (let i = 0; i < row.length; i++) {
-      if (row[i] === ignoredLabel || segments?.[i] === 0) continue;
-      const first = i === 0 || (segments !== undefined && segments[i] !== segments[i - 1]);
-      if (!first || firstCounts) count++;
-    }
-  }
-  return count;
-}

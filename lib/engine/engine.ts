@@ -15,7 +15,6 @@ import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';
 import { Request, type RequestPlan } from './request';
 import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
-import { vectorsAmong } from './sequence';
 import { AdapterSlots } from './slots';
 import { WorkingMemory } from './working_memory';
 
@@ -155,7 +154,7 @@ export class Engine {
     check(
       pagesFor(request.maxPositions) <= this.#pool.most,
       'generate',
-      `expected a prompt and maxNewTokens of at most ${this.#pool.most * pageLength - vectorsAmong(request.ids)} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
+      `expected a prompt and maxNewTokens of at most ${this.#pool.most * pageLength - plan.sequence.vectors} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
     );
     if (plan.maxNewTokens === 0) request.finishEmpty();
     else this.#scheduler.submit(request);

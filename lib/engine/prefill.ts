@@ -1,4 +1,5 @@
 /** Computes a part of a prompt: keys and values of its positions, and after the last one the logits of the next token. */
+import { vectorsAmong } from '../data/sequence_plan';
 import { entry } from '../native/calls';
 import type { Past } from '../ops/attention_paged';
 import type { AdapterUse } from '../peft/adapter_use';
@@ -11,7 +12,6 @@ import type { Tensor } from '../tensor/tensor';
 import type { EngineModel } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Chunk } from './scheduler';
-import { vectorsAmong } from './sequence';
 
 /** What puts `count` of the vectors, from one on, before embeddings [1, s, hidden]. */
 const vectorsBefore =

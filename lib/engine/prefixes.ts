@@ -2,8 +2,8 @@
  * Whole pages that several requests may read: those whose tokens, and all tokens before them, are the same under the same
  * weights. A page that no request refers to stays until its memory is wanted; the one that was used longest ago goes first.
  */
+import { vectorsAmong } from '../data/sequence_plan';
 import { pageLength, type Page, type PagePool } from './pages';
-import { vectorsAmong } from './sequence';
 
 interface Node {
   readonly parent: Node | undefined;

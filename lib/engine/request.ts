@@ -1,4 +1,5 @@
 /** One sequence that is generated: its tokens, its pages, and what its consumer has not fetched yet. */
+import type { SequencePlan } from '../data/sequence_plan';
 import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
 import { StopStrings } from '../text/stop_strings';
@@ -6,7 +7,6 @@ import type { TokenStream } from '../text/token_stream';
 import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type Page, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
-import { vectorMark } from './sequence';
 
 /** One token. `text` is what became certain with it: whole characters, '' while one is unfinished. */
 export interface GeneratedToken {
@@ -51,6 +51,8 @@ export interface Completion {
 export interface RequestPlan {
   readonly prompt: readonly number[];
   readonly adapter: Adapter | null;
+  /** Of the prompt behind the vectors of the adapter. */
+  readonly sequence: SequencePlan;
   readonly generation: GenerationPlan;
   readonly maxNewTokens: number;
   /** Absent: tokens have no text. */
@@ -109,7 +111,7 @@ export class Request {
     wakeEngine: () => void,
   ) {
     this.plan = plan;
-    this.ids = [...Array<number>(plan.adapter?.virtualTokens ?? 0).fill(vectorMark), ...plan.prompt];
+    this.ids = plan.sequence.positionsOf(plan.prompt);
     this.promptLength = this.ids.length;
     this.adjuster = new LogitAdjuster(plan.generation, plan.prompt);
     this.#pool = pool;

@@ -2,11 +2,11 @@
  * Which requests run. All that have their prompt computed make one token per step, together; between two steps one of the others
  * gets a part of its prompt computed. Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models" (2022).
  */
+import { vectorsAmong } from '../data/sequence_plan';
 import { isOutOfMemory, LoRAError } from '../errors';
 import { pageLength, pagesFor, type Page, type PagePool } from './pages';
 import type { PrefixCache } from './prefixes';
 import type { Request } from './request';
-import { vectorsAmong } from './sequence';
 
 /** How long a request that sits out keeps its pages from others, in milliseconds: a slow consumer costs no second computation. */
 export const patienceMs = 1000;

@@ -72,22 +72,20 @@ export interface LabeledRows {
   readonly ids: TokenRows;
   /** [batch, seq] */
   readonly shape: readonly number[];
-  /** Where the tokens lie, where vectors stand before them. */
-  readonly layout: InputLayout | undefined;
+  readonly segmentIds: readonly ArrayLike<number>[] | undefined;
+  /** Where the tokens lie. */
+  readonly layout: InputLayout;
   readonly vocab: number;
   readonly device: Device;
 }
 
-/**
- * Labels shifted so that position t holds what t predicts; the first token of a text is predicted by the vectors before it, where there are
- * any. @throws ERR_DATA when none counts.
- */
+/** Labels shifted so that position t holds what t predicts. @throws ERR_DATA when none counts. */
 export function targetsTensor(
   labels: TokenRows,
-  { ids, shape, layout, vocab, device }: LabeledRows,
+  { ids, shape, segmentIds, layout, vocab, device }: LabeledRows,
 ): Targets {
   const [batch, width] = shape as [number, number];
-  const length = layout?.length ?? width;
+  const { length } = layout;
   if (labels instanceof Tensor) {
     check(
       shapeText(labels.shape) === shapeText(shape),
@@ -102,11 +100,10 @@ export function targetsTensor(
       device,
     );
     for (let i = 0; i < batch; i++) {
-      const virtual = layout?.virtualTokens(i) ?? 0;
-      const skipped = virtual > 0 ? 0 : 1; // the first token
+      const { vectors, firstPredicted: skipped } = layout.plans[i]!;
       if (width === skipped) continue;
       const from = view(own, i * width + skipped, [width - skipped]);
-      const to = view(shifted, i * length + virtual + skipped - 1, [width - skipped]);
+      const to = view(shifted, i * length + vectors + skipped - 1, [width - skipped]);
       binding().copyInto(from.handle, to.handle);
       from.dispose();
       to.dispose();
@@ -130,17 +127,18 @@ export function targetsTensor(
       TAG,
       `expected row ${i} of labels to hold ${own} tokens, as ids, but received ${row.length}`,
     );
-    const predicted = layout && layout.virtualTokens(i) > 0 ? 0 : 1; // from this token on
-    for (let t = predicted; t < row.length; t++) {
+    const counted = new Int32Array(row.length).fill(ignoredLabel);
+    for (let t = 0; t < row.length; t++) {
+      if (!layout.plans[i]!.counts(row, t, segmentIds?.[i])) continue;
       const label = row[t]!;
-      if (label === ignoredLabel) continue;
       if (!Number.isInteger(label) || label < 0 || label >= vocab)
         dataError(
           `expected labels from 0 to ${vocab - 1}, or ${ignoredLabel} for none, but received ${describe(label)} at row ${i}, position ${t}`,
         );
+      counted[t] = label;
       count++;
     }
-    return Int32Array.from(layout ? layout.placed(row, i, ignoredLabel) : row).subarray(1);
+    return layout.placed(counted, i, ignoredLabel).slice(1);
   });
   if (count === 0)
     dataError(

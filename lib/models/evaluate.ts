@@ -1,6 +1,7 @@
 /** The loss of a model over a data set. */
 import { batches } from '../data/batches';
-import { countedTokens, type DataSource } from '../data/example';
+import type { DataSource } from '../data/example';
+import type { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import type { Adapter } from '../peft/adapter';
 import type { Tensor } from '../tensor/tensor';
@@ -27,18 +28,18 @@ export interface Evaluation {
 
 /**
  * The mean loss over a data set. `lossOf` gives the summed loss of a batch, without gradients and without dropout; a
- * batch without a label that counts is left out. `firstCounts`: vectors before a text predict its first token.
+ * batch without a label that counts is left out.
  */
 export async function evaluate(
   lossOf: (inputIds: number[][], labels: number[][]) => Promise<Tensor>,
   data: DataSource,
-  { batchSize = 4, signal, firstCounts }: Omit<EvaluateOptions, 'adapter'> & { firstCounts: boolean },
+  { batchSize = 4, signal, plan }: Omit<EvaluateOptions, 'adapter'> & { plan: SequencePlan },
 ): Promise<Evaluation> {
   let sum = 0;
   let tokens = 0;
   for await (const { inputIds, labels } of batches(data, { batchSize, signal })) {
     signal?.throwIfAborted();
-    const counted = countedTokens(labels, { firstCounts });
+    const counted = plan.countedLabels(labels);
     if (counted === 0) continue;
     const loss = await lossOf(inputIds, labels);
     sum += await loss.item();

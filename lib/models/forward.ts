@@ -9,14 +9,13 @@ import type { AdapterChoice, AdapterSet } from '../peft/adapter_set';
 import type { AdapterUse } from '../peft/adapter_use';
 import { isRecording } from '../tensor/scope';
 import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
-import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { deltasOf, finalNorm, headLogits, hiddenStatesByBlock, type Decoder } from './decoder';
 import { InputLayout } from './input_layout';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
 import { RowAdapters } from './row_adapters';
-import { checkSegments, labelsInSegments, segmentsOf, type Segments } from './segments';
+import { checkSegments, segmentsOf } from './segments';
 import { linearsOf } from './tensor_table';
 
 /** The adapter of a call, or those of its rows. */
@@ -93,7 +92,7 @@ function layoutOf(
   { ids, labels, segmentIds, use }: ForwardRequest,
   [batch, width]: readonly [number, number],
   context: number,
-): InputLayout | undefined {
+): InputLayout {
   const adapters = use.rows?.adapters ?? Array<Adapter | null>(batch).fill(use.adapter);
   check(
     adapters.length === batch,
@@ -109,25 +108,7 @@ function layoutOf(
     checkSegments(segmentIds, ids);
   }
   const lengths = ids instanceof Tensor ? adapters.map(() => width) : ids.map(({ length }) => length);
-  return InputLayout.of({ adapters, lengths, width, segmentIds, context });
-}
-
-/** Rows that are no Tensor, which layoutOf() has checked where there are segments. */
-type TokenLists = Exclude<TokenRows, Tensor>;
-
-/** What segments mean for the positions and the labels of a call. */
-function packing(
-  { labels, segmentIds, device }: ForwardRequest,
-  layout: InputLayout | undefined,
-  length: number,
-): { labels?: TokenRows | undefined; segments?: Segments | undefined } {
-  if (segmentIds === undefined) return { labels };
-  const placed = layout ? segmentIds.map((row, i) => layout.placed(row, i)) : segmentIds;
-  const firstCounts = (row: number): boolean => layout !== undefined && layout.virtualTokens(row) > 0;
-  return {
-    labels: labels && labelsInSegments(labels as TokenLists, segmentIds, ignoredLabel, firstCounts),
-    segments: segmentsOf(placed, length, device),
-  };
+  return new InputLayout({ adapters, lengths, width, segmentIds, context });
 }
 
 /**
@@ -143,29 +124,35 @@ export function* forwardSteps(
   const shape = ids.shape as [number, number];
   const layout = layoutOf(request, shape, decoder.config.maxPositionEmbeddings);
   const batch = shape[0];
-  const length = layout?.length ?? shape[1];
+  const { length } = layout;
   use.rows?.prepare(linearsOf(decoder.config, decoder.weights), length, device);
-  const packed = packing(request, layout, length);
+  const { segmentIds, labels } = request;
+  const segments =
+    segmentIds &&
+    segmentsOf(
+      segmentIds.map((row, i) => layout.placed(row, i)),
+      length,
+      device,
+    );
   const noise =
-    request.noise &&
-    noiseFactors(request.noise, request.ids, request.segmentIds, decoder.config.hiddenSize, device);
-  const rows = { ids: request.ids, shape, layout, vocab: vocabSize, device };
-  const targets = packed.labels && targetsTensor(packed.labels, rows);
+    request.noise && noiseFactors(request.noise, request.ids, segmentIds, decoder.config.hiddenSize, device);
+  const rows = { ids: request.ids, shape, segmentIds, layout, vocab: vocabSize, device };
+  const targets = labels && targetsTensor(labels, rows);
 
   const hidden = finalNorm(
     decoder,
     yield* hiddenStatesByBlock(decoder, ids, use, {
-      segments: packed.segments,
+      segments,
       noise,
       watch: request.watch,
       recompute: request.recompute,
-      input: layout && ((x) => layout.insert(x)),
+      input: (x) => layout.insert(x),
     }),
   );
   ids.dispose();
   noise?.factors.dispose();
-  packed.segments?.keyBegin.dispose();
-  packed.segments?.positions.dispose();
+  segments?.keyBegin.dispose();
+  segments?.positions.dispose();
   // The fused loss never holds all logits, but knows only a plain head.
   const plainHead = deltasOf(use, decoder.weights.head.path).length === 0;
   let logits: Tensor | undefined;
@@ -193,7 +180,7 @@ export function* forwardSteps(
     count.dispose();
   }
   hidden.dispose();
-  if (request.wantLogits) logits = layout ? layout.tokens(logits!) : logits;
+  if (request.wantLogits) logits = layout.tokens(logits!);
   else {
     logits?.dispose();
     logits = undefined;

@@ -1,4 +1,5 @@
 /** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
+import type { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import type { Engine } from '../engine/engine';
 import type { GeneratedToken, Request, TokenLogprobs } from '../engine/request';
@@ -102,35 +103,30 @@ async function chatIds(
 }
 
 /**
- * How many tokens may follow a prompt, before which an adapter may put vectors.
+ * How many tokens may follow a prompt.
  * @throws ERR_ARGUMENT where the prompt, or the prompt and the tokens that were asked for, are longer than the model's context.
  */
-export function tokensAfter(
-  prompt: readonly number[],
-  plan: GenerationPlan,
-  { context, adapter }: { context: number; adapter: Adapter | null },
-): number {
-  const length = prompt.length;
-  const virtual = adapter?.virtualTokens ?? 0;
-  const room = context - virtual;
-  const taken = virtual > 0 ? `, of which adapter '${adapter!.name}' takes ${virtual}` : '';
+export function checkedLimit(length: number, plan: GenerationPlan, sequence: SequencePlan): number {
+  const { room } = sequence;
   check(
     length < room,
     TAG,
-    `expected a prompt of at most ${room - 1} tokens, since the model has max_position_embeddings ${context}${taken}, but received ${length}`,
+    `expected a prompt of at most ${room - 1} tokens, since the model has ${sequence.contextAndTaken}, but received ${length}`,
   );
   const limit = tokenLimit(plan, length);
+  const checked = sequence.tokensAfter(length, plan.ownLimit ? limit : undefined, limit);
   check(
-    !plan.ownLimit || length + limit <= room,
+    checked !== undefined,
     TAG,
-    `expected a prompt and maxNewTokens of at most ${room} tokens together (max_position_embeddings${virtual > 0 ? ` ${context}${taken}` : ''}) but received ${length} and ${limit}`,
+    `expected a prompt and maxNewTokens of at most ${room} tokens together (${sequence.contextAndTaken}) but received ${length} and ${limit}`,
   );
-  return Math.min(limit, room - length);
+  return checked;
 }
 
 export interface Generation {
   readonly engine: Engine;
   readonly adapter: Adapter | null;
+  readonly sequence: SequencePlan;
   readonly prompt: readonly number[];
   readonly plan: GenerationPlan;
   readonly maxNewTokens: number;
@@ -150,7 +146,8 @@ export class RunningGeneration {
   #toAwait: readonly number[];
 
   /** @throws what Engine.submit throws; nothing runs then. */
-  constructor({ engine, adapter, prompt, plan, maxNewTokens, tokenizer, constraints }: Generation) {
+  constructor({ engine, plan, tokenizer, constraints, ...request }: Generation) {
+    const { prompt } = request;
     this.#promptTokens = prompt.length;
     const requests: Request[] = [];
     try {
@@ -158,7 +155,7 @@ export class RunningGeneration {
         const generation = { ...plan, seed: (plan.seed + i) % 2 ** 53 };
         const constraint = constraints?.[i];
         const stream = tokenizer?.stream(prompt, constraint !== undefined);
-        requests.push(engine.submit({ prompt, adapter, generation, maxNewTokens, stream, constraint }));
+        requests.push(engine.submit({ ...request, generation, stream, constraint }));
       }
     } catch (error) {
       for (const request of requests) request.cancel(error);

@@ -1,7 +1,8 @@
 /**
- * Where the tokens of a call lie when adapters put vectors before them: each text of a row begins with the vectors of the adapter of that
- * row. What follows from positions (attention, labels, texts of a row, logits) asks here, and a call without vectors has no layout.
+ * Where the tokens of a call lie: each text of a row begins with the vectors of the adapter of that row. What follows from positions
+ * (attention, labels, texts of a row, logits) asks here.
  */
+import { SequencePlan } from '../data/sequence_plan';
 import { reshape } from '../ops/layout';
 import { joinRows, splitRows } from '../ops/rows';
 import type { Adapter } from '../peft/adapter';
@@ -17,8 +18,8 @@ interface Piece {
   readonly length: number;
 }
 
-const virtualOf = ({ vectors }: Piece): number => vectors?.shape[0] ?? 0;
-const sizeOf = (piece: Piece): number => virtualOf(piece) + piece.length;
+const vectorsOf = ({ vectors }: Piece): number => vectors?.shape[0] ?? 0;
+const sizeOf = (piece: Piece): number => vectorsOf(piece) + piece.length;
 
 /** The rows of a call. */
 interface TokenTable {
@@ -47,29 +48,27 @@ function runsOf(row: ArrayLike<number>): { id: number; length: number }[] {
 export class InputLayout {
   /** Positions of the longest row. */
   readonly length: number;
+  /** The plan of the texts of each row. */
+  readonly plans: readonly SequencePlan[];
+  readonly #hasVectors: boolean;
   readonly #rows: readonly (readonly Piece[])[];
 
-  /**
-   * The layout of a call; undefined where no adapter has vectors.
-   * @throws ERR_ARGUMENT for a text that is longer than the context with its vectors.
-   */
-  static of(table: TokenTable): InputLayout | undefined {
-    if (!table.adapters.some((adapter) => adapter?.vectors)) return undefined;
-    return new InputLayout(table);
-  }
-
-  private constructor({ adapters, lengths, width, segmentIds, context }: TokenTable) {
+  /** @throws ERR_ARGUMENT for a text that is longer than the context with its vectors. */
+  constructor({ adapters, lengths, width, segmentIds, context }: TokenTable) {
+    this.plans = adapters.map((adapter) => new SequencePlan(adapter, context));
+    this.#hasVectors = this.plans.some(({ vectors }) => vectors > 0);
     this.#rows = adapters.map((adapter, i) => {
       const length = lengths[i]!;
+      const plan = this.plans[i]!;
       const texts = segmentIds ? runsOf(segmentIds[i]!) : [{ id: 1, length }];
       const vectors = adapter?.vectors;
       const pieces = texts.map(({ id, length: own }) => {
         const piece = { vectors: id === 0 ? undefined : vectors, length: own };
         check(
-          piece.vectors === undefined || sizeOf(piece) <= context,
+          piece.vectors === undefined || own <= plan.maxTextLength,
           'forward',
           () =>
-            `expected texts of at most ${context - virtualOf(piece)} tokens, since adapter '${adapter!.name}' puts ${virtualOf(piece)} vectors before them and the model has max_position_embeddings ${context}, but row ${i} holds one of ${own}`,
+            `expected texts of at most ${plan.maxTextLength} tokens, since ${plan.reason}, but row ${i} holds one of ${own}`,
         );
         return piece;
       });
@@ -82,13 +81,9 @@ export class InputLayout {
     return pieces.reduce((sum, piece) => sum + sizeOf(piece), 0);
   }
 
-  /** How many vectors stand before each text of a row. */
-  virtualTokens(row: number): number {
-    return virtualOf(this.#rows[row]![0]!);
-  }
-
   /** Embeddings of tokens [b, width, hidden] → what goes into the first block [b, length, hidden]. Consumes them. */
   insert(x: Tensor): Tensor {
+    if (!this.#hasVectors) return x;
     const [batch, width, hidden] = x.shape as [number, number, number];
     const rows = moved(x, (t) => reshape(t, [batch * width, hidden]));
     const tokens = splitRows(
@@ -113,12 +108,13 @@ export class InputLayout {
 
   /** What was computed for all positions [b, length, n] → that of the tokens [b, width, n]. Consumes it. */
   tokens(y: Tensor): Tensor {
+    if (!this.#hasVectors) return y;
     const n = y.shape[2]!;
     const counts: number[] = [];
     const ofTokens: number[] = [];
     for (const pieces of this.#rows) {
       for (const piece of pieces) {
-        if (piece.vectors) counts.push(virtualOf(piece));
+        if (piece.vectors) counts.push(vectorsOf(piece));
         ofTokens.push(counts.push(piece.length) - 1);
       }
       const missing = this.length - this.#sizeOf(pieces);
@@ -137,7 +133,7 @@ export class InputLayout {
     let at = 0;
     for (const piece of this.#rows[row]!) {
       if (at >= values.length) break; // padding
-      for (let v = virtualOf(piece); v > 0; v--) placed.push(virtual ?? values[at]!);
+      for (let v = vectorsOf(piece); v > 0; v--) placed.push(virtual ?? values[at]!);
       for (const end = at + piece.length; at < end; at++) placed.push(values[at]!);
     }
     return placed;

@@ -1,10 +1,17 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
+import { SequencePlan } from '../data/sequence_plan';
 import { copiedBytes } from '../native/device';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { quantizedBytes } from '../tensor/frozen_weight';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
-import { methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';
+import {
+  methodOf,
+  methodOfInput,
+  methodOfJson,
+  plannedSequence,
+  type AdapterConfigInput,
+} from '../peft/methods';
 import { maxLogits } from '../ops/cross_entropy';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isRecord } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
@@ -167,7 +174,8 @@ export function estimateMemory(
     () =>
       `expected optimizer to be one of ${trainerOptions.optimizer.choices.join(', ')} but received ${describe(optimizer)}`,
   );
-  const { virtualTokens, ...adapter } = adapterOf(model, options);
+  const { lora, sequence } = adapterOf(model, options);
+  const positions = sequence.vectors + length;
   const quantized = quantizedOf(model, options.quantize);
   const whole = train === 'all' && streams === undefined;
   check(
@@ -187,10 +195,10 @@ export function estimateMemory(
   const parts =
     streams === undefined
       ? trainingParts(model, options, {
-          ...{ adapter, optimizer, size: sizes.activation },
-          tokens: batchSize * (length + virtualTokens),
+          ...{ adapter: lora, optimizer, size: sizes.activation },
+          tokens: batchSize * positions,
         })
-      : servingParts(model, { streams, length: length + virtualTokens, size: sizes.activation });
+      : servingParts(model, { streams, length: positions, size: sizes.activation });
   const all = { weights: sizes.weights, ...parts, runtime };
   return { ...all, total: Object.values(all).reduce((sum, bytes) => sum + bytes, 0) };
 }
@@ -205,14 +213,14 @@ const optionNames = [
   ...['train', 'stochasticRounding', 'streams'],
 ];
 
-/** The LoRA that is trained, or one of about the size of the adapter that is, and the vectors before each sequence. */
+/** The LoRA that is trained, or one of about the size of the adapter that is, and the plan of the texts behind it. */
 function adapterOf(
   config: ModelConfig,
   options: MemoryOptions,
-): LoRAConfigInput & { readonly virtualTokens: number } {
+): { readonly lora: LoRAConfigInput; readonly sequence: SequencePlan } {
   const { adapter } = options;
-  const given = Object.fromEntries(loraOptions.map((name) => [name, options[name]])) as LoRAConfigInput;
-  if (adapter === undefined) return { ...given, virtualTokens: 0 };
+  const lora = Object.fromEntries(loraOptions.map((name) => [name, options[name]])) as LoRAConfigInput;
+  if (adapter === undefined) return { lora, sequence: new SequencePlan() };
   for (const name of loraOptions)
     check(options[name] === undefined, op, `expected adapter or ${name} but received both`);
   check(
@@ -222,7 +230,7 @@ function adapterOf(
   );
   const isFile = isRecord(adapter) && 'peft_type' in adapter;
   const choice = isFile ? methodOfJson(adapter) : methodOfInput(op, adapter, config);
-  return { virtualTokens: 0, ...methodOf(choice.method).sizeAsLora(choice.config) };
+  return { lora: methodOf(choice.method).sizeAsLora(choice.config), sequence: plannedSequence(choice) };
 }
 
 /** The matrices that are quantized, in the files or while they are loaded. */

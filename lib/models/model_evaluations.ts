@@ -1,5 +1,6 @@
 /** What measures a model and its adapters: the loss over a data set, and the answers of a task. */
 import type { DataSource } from '../data/example';
+import { SequencePlan } from '../data/sequence_plan';
 import type { Adapter } from '../peft/adapter';
 import type { AdapterSet } from '../peft/adapter_set';
 import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
@@ -47,8 +48,7 @@ export class ModelEvaluations {
       const { batchSize, signal } = options;
       const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> =>
         (await this.#forward(inputIds, { labels, reduction: 'sum' }, adapter)).loss!;
-      const firstCounts = (adapter?.virtualTokens ?? 0) > 0;
-      return await evaluate(lossOf, data, { batchSize, signal, firstCounts });
+      return await evaluate(lossOf, data, { batchSize, signal, plan: new SequencePlan(adapter) });
     } finally {
       release();
     }
@@ -73,12 +73,11 @@ export class ModelEvaluations {
     const { model } = this;
     const { config, tokenizer, hasTokenizer, adapters: choices } = model;
     const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = config;
-    // All adapters read the same texts.
-    const virtual = Math.max(...adapters.map((adapter) => adapter?.virtualTokens ?? 0));
+    const rooms = adapters.map((adapter) => new SequencePlan(adapter, maxPositionEmbeddings).room);
     return {
       tokenizer,
       hasTokenizer,
-      context: maxPositionEmbeddings - virtual,
+      context: Math.min(...rooms), // all adapters read the same texts
       prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
       lanes: this.model.lanes(),
       evaluate: (examples, wanted) =>

@@ -68,23 +68,3 @@ export function segmentsOf(
     fromBytes(new Uint8Array(values.buffer), 'i32', shape, device);
   return { keyBegin: tensorOf(begins), positions: tensorOf(positions) };
 }
-
-/**
- * Labels of which those of padding count nothing, and those at the begin of a segment only where `firstCounts` says that something before
- * them predicts them.
- */
-export function labelsInSegments(
-  labels: readonly ArrayLike<number>[],
-  segmentIds: readonly ArrayLike<number>[],
-  ignored: number,
-  firstCounts: (row: number) => boolean,
-): number[][] {
-  return labels.map((row, i) => {
-    const first = firstCounts(i);
-    return Array.from(row, (label, t) => {
-      const segment = segmentIds[i]![t];
-      const unpredicted = !first && t > 0 && segmentIds[i]![t - 1] !== segment;
-      return segment === 0 || unpredicted ? ignored : label;
-    });
-  });
-}

@@ -1,5 +1,6 @@
 /** What generates texts for a model: its engine, the grammars of its vocabulary, and the generations that run. */
 import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
+import { SequencePlan } from '../data/sequence_plan';
 import type { GeneratedToken } from '../engine/request';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
 import { LoRAError } from '../errors';
@@ -13,10 +14,10 @@ import type { AdapterSet } from '../peft/adapter_set';
 import type { Tokenizer } from '../text/tokenizer';
 import { engineModel, type Decoder } from './decoder';
 import {
+  checkedLimit,
   conversationOptions,
   promptIds,
   RunningGeneration,
-  tokensAfter,
   type ConversationOptions,
   type GenerationResult,
   type Prompt,
@@ -96,14 +97,17 @@ export class TextGenerator {
       if (plan.stop.length > 0) neededTokenizer(); // stop strings need text
       const ids = await promptIds(prompt, decoder.config.vocabSize, neededTokenizer, { ...chat, signal });
       signal?.throwIfAborted();
-      const context = decoder.config.maxPositionEmbeddings;
-      const maxNewTokens = tokensAfter(ids, plan, { context, adapter });
+      const sequence = new SequencePlan(adapter, decoder.config.maxPositionEmbeddings);
+      const maxNewTokens = checkedLimit(ids.length, plan, sequence);
       if (plan.grammar !== undefined)
         held.constraints = await this.#grammars.start(plan.grammar, plan.n, neededTokenizer(), signal);
       const engine = this.#startedEngine();
       const { constraints } = held;
-      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer, constraints };
-      const running = (held.generation = new RunningGeneration(generation));
+      const request = { adapter, sequence, prompt: ids, maxNewTokens };
+      const running = (held.generation = new RunningGeneration({
+        ...request,
+        ...{ engine, plan, tokenizer, constraints },
+      }));
       signal?.addEventListener('abort', abort, { once: true });
       for (let token = await running.next(); token; token = await running.next()) yield token;
       return running.result();

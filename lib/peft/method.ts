@@ -78,8 +78,10 @@ export interface AdapterMethod<Config extends object> {
   readonly notScalable?: string;
   /** What its size is called, for short descriptions: { r: 16 }. */
   size(config: Config): Record<string, number | string>;
-  /** A LoRA that takes about as much memory, for estimates, and how many vectors stand before each text. */
-  sizeAsLora(config: Config): LoRAConfigInput & { readonly virtualTokens?: number };
+  /** A LoRA that takes about as much memory, for estimates. */
+  sizeAsLora(config: Config): LoRAConfigInput;
+  /** How many vectors stand before each text; absent: none. */
+  virtualTokens?(config: Config): number;
   /** Its settings in the words of reports. */
   facts(config: Config): Fact[];
 }

@@ -1,4 +1,5 @@
 /** The methods of adapting a model, by name. */
+import { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import { checkOneOf, isRecord } from '../validate';
 import { bottleneck, type BottleneckConfig, type BottleneckConfigInput } from './bottleneck';
@@ -54,6 +55,10 @@ export const peftTypes: readonly string[] = methodNames.map((name) => methods[na
 
 /** Why an adapter_config.json is that of no adapter that is known here, or undefined. */
 export const foreignAdapter = (json: unknown): string | undefined => foreignConfig(json, peftTypes);
+
+/** The plan of texts behind an adapter that is not made yet. */
+export const plannedSequence = ({ method, config }: MethodChoice): SequencePlan =>
+  new SequencePlan({ name: method, virtualTokens: methodOf(method).virtualTokens?.(config) ?? 0 });
 
 /** What the options of a program mean. @throws ERR_ARGUMENT */
 export function methodOfInput(

@@ -218,8 +218,8 @@ export const prompt: AdapterMethod<PromptConfig> = {
     r: Math.ceil(numVirtualTokens / 2),
     targetModules: ['q_proj'],
     layersToTransform: [0],
-    virtualTokens: numVirtualTokens,
   }),
+  virtualTokens: ({ numVirtualTokens }) => numVirtualTokens,
 
   facts: ({ numVirtualTokens, promptTuningInit, promptTuningInitText }) => [
     ['Method', 'prompt tuning'],

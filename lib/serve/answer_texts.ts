@@ -1,4 +1,5 @@
 /** Generates the texts of a request and answers with them, whole or as they come. */
+import { SequencePlan } from '../data/sequence_plan';
 import type { GeneratedToken } from '../engine/request';
 import type { GenerationResult } from '../models/generate';
 import type { Adapter } from '../peft/adapter';
@@ -33,22 +34,24 @@ export interface TextsPlan {
 }
 
 /**
- * Tokens that may follow a prompt of `length` tokens, before which an adapter puts `virtual` vectors.
+ * Tokens that may follow a prompt of `length` tokens.
  * @throws 400 where the model's context is too short, or the engine has pages for fewer at any time.
  */
-function tokensAfter(
+function checkedLimit(
   { model, settings }: Service,
-  plan: TextsPlan,
-  { length, virtual }: { readonly length: number; readonly virtual: number },
+  { maxTokens, promptField }: TextsPlan,
+  length: number,
+  adapter: Adapter | null,
 ): number {
-  const { maxTokens, promptField } = plan;
   const context = model.config.maxPositionEmbeddings;
-  const room = Math.min(context, model.engineStats().maxTokens) - virtual;
+  const { maxTokens: inMemory } = model.engineStats();
+  const sequence = new SequencePlan(adapter, Math.min(context, inMemory));
+  const limit = sequence.tokensAfter(length, maxTokens, settings.defaultMaxNewTokens);
+  if (limit !== undefined) return limit;
+  const { room } = sequence;
   const wanted = maxTokens ?? 0;
-  if (length < room && length + wanted <= room)
-    return maxTokens ?? Math.min(settings.defaultMaxNewTokens, room - length);
   const what =
-    room < context - virtual
+    inMemory < context
       ? `the server has memory for the keys and values of ${room} tokens`
       : `this model's maximum context length is ${room} tokens`;
   throw invalid(
@@ -67,7 +70,7 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
   const { adapters } = service;
   if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
   // What can never run does not wait first.
-  tokensAfter(service, plan, { length: plan.knownTokens, virtual: 0 });
+  checkedLimit(service, plan, plan.knownTokens, null);
   await plan.checkLengths(signal);
   const held = new HeldAdapter(adapters, plan.model);
   try {
@@ -135,8 +138,7 @@ async function generate(
   const { sampling, logprobs, format, stream } = plan;
   const prompts = await plan.prompts(signal);
   signal.throwIfAborted();
-  const virtual = adapter?.virtualTokens ?? 0;
-  const limits = prompts.map(({ length }) => tokensAfter(service, plan, { length, virtual }));
+  const limits = prompts.map(({ length }) => checkedLimit(service, plan, length, adapter));
   const handles = prompts.map((ids, i) =>
     model.generate(ids, {
       ...sampling,

@@ -1,6 +1,7 @@
 /** Which subject a run has, and whether the data fit it. */
 import { checkLengths } from '../data/batches';
 import type { DataSource } from '../data/example';
+import { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
@@ -37,10 +38,7 @@ export function checkRoom(
   adapter: Adapter | null,
   sources: Readonly<Record<string, DataSource | undefined>>,
 ): void {
-  const virtual = adapter?.virtualTokens ?? 0;
-  if (virtual === 0) return;
-  const { maxPositionEmbeddings: context } = model.config;
-  const why = `adapter '${adapter!.name}' puts ${virtual} vectors before them and the model has max_position_embeddings ${context}`;
+  const plan = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
   for (const [name, data] of Object.entries(sources))
-    if (data !== undefined) checkLengths('Trainer', name, data, context - virtual, why);
+    if (data !== undefined) checkLengths('Trainer', name, data, plan);
 }

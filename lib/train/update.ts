@@ -1,6 +1,7 @@
 /** The steps of a run: forward and backward of each batch, clipping, the optimizer. */
 import type { Batch } from '../data/batches';
-import { countedTokens, ignoredLabel } from '../data/example';
+import { ignoredLabel } from '../data/example';
+import { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import { roomInQueue } from '../native/device';
 import type { CausalLM } from '../models/causal_lm';
@@ -40,7 +41,9 @@ export class Updates {
    */
   async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
     const { lr } = this.options;
-    const counted = group.reduce((sum, batch) => sum + this.#counted(batch), 0);
+    const plan = new SequencePlan(this.subject.adapter);
+    const counts = group.map(({ labels, segmentIds }) => plan.countedLabels(labels, segmentIds));
+    const counted = counts.reduce((sum, count) => sum + count, 0);
     if (counted === 0)
       throw new LoRAError(
         'ERR_DATA',
@@ -49,7 +52,7 @@ export class Updates {
           op: 'Trainer',
         },
       );
-    const last = group.findLastIndex((batch) => this.#counted(batch) > 0);
+    const last = counts.findLastIndex((count) => count > 0);
     let loss = 0;
     let gradNorm = Number.NaN;
     let tokens = 0;
@@ -59,7 +62,7 @@ export class Updates {
       const { inputIds, labels, segmentIds } = batch;
       signal?.throwIfAborted();
       tokens += tokensOf(inputIds);
-      if (this.#counted(batch) === 0) continue; // a batch of prompts alone adds nothing to the sum
+      if (counts[i] === 0) continue; // a batch of prompts alone adds nothing to the sum
       const options = this.#forwardOptions(step, i, { labels, segmentIds });
       const mark = this.subject.mark();
       const part = await tidy(async () => {
@@ -97,11 +100,6 @@ export class Updates {
     this.optimizer.step();
     this.clearGradients();
     return { loss, lr: this.optimizer.lr, gradNorm, tokens };
-  }
-
-  /** How many labels of a batch count. */
-  #counted({ labels, segmentIds }: Batch): number {
-    return countedTokens(labels, { segmentIds, firstCounts: (this.subject.adapter?.virtualTokens ?? 0) > 0 });
   }
 
   /** Clips the gradients; gives the norm that they had. */

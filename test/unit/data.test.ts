@@ -1,6 +1,7 @@
 import { batches, checkRereadable, epochs, type BatchesOptions } from '../../lib/data/batches';
-import { countedTokens, type DataSource, type Example } from '../../lib/data/example';
+import type { DataSource, Example } from '../../lib/data/example';
 import { Random } from '../../lib/data/random';
+import { SequencePlan } from '../../lib/data/sequence_plan';
 import { expectReject } from '../support/errors';
 import { pausesOf } from '../support/gaps';
 
@@ -153,7 +154,7 @@ test('a one-shot source that must be read twice is an error that says what to pa
 });
 
 test('the first label of a row is never counted: labels are shifted', () => {
-  expect(countedTokens([[5, 6, -100, 7], [-100, -100], [3]])).toBe(2);
+  expect(new SequencePlan().countedLabels([[5, 6, -100, 7], [-100, -100], [3]])).toBe(2);
 });
 
 test('the first label of each text of a row is counted where vectors before it predict it; padding is not', () => {
@@ -165,9 +166,10 @@ test('the first label of each text of a row is counted where vectors before it p
     [2, 2, 1, 1, 1, 0],
     [1, 1],
   ];
-  expect(countedTokens(labels, { segmentIds })).toBe(4);
-  expect(countedTokens(labels, { segmentIds, firstCounts: true })).toBe(6);
-  expect(countedTokens(labels, { firstCounts: true })).toBe(7);
+  const behind = new SequencePlan({ name: 'prompt', virtualTokens: 2 });
+  expect(new SequencePlan().countedLabels(labels, segmentIds)).toBe(4);
+  expect(behind.countedLabels(labels, segmentIds)).toBe(6);
+  expect(behind.countedLabels(labels)).toBe(7);
 });
 
 describe('Random', () => {

@@ -1,4 +1,5 @@
 /** The scheduler over a real pool, without a model: a chunk or a step is computed by saying so. */
+import { SequencePlan } from '../../lib/data/sequence_plan';
 import { plainDefaults } from '../../lib/engine/sampling';
 import { pageLength, PagePool, type PoolMemory } from '../../lib/engine/pages';
 import { PrefixCache } from '../../lib/engine/prefixes';
@@ -32,6 +33,7 @@ function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk =
     const plan: RequestPlan = {
       prompt,
       adapter: null,
+      sequence: new SequencePlan(),
       generation: planGeneration({}, plainDefaults),
       maxNewTokens: 1000,
       ...more,

@@ -1,5 +1,6 @@
 /** What the model writes without the adapter and with it, for the first prompts of the data. */
 import { ignoredLabel, type DataSource, type Example } from '../../data/example';
+import { SequencePlan } from '../../data/sequence_plan';
 import type { CausalLM } from '../../models/causal_lm';
 import type { Adapter } from '../../peft/adapter';
 import type { TrainingSubject } from '../subject';
@@ -74,10 +75,9 @@ export async function writtenText(
   }: { adapter: Adapter | null; deadline: number; signal?: AbortSignal | undefined },
 ): Promise<string> {
   let written = '';
-  const taken = prompt.length + (adapter?.virtualTokens ?? 0);
-  const room = Math.max(1, model.config.maxPositionEmbeddings - taken);
-  const limit = Math.min(maxNewTokens, room);
-  const options = { maxNewTokens: limit, temperature: 0, adapter, signal };
+  const sequence = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
+  const limit = sequence.tokensAfter(prompt.length, undefined, maxNewTokens);
+  const options = { maxNewTokens: limit ?? 1, temperature: 0, adapter, signal };
   for await (const { text } of model.generate([...prompt], options)) {
     written += text;
     if (performance.now() > deadline) return `${written}…`;
