@@ -1,13 +1,21 @@
 import { defineConfig } from 'tsup';
 import { textAssets } from './scripts/text-assets.mjs';
 
-// One CommonJS bundle; scripts/esm-facade.mjs writes the ESM entry that re-exports it, so that both give
+// One CommonJS bundle; scripts/esm-facade.mjs writes the other entries, which re-export it, so that all give
 // the same classes.
 export default defineConfig({
   entry: { index: 'lib/index.ts', cli: 'lib/cli/main.ts' },
   format: ['cjs'],
   target: 'node20',
-  dts: { entry: { index: 'lib/index.ts' }, compilerOptions: { stripInternal: true } },
+  dts: {
+    entry: {
+      index: 'lib/index.ts',
+      serve: 'lib/serve/index.ts',
+      compare: 'lib/compare/index.ts',
+      train: 'lib/train/index.ts',
+    },
+    compilerOptions: { stripInternal: true },
+  },
   sourcemap: true,
   splitting: false,
   clean: true,

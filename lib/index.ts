@@ -1,4 +1,4 @@
-/** The public names of lora-native. */
+/** The public names of lora-native: every value, and the types that a first program names. serve, compare and train have an entry each for the rest of theirs. */
 import './native/bundled'; // before all that needs Node's modules
 export { LoRAError } from './errors';
 export type { ErrorCode } from './errors';
@@ -86,38 +86,8 @@ export type { Schedule, ScheduleOptions, WsdScheduleOptions } from './optim/sche
 export { loadCheckpoint, saveCheckpoint } from './formats/checkpoint';
 export type { LoadCheckpointOptions, StateDict, Stateful, StateValue } from './formats/checkpoint';
 export { Trainer } from './train/trainer';
-export type { EarlyStopping } from './train/best';
-export type { ScheduleName, TrainerOptions } from './train/options';
-export type {
-  CheckpointEvent,
-  EndEvent,
-  EvalEvent,
-  RunOptions,
-  StartEvent,
-  StepEvent,
-  TrainerEvent,
-  TrainerResult,
-} from './train/events';
+export type { TrainerOptions } from './train/options';
 export { compareMethods } from './compare/compare';
-export type { CompareBudget, CompareOptions } from './compare/options';
-export type { MethodName, Setting, Variant } from './compare/methods';
-export type {
-  ChosenRate,
-  ComparedText,
-  CompareEndEvent,
-  CompareEvent,
-  CompareStartEvent,
-  CompareStepEvent,
-  Comparison,
-  ComparisonRow,
-  HeldOutScores,
-  RateEvent,
-  Spread,
-  Trial,
-  TrialEvent,
-  VariantEvent,
-  VariantResult,
-} from './compare/results';
 export type { EvaluateOptions, Evaluation } from './models/evaluate';
 export type {
   AnswerSample,
@@ -153,9 +123,4 @@ export type { IA3Config, IA3ConfigInput } from './peft/ia3';
 export type { PromptConfig, PromptConfigInput, PromptTuningInit } from './peft/prompt';
 export type { AdapterConfig, AdapterConfigInput, AdapterConfigs, AdapterMethodName } from './peft/methods';
 export { createOpenAIFetchHandler } from './serve/fetch_handler';
-export type { FetchRequest, FetchResponse, OpenAIFetchHandler } from './serve/fetch_handler';
 export { createOpenAIHandler } from './serve/handler';
-export type { HttpRequest, HttpResponse, OpenAIHandler } from './serve/handler';
-export type { CorsOptions } from './serve/cors';
-export type { OpenAIHandlerOptions, ServeLogger } from './serve/options';
-export type { ApiKey } from './serve/clients';

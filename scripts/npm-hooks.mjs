@@ -14,9 +14,9 @@ import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const manifestPath = join(root, 'package.json');
-const built = ['index.js', 'index.mjs', 'index.d.ts', 'index.d.mts', 'cli.js'].map((file) =>
-  join('dist', file),
-);
+const { exports: entries, bin } = JSON.parse(readFileSync(manifestPath, 'utf8'));
+/** What package.json names in dist/. */
+const built = JSON.stringify([entries, bin]).match(/dist\/[\w.]+/g);
 
 function refuse(why) {
   console.error(`lora-native: ${why}`);

@@ -1,5 +1,5 @@
 // Where each public name stands in the reference: one page per area, names in the order of the page. A name of
-// lib/index.ts that is missing here, or listed twice, fails the build of the documentation.
+// an entry of the package that is missing here, or listed twice, fails the build of the documentation.
 export const areas = [
   {
     page: 'reference/api/models',

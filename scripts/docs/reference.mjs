@@ -68,10 +68,10 @@ export function createReference(api, { targets, linkTo, sourceLink }) {
   const signatureBlock = (lines) =>
     `<div class="signature" tabindex="0"><pre><code>${lines.map(codeHtml).join('\n')}</code></pre></div>\n\n`;
 
-  function source({ sources }) {
+  function source({ sources, entry }) {
     const [at] = sources ?? [];
     return at
-      ? `<p class="source"><a href="${sourceLink(at.fileName, at.line)}">${escapeHtml(`${at.fileName}:${at.line}`)}</a></p>\n\n`
+      ? `<p class="source"><a href="${sourceLink(at.fileName, at.line)}">${escapeHtml(`${at.fileName}:${at.line}`)}</a>, from <code>${entry}</code></p>\n\n`
       : '';
   }
 

@@ -1,4 +1,4 @@
-// TypeDoc's JSON of lib/index.ts, and its types as text.
+// TypeDoc's JSON of what lib/ exports, and its types as text.
 import { join } from 'node:path';
 import { Application } from 'typedoc';
 
@@ -15,10 +15,12 @@ export const kinds = {
   typeAlias: 2097152,
 };
 
-/** The public declarations of lib/index.ts, by name. Warnings of TypeDoc about doc comments are errors. */
+/** The public declarations by name, each with the entry that programs import it from. Warnings of TypeDoc about doc comments are errors. */
 export async function readApi(root) {
   const app = await Application.bootstrap({
-    entryPoints: [join(root, 'lib/index.ts')],
+    entryPoints: ['index.ts', 'serve/index.ts', 'compare/index.ts', 'train/index.ts'].map((file) =>
+      join(root, 'lib', file),
+    ),
     tsconfig: join(root, 'scripts/docs/tsconfig.json'),
     skipErrorChecking: true, // `npm run typecheck` has done that
     excludeInternal: true,
@@ -35,7 +37,12 @@ export async function readApi(root) {
   if (!project || app.logger.hasErrors() || app.logger.hasWarnings())
     throw new Error('typedoc cannot read the doc comments of lib/ (see above)');
   const { children } = app.serializer.projectToObject(project, root);
-  return new Map(children.map((child) => [child.name, child]));
+  const entries = children.flatMap(({ name, children: names }) =>
+    names
+      .filter(({ variant }) => variant !== 'reference') // what the main entry exports, too
+      .map((child) => [child.name, { ...child, entry: name.replace(/^lib/, 'lora-native') }]),
+  );
+  return new Map(entries);
 }
 
 const precedence = { conditional: 0, union: 1, intersection: 2 };

@@ -1,4 +1,4 @@
-// CommonJS, and that import gives the same classes.
+// CommonJS, and that import and the other entries give the same classes.
 const lora = require('lora-native');
 
 const layer = new lora.LoRALinear({ inFeatures: 8, outFeatures: 4, r: 2, loraAlpha: 4, seed: 0 });
@@ -8,3 +8,13 @@ import('lora-native').then((esm) => {
   for (const name of ['Tensor', 'LoRALinear', 'LoRAError', 'CausalLM'])
     if (esm[name] !== lora[name]) throw new Error(`two classes ${name}`);
 });
+for (const [entry, name] of [
+  ['serve', 'createOpenAIHandler'],
+  ['compare', 'compareMethods'],
+  ['train', 'Trainer'],
+]) {
+  if (require(`lora-native/${entry}`)[name] !== lora[name]) throw new Error(`two ${name}`);
+  import(`lora-native/${entry}`).then((esm) => {
+    if (esm[name] !== lora[name]) throw new Error(`two ${name}`);
+  });
+}

@@ -6,6 +6,9 @@ import {
   type TensorValues,
   type TrainerOptions,
 } from 'lora-native';
+import { compareMethods, type Comparison } from 'lora-native/compare';
+import { createOpenAIHandler, type OpenAIHandlerOptions } from 'lora-native/serve';
+import { Trainer, type TrainerEvent } from 'lora-native/train';
 // @ts-expect-error there is no default, as there is none at run time
 import wrong from 'lora-native';
 
@@ -22,4 +25,16 @@ export const options = (model: CausalLM, maxSteps: number | undefined): TrainerO
 });
 // @ts-expect-error what the package uses itself is not among its types
 export const handle = layer.up.handle;
+// The entries have the types of the main one.
+export const served = (model: CausalLM, options: OpenAIHandlerOptions) => createOpenAIHandler(model, options);
+export const compared: Promise<Comparison> = compareMethods({
+  model: '',
+  data: [],
+  evalData: [],
+  budget: { steps: 1 },
+  outDir: '',
+});
+export async function* trained(options: TrainerOptions): AsyncGenerator<TrainerEvent> {
+  yield* new Trainer(options).run();
+}
 void wrong;

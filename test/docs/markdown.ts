@@ -21,9 +21,11 @@ export interface Block {
 
 export const place = ({ file, line }: Pick<Block, 'file' | 'line'>): string => `${file}:${line}`;
 
-/** What lib/index.ts exports. */
+/** What the entries of the package export. */
 export function publicNames(): Set<string> {
-  const text = readFileSync(join(root, 'lib/index.ts'), 'utf8');
+  const text = ['index', 'serve/index', 'compare/index', 'train/index']
+    .map((entry) => readFileSync(join(root, `lib/${entry}.ts`), 'utf8'))
+    .join('');
   const lists = [...text.matchAll(/^export (?:type )?\{([^}]*)\}/gm)].map(([, list]) => list!);
   return new Set(
     lists.flatMap((list) =>

@@ -28,7 +28,7 @@ const each = (list: readonly Block[], check: (block: Block) => void): void =>
   list.forEach((block) => test(place(block), () => check(block)));
 const hasImport = (code: string): boolean => /^\s*import[\s{*'"]/m.test(code);
 
-/** Names of `export declare const` in placeholders.ts, and what lib/index.ts exports. */
+/** Names of `export declare const` in placeholders.ts, and what the entries export. */
 const placeholders = [
   ...readFileSync(join(__dirname, 'placeholders.ts'), 'utf8').matchAll(/^export declare const (\w+)/gm),
 ].map(([, name]) => name!);
@@ -75,12 +75,18 @@ function compile(): Map<string, string[]> {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => readFileSync(path, 'utf8'));
   const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root);
   options.types = ['node'];
-  const entry = join(root, 'lib/index.ts');
-  const first = ts.createProgram([entry], options);
-  const { values, types } = exportsOf(first.getTypeChecker(), first.getSourceFile(entry)!);
-  const prelude =
-    `import { ${[...values, ...types.map((name) => `type ${name}`)].join(', ')} } from 'lora-native'; ` +
-    `import { ${placeholders.join(', ')} } from './placeholders';\n`;
+  const paths = ['index', 'serve/index', 'compare/index', 'train/index'].map((entry) =>
+    join(root, `lib/${entry}.ts`),
+  );
+  const first = ts.createProgram(paths, options);
+  const known = new Set<string>();
+  const imports = paths.map((path) => {
+    const { values, types } = exportsOf(first.getTypeChecker(), first.getSourceFile(path)!);
+    const names = [...values, ...types.map((name) => `type ${name}`)].filter((name) => !known.has(name));
+    for (const name of names) known.add(name);
+    return `import { ${names.join(', ')} } from '${path.slice(0, -3)}'; `;
+  });
+  const prelude = `${imports.join('')}import { ${placeholders.join(', ')} } from './placeholders';\n`;
   const files = snippetFiles(prelude);
   const disk = ts.createCompilerHost(options);
   const host: ts.CompilerHost = {

@@ -1,16 +1,8 @@
 /** compareMethods(): what a comparison measures, and that a stopped one goes on. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  CausalLM,
-  compareMethods,
-  memoryUsage,
-  tensor,
-  Trainer,
-  type CompareEvent,
-  type CompareOptions,
-  type Comparison,
-} from '../../lib/index';
+import { CausalLM, compareMethods, memoryUsage, tensor, Trainer } from '../../lib/index';
+import type { CompareEvent, CompareOptions, Comparison } from '../../lib/compare';
 import { settingOfSweep } from '../../lib/compare/methods';
 import { expectReject } from '../support/errors';
 import { collectGarbage } from '../support/garbage';

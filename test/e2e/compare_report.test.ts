@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Browser } from 'playwright-core';
-import type { Comparison, VariantResult } from '../../lib/index';
+import type { Comparison, VariantResult } from '../../lib/compare';
 import { comparisonPage, writeComparisonPage } from '../../lib/compare/page';
 import { rowOf } from '../../lib/compare/results';
 import { describeInChromium, inPage, launchChromium } from '../support/chromium';

@@ -3,7 +3,8 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import type { Browser, Page } from 'playwright-core';
-import { CausalLM, Trainer, type TrainerOptions, type TrainerResult } from '../../lib/index';
+import { CausalLM, Trainer, type TrainerOptions } from '../../lib/index';
+import type { TrainerResult } from '../../lib/train';
 import { escapeHtml, scriptJson } from '../../lib/train/report/html';
 import { promptLength } from '../../lib/train/report/samples';
 import { RunRecord } from '../../lib/train/record';

@@ -1,11 +1,7 @@
 /** OpenAI's API as a function from a Request to a Response: what it shares with the handler for node:http, and what it has of its own. */
 import { rmSync } from 'node:fs';
-import {
-  CausalLM,
-  createOpenAIFetchHandler,
-  type OpenAIFetchHandler,
-  type OpenAIHandlerOptions,
-} from '../../lib/index';
+import { CausalLM, createOpenAIFetchHandler } from '../../lib/index';
+import type { OpenAIFetchHandler, OpenAIHandlerOptions } from '../../lib/serve';
 import { answeringModel } from '../support/answering_model';
 import { eventsOf, json, servers, until, type Json } from '../support/serving';
 

@@ -4,12 +4,8 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { createServer, request as httpRequest, type ClientRequest } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import {
-  CausalLM,
-  createOpenAIHandler,
-  type GenerateOptions,
-  type OpenAIHandlerOptions,
-} from '../../lib/index';
+import { CausalLM, createOpenAIHandler, type GenerateOptions } from '../../lib/index';
+import type { OpenAIHandlerOptions } from '../../lib/serve';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
 import { begun, eventsOf, json, servers, until, type Json } from '../support/serving';
 import { temporaryFolder } from '../support/temporary';

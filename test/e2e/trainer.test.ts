@@ -1,7 +1,8 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import { AdamW, CausalLM, Trainer, type TrainerOptions } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 
 const base = join(__dirname, '../../examples/base-model');
 const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];

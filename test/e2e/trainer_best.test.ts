@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import { Trainer, type TrainerOptions } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 import { expectReject, expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { collect, makeRows, trainingFixture, weights } from '../support/training';

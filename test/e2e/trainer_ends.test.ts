@@ -1,7 +1,8 @@
 /** Runs that do not reach their end: what is on disk then, and that nothing of them is lost. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Trainer, type LoRAError, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import { Trainer, type LoRAError, type TrainerOptions } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 import { temporaryFolder } from '../support/temporary';
 import { collect, makeRows, trainingFixture, weights } from '../support/training';
 

@@ -8,9 +8,9 @@ import {
   type Adapter,
   type ErrorCode,
   type FromPretrainedOptions,
-  type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 import { DataDigest } from '../../lib/train/resume';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';

@@ -8,9 +8,9 @@ import {
   memoryUsage,
   Trainer,
   type Parameter,
-  type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 import { binding } from '../../lib/native/calls';
 import { expectReject, expectThrow } from '../support/errors';
 import { collectGarbage } from '../support/garbage';

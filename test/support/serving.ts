@@ -2,12 +2,8 @@
 import { once } from 'node:events';
 import { createServer, request as httpRequest, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import {
-  createOpenAIHandler,
-  type CausalLM,
-  type OpenAIHandler,
-  type OpenAIHandlerOptions,
-} from '../../lib/index';
+import { createOpenAIHandler, type CausalLM } from '../../lib/index';
+import type { OpenAIHandler, OpenAIHandlerOptions } from '../../lib/serve';
 
 /** What an answer holds: tests look into it. */
 export type Json = ReturnType<typeof JSON.parse>;

@@ -13,8 +13,8 @@ import {
   type FromPretrainedOptions,
   type LoRAConfigInput,
   type Trainer,
-  type TrainerEvent,
 } from '../../lib/index';
+import type { TrainerEvent } from '../../lib/train';
 import { fillAdapter } from './fill_adapter';
 import { bits } from './numbers';
 import { generator, tinyModel } from './tiny_model';

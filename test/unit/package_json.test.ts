@@ -22,6 +22,31 @@ interface Manifest {
 }
 const read = (path: string): Manifest => JSON.parse(readFileSync(path, 'utf8')) as Manifest;
 
+test('each entry gives objects of the main one, imported and required', () => {
+  const program = `const main = require('lora-native');
+    (async () => {
+      const entries = {};
+      for (const entry of ['serve', 'compare', 'train']) {
+        const required = require('lora-native/' + entry);
+        const imported = await import('lora-native/' + entry);
+        entries[entry] = Object.keys(required);
+        for (const [name, value] of Object.entries(required))
+          if (value !== main[name] || value !== imported[name]) throw new Error('another ' + name);
+      }
+      const { default: _, ...esm } = await import('lora-native');
+      console.log(JSON.stringify({ entries, main: Object.keys(main).filter((name) => esm[name] === main[name]) }));
+    })();`;
+  const { stdout, stderr } = spawnSync(process.execPath, ['-e', program], { cwd: root, encoding: 'utf8' });
+  expect(stderr).toBe('');
+  const { entries, main } = JSON.parse(stdout) as { entries: Record<string, string[]>; main: string[] };
+  expect(entries).toEqual({
+    serve: ['createOpenAIFetchHandler', 'createOpenAIHandler'],
+    compare: ['compareMethods'],
+    train: ['Trainer'],
+  });
+  expect(main).toEqual(expect.arrayContaining(['CausalLM', ...Object.values(entries).flat()]));
+});
+
 test('package.json has no optional dependencies: a pack that was interrupted would leave some', () => {
   expect(read(join(root, 'package.json')).optionalDependencies).toBeUndefined();
 });
@@ -46,8 +71,8 @@ function clone(): {
   const path = (file: string) => join(dir, file);
   writeFileSync(path('lib/tensor/tensor.ts'), '');
   const { version } = read(path('package.json'));
-  for (const file of ['index.js', 'index.mjs', 'index.d.ts', 'index.d.mts'])
-    writeFileSync(path(`dist/${file}`), '');
+  for (const entry of ['index', 'serve', 'compare', 'train'])
+    for (const kind of ['js', 'mjs', 'd.ts', 'd.mts']) writeFileSync(path(`dist/${entry}.${kind}`), '');
   writeFileSync(path('dist/cli.js'), `console.log('${version}')`);
   return {
     path,
@@ -103,8 +128,8 @@ test('prepack refuses what is not built, and says the command', () => {
   expect(other.run('prepack')).toEqual(refusal(`dist/ is of version 9.9.9, package.json of ${version}`));
 
   const bare = clone();
-  rmSync(bare.path('dist/index.d.ts'));
-  expect(bare.run('prepack')).toEqual(refusal('dist/index.d.ts is missing'));
+  rmSync(bare.path('dist/serve.d.ts'));
+  expect(bare.run('prepack')).toEqual(refusal('dist/serve.d.ts is missing'));
 });
 
 test('publishing from the clone is refused, and so is a version without a heading in the change log', () => {

@@ -1,0 +1,14 @@
+/** The public names of lora-native/train. */
+export { Trainer } from './trainer';
+export type { EarlyStopping } from './best';
+export type { ScheduleName, TrainerOptions } from './options';
+export type {
+  CheckpointEvent,
+  EndEvent,
+  EvalEvent,
+  RunOptions,
+  StartEvent,
+  StepEvent,
+  TrainerEvent,
+  TrainerResult,
+} from './events';
