@@ -1,14 +1,13 @@
 /** GGUF files that are read, not mapped: a file that changes is an error and harms nobody. */
 import { LoRAError } from '../errors';
-import { inSlices } from '../tensor/pace';
-import { GgufError, GgufShort, parseGguf, type GgufHeader, type GgufValue } from './gguf_header';
+import { GgufError, parseGguf, type FirstBytes, type GgufHeader, type GgufValue } from './gguf_header';
 import type { GgufBlock } from './gguf_types';
 import { InputFile } from './input';
 import type { Reading } from './json';
 import { checkLimit, defaultLimits } from './limits';
 import type { Source } from './links';
 
-/** Enough for the header of an adapter; that of a model, with its tokenizer, takes a few more readings. */
+/** Enough for the header of an adapter. */
 const firstBytes = 2 ** 16;
 
 /** A tensor in a GGUF file. */
@@ -25,32 +24,38 @@ export interface GgufTensor {
 
 /** An open GGUF file. Every rule of the format is checked when it is opened. */
 export class GgufFile {
+  /** In the order of the data. */
+  readonly tensors: ReadonlyMap<string, GgufTensor>;
+
   private constructor(
+    private readonly source: Source,
     readonly file: InputFile,
-    readonly metadata: ReadonlyMap<string, GgufValue>,
-    /** In the order of the data. */
-    readonly tensors: ReadonlyMap<string, GgufTensor>,
-  ) {}
+    private readonly header: GgufHeader,
+  ) {
+    const tensors = header.entries.map(({ name, begin, byteLength, block, shape }) => {
+      const start = header.dataStart + begin;
+      const read = (): Promise<Uint8Array> => file.bytes(start, byteLength);
+      return [
+        name,
+        { block, shape, byteLength, read, slices: () => file.slices(start, byteLength) },
+      ] as const;
+    });
+    this.tensors = new Map(tensors);
+  }
 
   /** @throws ERR_FILE with the reason for what cannot be read or is no GGUF file, and for a header beyond `limits.headerBytes`. */
   static async open(source: Source, reading: Reading = {}): Promise<GgufFile> {
     const file = await InputFile.open(source, reading.signal);
     try {
-      const { metadata, entries, dataStart } = await readHeader(file, reading);
-      const tensors = new Map<string, GgufTensor>();
-      for (const { name, block, shape, begin, byteLength } of entries) {
-        const start = dataStart + begin;
-        if (start + byteLength > file.size)
+      const header = await parseGguf(firstBytesOf(file, reading), reading.signal);
+      for (const { name, begin, byteLength } of header.entries) {
+        const end = header.dataStart + begin + byteLength;
+        if (end > file.size)
           throw new GgufError(
-            `is cut off: the tensor ${JSON.stringify(name.slice(0, 80))} ends at byte ${start + byteLength} and the file has ${file.size}`,
+            `is cut off: the tensor ${JSON.stringify(name.slice(0, 80))} ends at byte ${end} and the file has ${file.size}`,
           );
-        tensors.set(name, {
-          ...{ block, shape, byteLength },
-          read: () => file.bytes(start, byteLength),
-          slices: () => file.slices(start, byteLength),
-        });
       }
-      return new GgufFile(file, metadata, tensors);
+      return new GgufFile(source, file, header);
     } catch (error) {
       // What was read of a file that is being written says nothing about the file.
       await file.checkUnchanged().finally(() => file.close());
@@ -59,24 +64,35 @@ export class GgufFile {
     }
   }
 
+  get metadata(): ReadonlyMap<string, GgufValue> {
+    return this.header.metadata;
+  }
+
+  /** Opens it again, without reading its header. @throws ERR_FILE where it was written, or replaced, since it was opened. */
+  async reopen(): Promise<GgufFile> {
+    const file = await InputFile.open(this.source, this.file.signal);
+    if (file.stamp === this.file.stamp) return new GgufFile(this.source, file, this.header);
+    await file.close();
+    throw file.changed();
+  }
+
   async close(): Promise<void> {
     await this.file.close();
   }
 }
 
-/** The length of a header stands nowhere: it is parsed again with twice the bytes until it is whole. */
-async function readHeader(file: InputFile, { limits = defaultLimits, signal }: Reading): Promise<GgufHeader> {
-  for (let length = firstBytes; ; length *= 2) {
-    const most = Math.min(file.size, limits.headerBytes);
-    try {
-      return await inSlices(parseGguf(await file.bytes(0, Math.min(length, most))), signal);
-    } catch (error) {
-      if (!(error instanceof GgufShort)) throw error;
-      if (length < most) continue;
+/** The length of a header stands nowhere: each call reads as many bytes again as there are. */
+function firstBytesOf(file: InputFile, { limits = defaultLimits }: Reading): FirstBytes {
+  const most = Math.min(file.size, limits.headerBytes);
+  let bytes: Uint8Array = new Uint8Array();
+  return async () => {
+    if (bytes.length === most) {
       checkLimit(limits, 'headerBytes', file.size, `${file.path} has a header of more than ${most} bytes`);
       throw new GgufError('is cut off: its header goes on behind the end of the file');
     }
-  }
+    const length = Math.min(most - bytes.length, Math.max(firstBytes, bytes.length));
+    return (bytes = Buffer.concat([bytes, await file.bytes(bytes.length, length)]));
+  };
 }
 
 /** Whether a file begins as a GGUF file does. @throws ERR_FILE for what cannot be read. */

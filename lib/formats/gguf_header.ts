@@ -7,14 +7,15 @@
  *     the data, from a multiple of general.alignment on, and each tensor in it too
  */
 import { isUtf8 } from 'node:buffer';
+import { Pace } from '../tensor/pace';
 import { ggufBlock, type GgufBlock } from './gguf_types';
 import { recognize } from './recognize';
 
 /** A reason without the file's name. */
 export class GgufError extends Error {}
 
-/** More bytes of the file are needed: not an error yet. */
-export class GgufShort extends Error {}
+/** An item goes on behind the bytes that were read so far. */
+class GgufShort extends Error {}
 
 /** Numbers beyond 2⁵³ are bigints. Lists of numbers are typed arrays, so that a long one takes no more memory than in the file. */
 export type GgufValue = string | number | bigint | boolean | GgufList;
@@ -81,14 +82,38 @@ const truth = 7;
 const text = 8;
 const list = 9;
 
+/** Gives a file's first bytes, and more of them with each call; it throws where there are no more. */
+export type FirstBytes = () => Promise<Uint8Array>;
+
 class Cursor {
   at = 0;
-  readonly #view: DataView;
-  readonly #bytes: Buffer;
+  #view: DataView = new DataView(new ArrayBuffer(0));
+  #bytes: Buffer = Buffer.alloc(0);
+  readonly #pace = new Pace();
 
-  constructor(bytes: Uint8Array) {
-    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  constructor(
+    private readonly more: FirstBytes,
+    private readonly signal: AbortSignal | undefined,
+  ) {}
+
+  /** Reads an item; one that goes on behind the bytes that are there once more, when more of them are. */
+  async item<T>(read: () => T): Promise<T> {
+    if (this.#pace.due) await this.#pace.rest(this.signal);
+    for (const { at } = this; ; this.at = at)
+      try {
+        return read();
+      } catch (error) {
+        if (!(error instanceof GgufShort)) throw error;
+        const bytes = await this.more();
+        this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+        this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+      }
+  }
+
+  magic(): void {
+    const at = this.#take(4);
+    if (this.#bytes.toString('latin1', at, at + 4) !== 'GGUF')
+      fail(recognize(this.#bytes) ?? 'does not begin with GGUF: it is no GGUF file');
   }
 
   /** The place of the next `count` bytes. */
@@ -136,35 +161,39 @@ class Cursor {
   }
 }
 
-function* readList(cursor: Cursor, what: string): Generator<void, GgufList, void> {
-  const type = cursor.u32();
-  const count = cursor.u64(`the length of ${what}`);
+/** Texts that are one item: as many as are read in less than a millisecond. */
+const textsOfItem = 1024;
+
+async function readList(cursor: Cursor, what: string): Promise<GgufList> {
+  const { type, count } = await cursor.item(() => ({
+    type: cursor.u32(),
+    count: cursor.u64(`the length of ${what}`),
+  }));
   if (type === text) {
     const texts: string[] = [];
     while (texts.length < count) {
-      texts.push(cursor.text(`a text of ${what}`));
-      if (texts.length % 1024 === 0) yield;
+      const length = Math.min(textsOfItem, count - texts.length);
+      const next = (): string[] => Array.from({ length }, () => cursor.text(`a text of ${what}`));
+      texts.push(...(await cursor.item(next)));
     }
     return texts;
   }
   // An empty list takes twelve bytes in a file and thirty times as many in memory, and no writer is known that nests them.
   if (type === list) fail(`has a list of lists in ${what}, which is not read`);
-  return cursor.numbers(type, count) ?? fail(`has a list of the unknown type ${type} in ${what}`);
+  const numbers = await cursor.item(() => cursor.numbers(type, count));
+  return numbers ?? fail(`has a list of the unknown type ${type} in ${what}`);
 }
 
-function* readMetadata(cursor: Cursor, count: number): Generator<void, Map<string, GgufValue>, void> {
+async function readMetadata(cursor: Cursor, count: number): Promise<Map<string, GgufValue>> {
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < count; i++) {
-    const key = cursor.text('a key');
+    const { key, type } = await cursor.item(() => ({ key: cursor.text('a key'), type: cursor.u32() }));
     if (metadata.has(key)) fail(`has two values for ${quoted(key)}`);
-    const type = cursor.u32();
-    let value: GgufValue | undefined;
-    if (type === text) value = cursor.text(`the value of ${quoted(key)}`);
-    else if (type === list) value = yield* readList(cursor, quoted(key));
-    else value = cursor.number(type);
+    const single = (): string | number | bigint | boolean | undefined =>
+      type === text ? cursor.text(`the value of ${quoted(key)}`) : cursor.number(type);
+    const value = type === list ? await readList(cursor, quoted(key)) : await cursor.item(single);
     if (value === undefined) return fail(`has a value of the unknown type ${type} for ${quoted(key)}`);
     metadata.set(key, value);
-    if (i % 1024 === 1023) yield;
   }
   return metadata;
 }
@@ -210,27 +239,21 @@ function alignmentOf(metadata: ReadonlyMap<string, GgufValue>): number {
 }
 
 /**
- * Parses the first bytes of a file. Yields where it may be interrupted.
- * @throws GgufError with the reason; GgufShort where the header goes on behind these bytes.
+ * Parses the beginning of a file, each item of it once, in slices.
+ * @throws GgufError with the reason; what `more` throws; the reason of the signal
  */
-export function* parseGguf(bytes: Uint8Array): Generator<void, GgufHeader, void> {
-  if (bytes.length < 4) throw new GgufShort();
-  if (Buffer.from(bytes.subarray(0, 4)).toString('latin1') !== 'GGUF')
-    fail(recognize(bytes) ?? 'does not begin with GGUF: it is no GGUF file');
-  const cursor = new Cursor(bytes);
-  cursor.at = 4;
-  const version = cursor.u32();
+export async function parseGguf(more: FirstBytes, signal?: AbortSignal): Promise<GgufHeader> {
+  const cursor = new Cursor(more, signal);
+  await cursor.item(() => cursor.magic());
+  const version = await cursor.item(() => cursor.u32());
   if (version > 0 && version % 2 ** 24 === 0)
     fail('is a GGUF file of a big-endian machine, which is not read');
   if (version !== 2 && version !== 3) fail(`is of version ${version} of GGUF; 2 and 3 are read`);
-  const tensors = cursor.u64('the number of its tensors');
-  const values = cursor.u64('the number of its values');
-  const metadata = yield* readMetadata(cursor, values);
+  const tensors = await cursor.item(() => cursor.u64('the number of its tensors'));
+  const values = await cursor.item(() => cursor.u64('the number of its values'));
+  const metadata = await readMetadata(cursor, values);
   const entries: GgufEntry[] = [];
-  while (entries.length < tensors) {
-    entries.push(readEntry(cursor));
-    if (entries.length % 512 === 0) yield;
-  }
+  while (entries.length < tensors) entries.push(await cursor.item(() => readEntry(cursor)));
   const alignment = alignmentOf(metadata);
   checkLayout(entries, alignment);
   return { metadata, entries, dataStart: Math.ceil(cursor.at / alignment) * alignment };

@@ -78,14 +78,13 @@ export class GgufSet {
    * @throws ERR_FILE for what is no GGUF file, parts that are missing or do not belong together, and two tensors of one name.
    */
   static async open(source: Source, reading: Reading = {}): Promise<GgufSet> {
-    const files: GgufFile[] = [];
+    const named = await GgufFile.open(source, reading);
+    const files = new Set([named]);
     try {
-      const named = await GgufFile.open(source, reading);
-      files.push(named);
       const count = new GgufValues(pathOf(source), named.metadata).count('split.count') ?? 1;
-      const [, stem, , counted] = partName.exec(basename(pathOf(source))) ?? [];
+      const [, stem, number, counted] = partName.exec(basename(pathOf(source))) ?? [];
       if (count <= 1 && stem === undefined)
-        return new GgufSet(pathOf(source), named.metadata, named.tensors, files);
+        return new GgufSet(pathOf(source), named.metadata, named.tensors, [named]);
       const fail = (message: string): never => {
         throw new LoRAError('ERR_FILE', `${pathOf(source)} ${message}`);
       };
@@ -94,16 +93,16 @@ export class GgufSet {
           `says that it is one of ${count} parts (split.count): expected its name to end with -0000N-of-${String(count).padStart(5, '0')}.gguf, and the others beside it`,
         );
       if (count > maxParts) fail(`is one of ${count} parts: ${maxParts} are read at most`);
-      await named.close();
-      files.length = 0;
+      files.clear();
       for (let part = 1; part <= count; part++) {
-        const name = nameOfPart(stem!, part, count);
-        const path = join(dirname(pathOf(source)), name);
-        files.push(await GgufFile.open(typeof source === 'string' ? path : { ...source, path }, reading));
+        const path = join(dirname(pathOf(source)), nameOfPart(stem!, part, count));
+        const open = (): Promise<GgufFile> =>
+          GgufFile.open(typeof source === 'string' ? path : { ...source, path }, reading);
+        files.add(part === Number(number) ? named : await open());
       }
-      return GgufSet.#joined(files);
+      return GgufSet.#joined([...files]);
     } catch (error) {
-      for (const file of files) await file.close();
+      for (const file of files.add(named)) await file.close();
       throw error;
     }
   }
@@ -133,9 +132,18 @@ export class GgufSet {
     return new GgufSet(file.path, metadata, tensors, files);
   }
 
-  /** Tells the content of the files from another. */
-  get stamp(): string {
-    return this.files.map(({ file }) => file.stamp).join();
+  /** Opens the files again, without reading their headers. @throws ERR_FILE where one was written, or replaced, since it was opened. */
+  async reopen(): Promise<GgufSet> {
+    const files: GgufFile[] = [];
+    try {
+      for (const file of this.files) files.push(await file.reopen());
+      return files.length > 1
+        ? GgufSet.#joined(files)
+        : new GgufSet(this.path, this.metadata, files[0]!.tensors, files);
+    } catch (error) {
+      for (const file of files) await file.close();
+      throw error;
+    }
   }
 
   /** Throws ERR_FILE when a file was written, or another got its name, since it was opened. */

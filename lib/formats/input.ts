@@ -94,7 +94,7 @@ export class InputFile {
   async read(into: Uint8Array, position: number): Promise<void> {
     for (let done = 0; done < into.length;) {
       const bytesRead = await this.readSome(into.subarray(done), position + done);
-      if (bytesRead === 0) throw this.#changed();
+      if (bytesRead === 0) throw this.changed();
       done += bytesRead;
     }
   }
@@ -140,13 +140,14 @@ export class InputFile {
       throw cannotRead(this.path, error);
     });
     const same = (a: BigIntStats, b: BigIntStats): boolean => a.size === b.size && a.mtimeNs === b.mtimeNs;
-    if (!same(now, this.opened)) throw this.#changed();
+    if (!same(now, this.opened)) throw this.changed();
     if (!named) return;
     const found = await stat(this.path, { bigint: true }).catch(() => undefined);
-    if (found?.ino !== now.ino || found.dev !== now.dev) throw this.#changed();
+    if (found?.ino !== now.ino || found.dev !== now.dev) throw this.changed();
   }
 
-  #changed(): LoRAError {
+  /** The error where it is not what was opened. */
+  changed(): LoRAError {
     return new LoRAError(
       'ERR_FILE',
       `${this.path} was changed while it was read: try again when it is written`,

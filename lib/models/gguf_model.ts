@@ -93,11 +93,10 @@ export class GgufModel implements ModelFiles {
   private constructor(
     readonly dir: string,
     readonly reading: Reading,
-    private readonly source: Source,
+    private readonly set: GgufSet,
     private readonly values: GgufValues,
     private readonly described: GgufTensors,
     private readonly factors: Float32Array | undefined,
-    private readonly stamp: string,
   ) {
     this.#tokenizer = ggufTokenizerFiles(values, reading);
   }
@@ -106,13 +105,13 @@ export class GgufModel implements ModelFiles {
   static async open(source: Source, reading: Reading): Promise<GgufModel> {
     const set = await GgufSet.open(source, reading);
     try {
-      const { path, metadata, tensors, stamp } = set;
+      const { path, metadata, tensors } = set;
       const values = new GgufValues(path, metadata);
       const factors = tensors.get(ropeFactors);
       const read = factors && (await factorsOf(values, factors));
       const described = new Map([...tensors].map(([name, { block }]) => [name, { block }]));
       await set.checkUnchanged();
-      return new GgufModel(path, reading, source, values, described, read, stamp);
+      return new GgufModel(path, reading, set, values, described, read);
     } finally {
       await set.close();
     }
@@ -156,23 +155,11 @@ export class GgufModel implements ModelFiles {
 
   async tensors(): Promise<ModelTensors> {
     const config = await this.config();
-    const set = await GgufSet.open(this.source, this.reading);
-    if (set.stamp === this.stamp) return new GgufModelTensors(set, config);
-    await set.close();
-    throw this.#changed();
+    return new GgufModelTensors(await this.set.reopen(), config);
   }
 
   async checkUnchanged(): Promise<void> {
-    const set = await GgufSet.open(this.source, this.reading);
-    await set.close();
-    if (set.stamp !== this.stamp) throw this.#changed();
-  }
-
-  #changed(): LoRAError {
-    return new LoRAError(
-      'ERR_FILE',
-      `${this.dir} was changed while the model was read: try again when it is written`,
-    );
+    await (await this.set.reopen()).close();
   }
 }
 

@@ -1,8 +1,11 @@
 /** GGUF files of models: which of them are one, and what is refused before weights are read. */
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, type LoRAError } from '../../lib';
+import { GgufFile } from '../../lib/formats/gguf';
 import type { GgufField } from '../../lib/formats/gguf_write';
+import { InputFile } from '../../lib/formats/input';
+import { GgufModel } from '../../lib/models/gguf_model';
 import { ggufParts, writeGguf, writeSplit } from '../support/gguf_bytes';
 import { openFilesIn } from '../support/open_files';
 import { temporaryFolder } from '../support/temporary';
@@ -25,6 +28,30 @@ async function logitsOf(source: string): Promise<Float32Array> {
   logits.dispose();
   await model.dispose();
   return values;
+}
+
+/** How often each byte before the tensors of files is read while `work` is done. */
+async function headerReadings(paths: readonly string[], work: () => Promise<unknown>): Promise<number[]> {
+  const headers = new Map<string, Uint8Array>();
+  for (const path of paths) {
+    const file = await GgufFile.open(path);
+    let length = file.file.size;
+    for (const { byteLength } of file.tensors.values()) length -= Math.ceil(byteLength / 32) * 32;
+    headers.set(path, new Uint8Array(length));
+    await file.close();
+  }
+  const spy = jest.spyOn(InputFile.prototype, 'readSome').mockImplementation(async function (
+    this: InputFile,
+    into,
+    position,
+  ) {
+    const { bytesRead } = await this.handle.read(into, 0, into.length, position);
+    const header = headers.get(this.path);
+    for (let i = position; header && i < Math.min(header.length, position + bytesRead); i++) header[i]!++;
+    return bytesRead;
+  });
+  await work().finally(() => spy.mockRestore());
+  return [...new Set([...headers.values()].flatMap((header) => [...header]))].sort();
 }
 
 async function errorOf(loading: Promise<CausalLM>): Promise<LoRAError> {
@@ -58,6 +85,38 @@ describe('which file it is', () => {
     // With safetensors it is a directory of Hugging Face's.
     copyFileSync(join(dir, 'model.safetensors'), join(folder, 'model.safetensors'));
     expect(await logitsOf(folder)).toEqual(expected);
+  });
+
+  test('a load reads each byte of a header once, of parts too', async () => {
+    const { metadata, tensors } = await ggufParts(await converted(await tinyModel()));
+    const texts = Array.from({ length: 30_000 }, (_, i) => `text ${i}`);
+    const parts = { metadata: new Map([...metadata, ['more', { texts }] as const]), tensors };
+    const file = unused('.gguf');
+    await writeGguf(file, parts);
+    expect(await headerReadings([file], () => logitsOf(file))).toEqual([1]);
+    const folder = unused();
+    mkdirSync(folder);
+    const paths = await writeSplit(join(folder, 'tiny'), parts, 8);
+    expect(await headerReadings(paths, () => logitsOf(paths[1]!))).toEqual([1]);
+    expect(openFilesIn(root)).toEqual([]);
+  });
+
+  test('a part that is written or missing meanwhile', async () => {
+    const folder = unused();
+    mkdirSync(folder);
+    const parts = await ggufParts(await converted(await tinyModel()));
+    const paths = await writeSplit(join(folder, 'tiny'), parts, 8);
+    const model = await GgufModel.open(paths[2]!, {});
+    await model.checkUnchanged();
+    const bytes = readFileSync(paths[1]!);
+    rmSync(paths[1]!);
+    writeFileSync(paths[1]!, bytes);
+    const changed = `${paths[1]} was changed while it was read`;
+    await expect(model.tensors()).rejects.toThrow(changed);
+    await expect(model.checkUnchanged()).rejects.toThrow(changed);
+    rmSync(paths[0]!);
+    await expect(GgufModel.open(paths[2]!, {})).rejects.toThrow(`cannot read ${paths[0]}`);
+    expect(openFilesIn(root)).toEqual([]);
   });
 
   test.each<[string, (part: number) => Record<string, GgufField | undefined>, string]>([

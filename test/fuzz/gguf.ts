@@ -2,10 +2,9 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readGgufAdapter } from '../../lib/convert/gguf_adapter';
-import { GgufError, GgufShort, parseGguf } from '../../lib/formats/gguf_header';
+import { GgufError, parseGguf } from '../../lib/formats/gguf_header';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../../lib/formats/gguf_write';
 import { parseModelConfig } from '../../lib/models/config';
-import { atOnce } from '../../lib/tensor/pace';
 import { adapterMetadata, adapterTensors, counting } from '../support/gguf_bytes';
 import { tinyConfig } from '../support/tiny_model';
 import { mutateBytes } from './mutate';
@@ -73,12 +72,17 @@ export const gguf: Target = {
   },
   async run(input, dir) {
     try {
-      const { entries, dataStart } = atOnce(parseGguf(input));
+      let read = 0;
+      const more = async (): Promise<Uint8Array> => {
+        if (read === input.length) throw new GgufError('is cut off');
+        return input.subarray(0, (read = Math.min(input.length, 2 * read + 64)));
+      };
+      const { entries, dataStart } = await parseGguf(more);
       for (const { begin, byteLength } of entries)
         if (!Number.isSafeInteger(dataStart + begin + byteLength))
           throw new Error('gave a place that cannot be');
     } catch (error) {
-      if (!(error instanceof GgufError || error instanceof GgufShort)) throw error;
+      if (!(error instanceof GgufError)) throw error;
     }
     // The same through a file, which costs more.
     if (input.length % 4 !== 0) return;
