@@ -1,5 +1,5 @@
-// The last lines of .ci/run: which tests were skipped and why, where AVX3_SPR ran, and `N passed, N failed, N skipped` of jest,
-// ctest, ctest under sanitizers and on AVX3_SPR. A skipped test that .ci/skips.json has no reason for counts as failed, and so
+// The last lines of .ci/run: which tests were skipped and why, where AVX3_SPR ran, and `N passed, N failed, N skipped` of jest and ctest,
+// standard and deep, ctest under sanitizers and on AVX3_SPR. A skipped test that .ci/skips.json has no reason for counts as failed, and so
 // does each failed step.
 //   node scripts/ci-summary.mjs FAILED_STEPS
 import { existsSync, readFileSync } from 'node:fs';
@@ -23,8 +23,9 @@ function add(runner, counts, skips) {
   }
 }
 
-const jest = read('build/jest.json');
-if (jest)
+for (const path of ['build/jest.json', 'build/jest-deep.json']) {
+  const jest = read(path);
+  if (!jest) continue;
   add(
     'jest',
     { passed: jest.numPassedTests, failed: jest.numFailedTests, skipped: jest.numPendingTests },
@@ -33,13 +34,16 @@ if (jest)
       .filter(({ status }) => status !== 'passed' && status !== 'failed')
       .map(({ fullName }) => fullName),
   );
-for (const path of ['build/ctest.json', 'build/ctest-sanitize.json', 'build/ctest-amx.json']) {
+}
+for (const which of ['', '-deep', '-sanitize', '-amx']) {
+  const path = `build/ctest${which}.json`;
   const counts = read(path);
   if (!counts) continue;
   add('native', counts, counts.skips);
   if (counts.passed > 0 && counts.where) console.log(`AVX3_SPR ran ${counts.where}`);
 }
-total.failed += jest && existsSync(join(root, 'build/ctest.json')) ? 0 : 1; // a runner that left no counts did not run
+for (const runner of ['jest', 'jest-deep', 'ctest', 'ctest-deep'])
+  if (!existsSync(join(root, `build/${runner}.json`))) total.failed++; // it left no counts, so it did not run
 total.failed = Math.max(total.failed, Number(process.argv[2]));
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 ? 1 : 0;

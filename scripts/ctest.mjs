@@ -1,15 +1,17 @@
-// Builds and runs the native tests (no Node in them): node scripts/ctest.mjs [--sanitize] [-R regex]
-// Leaves the counts of doctest cases in build/ctest[-sanitize].json.
+// Builds and runs the native tests (no Node in them): node scripts/ctest.mjs [--sanitize | --standard | --deep] [-R regex]
+// Those of a tier (test/support/tiers.cjs), or all. Leaves the counts of doctest cases in build/ctest[-sanitize|-deep].json.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import tiers from '../test/support/tiers.cjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const args = process.argv.slice(2);
 const sanitize = args.includes('--sanitize');
-const rest = args.filter((argument) => argument !== '--sanitize');
+const tier = ['standard', 'deep'].find((name) => args.includes(`--${name}`));
+const rest = args.filter((argument) => !/^--(sanitize|standard|deep)$/.test(argument));
 // Without sanitizers the tests share the add-on's build tree, so that nothing is compiled twice.
 const dir = join(root, 'build', sanitize ? 'sanitize' : 'cmake');
 const jobs = String(availableParallelism());
@@ -28,7 +30,15 @@ if (sanitize)
   must('cmake', ['-S', '.', '-B', dir, '-DLORA_NODE=OFF', '-DLORA_TESTS=ON', '-DLORA_SANITIZE=ON']);
 else must(process.execPath, ['scripts/build.mjs', '-DLORA_TESTS=ON']);
 if (sanitize) must('cmake', ['--build', dir, '--parallel', jobs]);
-const tests = run('ctest', ['--test-dir', dir, '--output-on-failure', '--parallel', jobs, ...rest]);
+const tests = run('ctest', [
+  '--test-dir',
+  dir,
+  '--output-on-failure',
+  '--parallel',
+  jobs,
+  ...tiers.ctestOf(tier),
+  ...rest,
+]);
 
 // ctest counts files; what a reader wants is the number of test cases in them. Those that doctest calls skipped are of the
 // program's other files, each of which is a test of its own.
@@ -63,7 +73,8 @@ if (existsSync(log))
   }
 if (tests.status !== 0 && counts.failed === 0) counts.failed = 1; // a crash prints no counts
 if (counts.passed === 0 && rest.length === 0) counts.failed = Math.max(counts.failed, 1); // nothing ran
-writeFileSync(join(root, 'build', `ctest${sanitize ? '-sanitize' : ''}.json`), JSON.stringify(counts));
+const which = sanitize ? '-sanitize' : tier === 'deep' ? '-deep' : '';
+writeFileSync(join(root, 'build', `ctest${which}.json`), JSON.stringify(counts));
 console.log(`native tests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 if (emulated.files > 0)
   console.log(

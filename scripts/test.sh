@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# All tests on a fresh machine: sets up, builds the add-on, the bundle and the native tests, runs ctest and jest.
-# Counts are left in build/ctest.json and build/jest.json, for .ci/run.
+# The standard tests on a fresh machine, or with --deep those that take long (test/support/tiers.cjs): sets up, builds the add-on, the
+# bundle and the native tests, runs ctest and jest. Deep runs compile all instruction sets.
+# Counts are left in build/ctest[-deep].json and build/jest[-deep].json, for .ci/run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+tier=standard counts=
+[ "${1:-}" != --deep ] || { tier=deep counts=-deep; export LORA_SIMD_BUILD=all; }
 scripts/setup.sh
 npm run --silent build:js & js=$!
 status=0
-node scripts/ctest.mjs || status=1 # builds the add-on too
+node scripts/ctest.mjs --$tier || status=1 # builds the add-on too
 wait "$js"
-npx jest --json --outputFile=build/jest.json || status=1
+npx jest --config "jest.config.$tier.cjs" --json --outputFile="build/jest$counts.json" || status=1
 exit $status

@@ -1,0 +1,142 @@
+/**
+ * Which tests run when. `npm test` runs the everyday ones; README's command, scripts/test.sh, the standard ones, which include them;
+ * `npm run test:deep` the rest; `.ci/run` all. `npx jest` and `node scripts/ctest.mjs` know no tiers. Also a reporter, which says at the end
+ * of a run what it was.
+ */
+const { join } = require('node:path');
+
+/**
+ * These run programs on dist/ in processes of their own, or kernels on the emulator, or test scripts/ and the documentation, or wait
+ * for threads that compile grammars. Most of them see a change in lib/ only after a build.
+ */
+const programs = [
+  '/test/docs/',
+  '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
+  '/test/lifecycle/',
+  '/test/unit/(amx_check|cuda_build|cuda_report|gpu_check|grammars|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
+];
+
+/**
+ * Each of these takes longer than five seconds on two cores: files of hundreds of megabytes, training over again for every option. Run
+ * them by name while you change what they read.
+ */
+const slow = [
+  '/test/e2e/(command_line(_options)?|compare_command|evaluate_task|full_training|html_report|hub|hub_model|memory_estimate)\\.test\\.ts',
+  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|handler|limits|tools)|stochastic_rounding|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
+  '/test/unit/(dataset_files|encode_steps|gguf_tokenizer|limits|zod_schemas)\\.test\\.ts',
+];
+
+/**
+ * What soaks, goes over many seeds, emulates whole models, or starts dozens of programs. A feature that has tests here has standard ones
+ * too. With a pattern, the cases of the file that it matches are standard.
+ */
+const deep = {
+  'docs/site': null,
+  'e2e/acceptance':
+    /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|company(?! on)|stories|training|files)\b/,
+  'e2e/benchmark': null,
+  'e2e/crash_consistency': null,
+  'e2e/cuda_activity': null,
+  'e2e/cuda_emulated': /^(a training step in f32|steps of AdamW are|\S+: nf4 for bf16 .* every use)/,
+  'e2e/cuda_opening': null,
+  'e2e/cuda_serving': null,
+  'e2e/engine_histories': null,
+  'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,
+  'e2e/memory_peak': null,
+  'e2e/serve_page': /^(there is none|its policy)/,
+  'e2e/weight_formats': /^(?!reference: |.* under adapters of each kind$)/,
+  'lifecycle/changing_files': null,
+  'lifecycle/data_memory': null,
+  'lifecycle/event_loop': null,
+  'lifecycle/failing_allocations': null,
+  'lifecycle/failing_disk': null,
+  'lifecycle/killed_training': null,
+  'lifecycle/leaks': null,
+  'lifecycle/memory': /^(out of memory throws|an unread failure|tensors that are freed)/,
+  'lifecycle/native':
+    /^(no argument|wrong, foreign|two workers|out of memory throws|a failure reaches|a pending read)/,
+  'lifecycle/serving_memory': null,
+  'numerics/bench_cases': null,
+  'unit/fuzz': null,
+  'unit/json_schema_values': null,
+};
+
+/** Native tests, by ctest's names. Deep runs also repeat all of the CPU's, on every instruction set. */
+const deepNative = [
+  'cuda_attention_backward_test',
+  'cuda_attention_paged_test',
+  'cuda_attention_plan_test',
+  'cuda_gemm_test',
+  'cuda_sample_device_test',
+  'cuda_sample_test',
+  'cuda_weight_format_test',
+  'driver_launch_tests_sm_[0-9]+', // the kernels that nvcc made, in builds with all GPUs
+  'simt_seeded_test',
+];
+
+const wordsAtEnd = {
+  everyday:
+    'npm test leaves out what runs on dist/ or the emulator, scripts/, docs/, and what is slow: bash scripts/test.sh runs that too.',
+  standard: 'The tests that take long are left out: npm run test:deep runs those.',
+  deep: 'These are the tests that bash scripts/test.sh leaves out.',
+};
+
+/** @typedef {'everyday' | 'standard' | 'deep'} Tier */
+
+const fileOf = (name) => `/test/${name}\\.test\\.ts$`;
+const isDeep = (names) =>
+  Object.keys(deep)
+    .filter((name) => names(deep[name]))
+    .map(fileOf);
+
+module.exports = class {
+  static programs = programs;
+  static slow = slow;
+  static deep = deep;
+  static deepNative = deepNative;
+
+  /** Jest's configuration of a tier. */
+  static configOf(tier) {
+    const { testMatch, ...all } = require('../../jest.config.cjs');
+    const config = {
+      ...all,
+      testEnvironment: join(__dirname, 'tier_environment.cjs'),
+      testEnvironmentOptions: { tier },
+      reporters: ['default', [module.filename, { tier }]],
+    };
+    if (tier === 'deep') return { ...config, testRegex: isDeep(() => true) };
+    const leftOut = [
+      ...(tier === 'everyday' ? [...programs, ...slow] : []),
+      ...isDeep((kept) => kept === null),
+    ];
+    return { ...config, testMatch, testPathIgnorePatterns: ['/node_modules/', ...leftOut] };
+  }
+
+  /** Takes the cases of other tiers out of a file: out of the block of Jest's that holds all of it. */
+  static keepCases(tier, path, file) {
+    const name = Object.keys(deep).find((name) => new RegExp(fileOf(name)).test(path.replaceAll('\\', '/')));
+    const standard = name && deep[name];
+    if (!standard) return;
+    const keep = (block, before) => {
+      block.children = block.children.filter((child) => {
+        const title = before + child.name;
+        if (child.type === 'test') return standard.test(title) === (tier !== 'deep');
+        keep(child, `${title} `);
+        return child.children.length > 0;
+      });
+    };
+    keep(file, '');
+  }
+
+  /** The arguments of ctest for a tier. */
+  static ctestOf(tier) {
+    if (tier === undefined) return [];
+    return tier === 'deep'
+      ? ['-R', `^(cpu_.*|${deepNative.join('|')})$`]
+      : ['-E', `^(${deepNative.join('|')})$`];
+  }
+
+  constructor(_, { tier }) {
+    this.onRunComplete = () => console.log(wordsAtEnd[tier]);
+  }
+};

@@ -1,0 +1,96 @@
+/** The tiers of tests: none is lost between them, and no list names what is gone. */
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+
+type Tier = 'everyday' | 'standard' | 'deep';
+interface Block {
+  type?: string;
+  name: string;
+  children?: Block[];
+}
+const Tiers = jest.requireActual<{
+  programs: string[];
+  slow: string[];
+  deep: Record<string, RegExp | null>;
+  deepNative: string[];
+  configOf(tier: Tier): { testRegex?: string[]; testPathIgnorePatterns?: string[] };
+  keepCases(tier: Tier, path: string, file: Block): void;
+  ctestOf(tier: Tier | undefined): string[];
+}>('../support/tiers.cjs');
+
+const root = join(__dirname, '../..');
+const listed = (folder: string): string[] => readdirSync(join(root, folder), { recursive: true }) as string[];
+const files = listed('test')
+  .map((path) => `/test/${path.replaceAll('\\', '/')}`)
+  .filter((path) => path.endsWith('.test.ts'));
+const matching = (patterns: readonly string[]): string[] =>
+  files.filter((path) => patterns.some((pattern) => new RegExp(pattern).test(path)));
+
+/** The files that Jest finds with the configuration of a tier. */
+function filesOf(tier: Tier): string[] {
+  const { testRegex, testPathIgnorePatterns = [] } = Tiers.configOf(tier);
+  const left = matching(testPathIgnorePatterns);
+  return (testRegex ? matching(testRegex) : files).filter((path) => !left.includes(path));
+}
+
+test('every test file is standard or deep; both where its cases are', () => {
+  const [standard, deep] = [filesOf('standard'), filesOf('deep')];
+  expect([...new Set([...standard, ...deep])].sort()).toEqual([...files].sort());
+  const shared = Object.keys(Tiers.deep).filter((name) => Tiers.deep[name] !== null);
+  expect(standard.filter((path) => deep.includes(path)).sort()).toEqual(
+    shared.map((name) => `/test/${name}.test.ts`).sort(),
+  );
+  expect(deep).toHaveLength(Object.keys(Tiers.deep).length);
+  const everyday = filesOf('everyday');
+  expect(everyday.filter((path) => !standard.includes(path))).toEqual([]);
+  expect(everyday.length).toBeLessThan(standard.length);
+});
+
+test('every pattern of a list is that of a test file, and no slow one is deep', () => {
+  for (const list of [Tiers.programs, Tiers.slow])
+    for (const pattern of list) {
+      const names = /^(.*\/)\((.*)\)(\\.test\\.ts)$/.exec(pattern);
+      const each = names
+        ? names[2]!.split(/\|(?![^(]*\))/).map((name) => names[1]! + name + names[3]!)
+        : [pattern];
+      for (const one of each) expect({ one, files: matching([one]).length }).not.toEqual({ one, files: 0 });
+    }
+  expect(matching(Tiers.slow).filter((path) => !filesOf('standard').includes(path))).toEqual([]);
+});
+
+test('every deep native test is that of a file, but for those of compiled kernels', () => {
+  const sources = listed('native/test').filter((path) => path.endsWith('_test.cc'));
+  const names = sources.flatMap((path) => {
+    const [layer, file] = path.replaceAll('\\', '/').slice(0, -3).split('/');
+    return layer === 'ops' ? [`cpu_${file}`, `cuda_${file}`] : [`${layer}_${file}`];
+  });
+  const unknown = Tiers.deepNative.filter((name) => !names.includes(name));
+  expect(unknown).toEqual(['driver_launch_tests_sm_[0-9]+']);
+  expect(Tiers.ctestOf(undefined)).toEqual([]);
+  const [, left] = Tiers.ctestOf('standard');
+  expect(names.filter((name) => new RegExp(left!).test(name))).toHaveLength(Tiers.deepNative.length - 1);
+  const [, run] = Tiers.ctestOf('deep');
+  for (const name of names)
+    expect([name, new RegExp(run!).test(name)]).toEqual([
+      name,
+      name.startsWith('cpu_') || Tiers.deepNative.includes(name),
+    ]);
+});
+
+test('of a file with cases in two tiers, each tier runs its own', () => {
+  const kept = 'there is none unless it is asked for';
+  const run = (tier: Tier, path: string): string[] => {
+    const inner = { type: 'describeBlock', name: 'a block', children: [{ type: 'test', name: 'of others' }] };
+    const file: Block = {
+      name: 'ROOT',
+      children: [{ type: 'test', name: kept }, { type: 'test', name: 'another' }, inner],
+    };
+    Tiers.keepCases(tier, path, file);
+    return file.children!.map((child) => child.name);
+  };
+  const path = join(root, 'test/e2e/serve_page.test.ts');
+  expect(run('everyday', path)).toEqual([kept]);
+  expect(run('standard', path)).toEqual([kept]);
+  expect(run('deep', path)).toEqual(['another', 'a block']);
+  expect(run('standard', __filename)).toEqual([kept, 'another', 'a block']);
+});
