@@ -57,7 +57,7 @@ export type { SamplingOptions } from './engine/sampling';
 export type { JsonSchema } from './grammar/json_schema';
 export type { GeneratedText, GenerationResult, Prompt } from './models/generate';
 export type { EngineOptions, EngineStats } from './engine/engine';
-export type { GeneratedToken, TokenLogprob, TokenLogprobs } from './engine/request';
+export type { GeneratedToken, TokenLogprob, TokenLogprobs } from './engine/delivery';
 export type { RopeConfig, RopeScaling } from './models/rope';
 export { Tokenizer } from './text/tokenizer';
 export type {

@@ -16,8 +16,9 @@ import { rawCast, rawEmpty, rawView } from '../tensor/raw';
 import { temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { gatherEntries } from './logit_adjuster';
+import type { Drawn } from './delivery';
 import { engineStack } from './model';
-import type { Drawn, Request } from './request';
+import type { Request } from './request';
 
 /** The draws of the rows of a step, when they have been made. */
 export interface Draws {

@@ -1,51 +1,12 @@
-/** One sequence that is generated: its tokens, its pages, and what its consumer has not fetched yet. */
+/** One sequence that is generated, as the engine sees it: its tokens, its pages, and how far it is computed. */
 import type { SequencePlan } from '../data/sequence_plan';
 import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
-import { StopStrings } from '../text/stop_strings';
 import type { TokenStream } from '../text/token_stream';
+import { Delivery, type Completion, type Drawn } from './delivery';
 import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type Page, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
-
-/** One token. `text` is what became certain with it: whole characters, '' while one is unfinished. */
-export interface GeneratedToken {
-  /** The id of the token. */
-  id: number;
-  /** Which of the `n` texts it belongs to, from 0; where `n` is more than 1. */
-  index?: number;
-  /** What became readable with it. */
-  text: string;
-  /** The log-probability of the token, in nats, before temperature, penalties and limits; where `logprobs` asks for it. */
-  logprob?: number;
-  /** The likeliest tokens in its place, the likeliest first; where `logprobs` asks for any. */
-  topLogprobs?: readonly TokenLogprob[];
-}
-
-/** A token and its log-probability. */
-export interface TokenLogprob {
-  /** The id of the token. */
-  id: number;
-  /** Its log-probability, in nats. */
-  logprob: number;
-}
-
-/** A token of a text, its log-probability, and the likeliest tokens in its place. */
-export interface TokenLogprobs extends TokenLogprob {
-  /** The likeliest first; where `logprobs` asks for any. */
-  topLogprobs?: readonly TokenLogprob[];
-}
-
-/** What a request gave when it has ended. */
-export interface Completion {
-  text: string;
-  ids: number[];
-  /** Of each of `ids`; where the request asks for them. */
-  logprobs?: TokenLogprobs[];
-  finishReason: 'stop' | 'length';
-  cachedTokens: number;
-  timings: { queuedMs: number; firstTokenMs: number; totalMs: number };
-}
 
 /** What a request asks for. */
 export interface RequestPlan {
@@ -64,11 +25,10 @@ export interface RequestPlan {
 /** Tokens that a request may be ahead of its consumer. */
 const maxAhead = 2;
 
-/** A token that was drawn. */
-export type Drawn = Omit<GeneratedToken, 'text'>;
-
 export class Request {
   readonly plan: RequestPlan;
+  /** What its consumer gets. */
+  readonly delivery: Delivery;
   /** What stands at each position: the vectors of the adapter, the prompt and what was generated. */
   readonly ids: number[];
   /** Positions before the first token that is generated. */
@@ -86,22 +46,12 @@ export class Request {
   /** Since when it sits out, as far as the scheduler has seen; Infinity: it does not. */
   heldSince = Infinity;
   readonly #pool: PagePool;
-  readonly #stops: StopStrings;
   readonly #wakeEngine: () => void;
   readonly #submitted = performance.now();
   #started: number | undefined;
   #firstToken: number | undefined;
   #drawn: Drawn[] = [];
-  #events: GeneratedToken[] = [];
-  #text = '';
-  /** Of the tokens that were delivered; where they are asked for. */
-  readonly #logprobs: TokenLogprobs[] | undefined;
   #finishReason: Completion['finishReason'] | undefined;
-  #completion: Completion | undefined;
-  #failure: { error: unknown } | undefined;
-  /** Settles the promise that next() gave last. */
-  #waiter:
-    { resolve: (token: GeneratedToken | undefined) => void; reject: (reason: unknown) => void } | undefined;
 
   constructor(
     plan: RequestPlan,
@@ -115,21 +65,20 @@ export class Request {
     this.promptLength = this.ids.length;
     this.adjuster = new LogitAdjuster(plan.generation, plan.prompt);
     this.#pool = pool;
-    this.#stops = new StopStrings(plan.generation.stop);
-    this.#logprobs = plan.generation.logprobs === undefined ? undefined : [];
+    const { stop, logprobs } = plan.generation;
+    const text = { stream: plan.stream, stop, logprobs: logprobs !== undefined };
+    this.delivery = new Delivery(text, wakeEngine);
     this.#wakeEngine = wakeEngine;
   }
 
-  // ---- for the engine ------------------------------------------------------------------------
-
   /** Whether no more tokens are wanted from the engine. */
   get ended(): boolean {
-    return this.#finishReason !== undefined || this.#failure !== undefined;
+    return this.#finishReason !== undefined || this.delivery.failed;
   }
 
   /** Whether its consumer, or what tells its next tokens, is behind: it then sits out. */
   get held(): boolean {
-    return this.#events.length + this.#drawn.length >= maxAhead || this.plan.constraint?.late === true;
+    return this.delivery.unread + this.#drawn.length >= maxAhead || this.plan.constraint?.late === true;
   }
 
   /** Whether a part of the prompt is not computed. */
@@ -182,95 +131,52 @@ export class Request {
       void constraint.ready().then(this.#wakeEngine, (error: unknown) => this.cancel(error));
   }
 
-  /** Makes text of the tokens that were taken, and gives them to the consumer. */
+  /** Gives the tokens that were taken to the consumer. */
   deliver(): void {
     const drawn = this.#drawn.splice(0);
-    const { stream } = this.plan;
     for (const [i, token] of drawn.entries()) {
-      const final = this.ended && i === drawn.length - 1;
-      let fresh = stream?.push(token.id) ?? '';
-      if (final && stream) fresh += stream.flush();
-      let text = this.#stops.push(fresh);
-      if (this.#stops.found) {
-        this.#finishReason = 'stop';
-        this.ids.length -= drawn.length - 1 - i; // tokens behind the stop string
-      }
-      const last = final || this.#stops.found;
-      if (last) text += this.#stops.flush();
-      this.#text += text;
-      this.#logprobs?.push({ ...token, logprob: token.logprob! });
-      this.#events.push({ ...token, text });
-      if (last) break;
+      const after = drawn.length - 1 - i;
+      if (!this.delivery.add(token, this.ended && after === 0)) continue;
+      this.#finishReason = 'stop';
+      this.ids.length -= after; // tokens behind the stop string
+      break;
     }
-    if (this.#finishReason !== undefined && this.#completion === undefined && !this.#failure) {
-      const now = performance.now();
-      const since = (time: number | undefined): number => (time ?? now) - this.#submitted;
-      this.#completion = {
-        text: this.#text,
+    if (this.#finishReason !== undefined)
+      this.delivery.complete({
         ids: this.ids.slice(this.promptLength),
-        ...(this.#logprobs && { logprobs: this.#logprobs }),
         finishReason: this.#finishReason,
         cachedTokens: this.cachedTokens,
-        timings: {
-          queuedMs: since(this.#started),
-          firstTokenMs: since(this.#firstToken),
-          totalMs: since(now),
-        },
-      };
-    }
-    if (drawn.length > 0 || this.#completion) this.#notify();
+        timings: this.#timings(),
+      });
+    this.delivery.notify();
   }
 
-  /** Ends it with what its consumer is to see. */
+  #timings(): Completion['timings'] {
+    const now = performance.now();
+    const since = (time: number | undefined): number => (time ?? now) - this.#submitted;
+    return {
+      queuedMs: since(this.#started),
+      firstTokenMs: since(this.#firstToken),
+      totalMs: since(now),
+    };
+  }
+
+  /** Ends it, unless it has ended, with what its consumer is to see. */
   fail(error: unknown): void {
-    if (this.#completion || this.#failure) return;
-    this.#failure = { error };
+    if (!this.delivery.fail(error)) return;
     this.#drawn = [];
     this.releasePages();
-    this.#notify();
+  }
+
+  /** The same, from outside of the engine. What it holds is free at once. */
+  cancel(reason: unknown): void {
+    this.fail(reason);
+    this.#wakeEngine();
   }
 
   /** Gives its pages back: what was computed is lost unless the cache of prefixes holds it. */
   releasePages(): void {
     for (const page of this.pages.splice(0)) this.#pool.release(page);
     this.computed = 0;
-  }
-
-  // ---- for the consumer ----------------------------------------------------------------------
-
-  /** The next token, or undefined after the last one. @throws what ended the request. */
-  next(): Promise<GeneratedToken | undefined> {
-    return new Promise((resolve, reject) => {
-      this.#waiter = { resolve, reject };
-      this.#notify();
-    });
-  }
-
-  /** The next token that is there. */
-  fetch(): GeneratedToken | undefined {
-    const event = this.#events.shift();
-    if (event) this.#wakeEngine();
-    return event;
-  }
-
-  get completion(): Completion {
-    return this.#completion!;
-  }
-
-  /** Ends it unless it has ended; next() then throws `reason`. What it holds is free at once. */
-  cancel(reason: unknown): void {
-    this.fail(reason);
-    this.#wakeEngine();
-  }
-
-  /** Gives what is there to the consumer that waits. */
-  #notify(): void {
-    const waiter = this.#waiter;
-    if (!waiter) return;
-    const event = this.fetch();
-    if (event || this.#completion || this.#failure) this.#waiter = undefined;
-    if (event) waiter.resolve(event);
-    else if (this.#failure) waiter.reject(this.#failure.error);
-    else if (this.#completion) waiter.resolve(undefined);
   }
 }

@@ -27,7 +27,7 @@ import type { ModelConfig } from './config';
 import { forwardSteps, planForward } from './forward';
 import type { GenerationResult, Prompt } from './generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
-import type { GeneratedToken } from '../engine/request';
+import type { GeneratedToken } from '../engine/delivery';
 import { loadModel, type LoadedModel } from './load_model';
 import { quantizePlan, type QuantizeOptions } from './quantize_options';
 import { saveModel, type SavedModel, type SaveRequest } from './save';

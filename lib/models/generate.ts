@@ -2,9 +2,11 @@
 import type { SequencePlan } from '../data/sequence_plan';
 import { LoRAError } from '../errors';
 import type { Engine } from '../engine/engine';
-import type { GeneratedToken, Request, TokenLogprobs } from '../engine/request';
+import type { GeneratedToken, TokenLogprobs } from '../engine/delivery';
+import type { Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
 import type { TokenConstraint } from '../grammar/constraint';
+import { merged } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import { checkChatOptions } from '../text/chat';
 import type { ChatMessage } from '../text/messages';
@@ -140,10 +142,6 @@ export interface Generation {
 export class RunningGeneration {
   readonly #requests: readonly Request[];
   readonly #promptTokens: number;
-  /** Of several texts: the next token of each that has not ended, those that gave one last at the end. */
-  readonly #awaited = new Map<number, Promise<[number, GeneratedToken | undefined]>>();
-  /** The texts whose next token is to be awaited when the consumer asks again. */
-  #toAwait: readonly number[];
 
   /** @throws what Engine.submit throws; nothing runs then. */
   constructor({ engine, plan, tokenizer, constraints, ...request }: Generation) {
@@ -162,7 +160,6 @@ export class RunningGeneration {
       throw error;
     }
     this.#requests = requests;
-    this.#toAwait = requests.map((_, index) => index);
   }
 
   /** `reason`: what the consumer gets to see. */
@@ -172,42 +169,23 @@ export class RunningGeneration {
     for (const request of this.#requests) request.cancel(reason);
   }
 
-  /** The next token, those of several texts in any order; undefined after the last one. */
-  next(): Promise<GeneratedToken | undefined> {
-    return this.#requests.length === 1 ? this.#requests[0]!.next() : this.#nextOfAny();
-  }
-
-  async #nextOfAny(): Promise<GeneratedToken | undefined> {
-    const awaited = this.#awaited;
-    for (const index of this.#toAwait) awaited.set(index, this.#nextOf(index));
-    this.#toAwait = [];
-    while (awaited.size > 0) {
-      const [index, token] = await Promise.race(awaited.values());
-      awaited.delete(index);
-      if (!token) continue;
-      this.#toAwait = [index];
-      return { ...token, index };
-    }
-    return undefined;
-  }
-
-  #nextOf(index: number): Promise<[number, GeneratedToken | undefined]> {
-    const promise = this.#requests
-      [index]!.next()
-      .then((token): [number, GeneratedToken | undefined] => [index, token]);
-    promise.catch(() => undefined); // the race tells of the first failure
-    return promise;
+  /** The tokens, those of several texts in the order in which they come. */
+  async *tokens(): AsyncGenerator<GeneratedToken, void, void> {
+    const deliveries = this.#requests.map(({ delivery }) => delivery);
+    if (deliveries.length === 1) yield* deliveries[0]!;
+    else for await (const [index, token] of merged(deliveries)) yield { ...token, index };
   }
 
   /** What it gave, after its last token. */
   result(): GenerationResult {
-    const choices = this.#requests.map(({ completion: { text, ids, logprobs, finishReason } }) => ({
+    const completions = this.#requests.map(({ delivery }) => delivery.completion);
+    const choices = completions.map(({ text, ids, logprobs, finishReason }) => ({
       ...{ text, ids, finishReason },
       ...(logprobs && { logprobs }),
     }));
-    const { timings, cachedTokens } = this.#requests[0]!.completion;
+    const { timings, cachedTokens } = completions[0]!;
     const completionTokens = choices.reduce((sum, { ids }) => sum + ids.length, 0);
-    const totalMs = Math.max(...this.#requests.map(({ completion }) => completion.timings.totalMs));
+    const totalMs = Math.max(...completions.map(({ timings }) => timings.totalMs));
     return {
       ...choices[0]!,
       ...(choices.length > 1 && { choices }),

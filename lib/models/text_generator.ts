@@ -1,7 +1,7 @@
 /** What generates texts for a model: its engine, the grammars of its vocabulary, and the generations that run. */
 import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
 import { SequencePlan } from '../data/sequence_plan';
-import type { GeneratedToken } from '../engine/request';
+import type { GeneratedToken } from '../engine/delivery';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
 import { LoRAError } from '../errors';
 import type { TokenConstraint } from '../grammar/constraint';
@@ -109,7 +109,7 @@ export class TextGenerator {
         ...{ engine, plan, tokenizer, constraints },
       }));
       signal?.addEventListener('abort', abort, { once: true });
-      for (let token = await running.next(); token; token = await running.next()) yield token;
+      yield* running.tokens();
       return running.result();
     } finally {
       signal?.removeEventListener('abort', abort);

@@ -1,12 +1,12 @@
 /** Generates the texts of a request and answers with them, whole or as they come. */
 import { SequencePlan } from '../data/sequence_plan';
-import type { GeneratedToken } from '../engine/request';
+import type { GeneratedToken } from '../engine/delivery';
+import { merged } from '../handle';
 import type { GenerationResult } from '../models/generate';
 import type { Adapter } from '../peft/adapter';
 import { invalid } from './api_error';
 import { EventStream } from './event_stream';
 import type { AnsweredText, Format, Usage } from './formats';
-import { merged } from './merged';
 import type { RequestedSampling } from './sampling_fields';
 import type { AdapterUse, ServedAdapters } from './served_adapters';
 import type { Call, Service } from './service';

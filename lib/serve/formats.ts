@@ -1,5 +1,5 @@
 /** The answers of the two endpoints that generate texts, whole and in pieces. */
-import type { GeneratedToken } from '../engine/request';
+import type { GeneratedToken } from '../engine/delivery';
 import type { GeneratedText } from '../models/generate';
 import type { TokenTexts } from './token_texts';
 import type { CallParser, ParsedPiece } from './tool_calls';

@@ -1,5 +1,5 @@
 /** Log-probabilities as OpenAI's API gives them: with the text of each token. */
-import type { GeneratedToken, TokenLogprob } from '../engine/request';
+import type { GeneratedToken, TokenLogprob } from '../engine/delivery';
 import type { Tokenizer } from '../text/tokenizer';
 
 /** A token in the log-probabilities of a chat. */

@@ -48,7 +48,7 @@ function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk =
     const draw = (request: Request): void => {
       if (request.computed === request.ids.length) request.take({ id: request.ids.length });
       request.deliver();
-      while (fetch(request) && request.fetch());
+      while (fetch(request) && request.delivery.fetch());
     };
     for (const request of plan.rows) {
       expect(request.pages.length * pageLength).toBeGreaterThan(request.computed);
@@ -109,7 +109,7 @@ test('one whose consumer is behind sits out, and its place is free', () => {
   const before = slow.generated;
   for (let i = 0; i < 4; i++) step();
   expect(slow.generated).toBe(before); // its consumer has fetched nothing yet
-  while (slow.fetch());
+  while (slow.delivery.fetch());
   for (let i = 0; i < 8; i++) step();
   expect(slow.generated).toBeGreaterThan(before);
 });
@@ -270,7 +270,7 @@ test('one that sits out for long keeps no other from beginning, though it has al
   wait(patienceMs);
   for (let i = 0; i < 25; i++) step(others);
   expect([other.ended, scheduler.blocked]).toEqual([true, false]);
-  while (slow.fetch());
+  while (slow.delivery.fetch());
   for (let i = 0; i < 40; i++) step();
   expect(slow.ids.slice(100)).toEqual(text(20, 100));
 });
@@ -292,7 +292,7 @@ test('consumers that are a little slow cost no second computation', () => {
   const requests = [1, 2, 3].map((i) => submit(text(100, 1000 * i), { maxNewTokens: 60 }));
   for (let i = 0; i < 3000 && requests.some(({ ended }) => !ended); i++) {
     step(() => false);
-    if (i % 7 === 0) for (const request of requests) while (request.fetch());
+    if (i % 7 === 0) for (const request of requests) while (request.delivery.fetch());
     wait(patienceMs / 10);
   }
   expect(requests.map(({ generated }) => generated)).toEqual([60, 60, 60]);

@@ -3,7 +3,7 @@ import { PassThrough } from 'node:stream';
 import { ApiError } from '../../lib/serve/api_error';
 import { readFields } from '../../lib/serve/body';
 import { Exchange, type Incoming, type Outgoing } from '../../lib/serve/exchange';
-import { merged } from '../../lib/serve/merged';
+import { merged } from '../../lib/handle';
 import { Metrics } from '../../lib/serve/metrics';
 import { WaitingBytes } from '../../lib/serve/waiting_bytes';
 
