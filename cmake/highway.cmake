@@ -1,5 +1,5 @@
 # Google Highway: SIMD of the CPU backend. Only its headers are used, which are the same for every platform;
-# native/backend/cpu/highway_targets.cc holds what its library would add.
+# native/backend/cpu/runtime/highway_targets.cc holds what its library would add.
 find_path(LORA_HIGHWAY hwy/highway.h DOC "The folder with hwy/highway.h")
 if(NOT LORA_HIGHWAY)
   message(FATAL_ERROR "lora-native needs the headers of Google Highway 1.2.0 or newer, and found none: apt-get install libhwy-dev (Debian 13, Ubuntu 24.10 or newer), apk add highway-dev, brew install highway, or -DLORA_HIGHWAY=FOLDER")

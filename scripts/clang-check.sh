@@ -15,7 +15,7 @@ flags=(-std=c++20 -fsyntax-only -Wall -Wextra -Werror -fno-math-errno -Inative -
 old=$(node -e "import('./scripts/sysroot.mjs').then(({ sysroot }) => console.log(sysroot('arm64')))" | tail -n 1) || exit 1
 arm=(--target=aarch64-linux-gnu "--sysroot=$old" -include cmake/older_libstdcxx.h)
 
-files=(native/core/*/*.cc native/core/runtime/platform/{posix,linux}.cc native/backend/{reference,cpu,no_cuda}/*.cc native/node/*.cc)
+files=(native/core/*/*.cc native/core/runtime/platform/{posix,linux}.cc native/backend/{reference,cpu,cpu/*,no_cuda}/*.cc native/node/*.cc)
 count=0 failed=0
 check() { # check FILE FLAGS...
   "$clang" "${flags[@]}" "${@:2}" "$1" || { echo "failed: $1 ${*:2}" >&2; return 1; }

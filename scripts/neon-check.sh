@@ -21,7 +21,7 @@ if [ ! -e "$highway/hwy/highway.h" ]; then
 fi
 
 files=("$@")
-[ ${#files[@]} -gt 0 ] || files=(native/backend/cpu/*.cc)
+[ ${#files[@]} -gt 0 ] || files=(native/backend/cpu/{*,*/*}.cc)
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 launcher=$(command -v ccache || true)

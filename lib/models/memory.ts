@@ -96,7 +96,7 @@ const stateBytes: Readonly<Record<OptimizerName, number>> = {
   lion: 4,
   sgd: 0, // by its name it has no momentum
 };
-/** As in native/backend/cpu/linear_cross_entropy.cc. */
+/** As in native/backend/cpu/logits/linear_cross_entropy.cc. */
 const [keptExponentials, fewestRows, maxRows] = [96 * 2 ** 20, 16, 512];
 const pageTokens = 64;
 /** Of a part of a prompt, by default. */

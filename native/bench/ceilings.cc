@@ -23,8 +23,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/targets.h"
-#include "backend/cpu/thread_pool.h"
+#include "backend/cpu/runtime/targets.h"
+#include "backend/cpu/runtime/thread_pool.h"
 #include "core/error.h"
 #include "core/runtime/platform/platform.h"
 
@@ -32,8 +32,8 @@
 #define HWY_TARGET_INCLUDE "bench/ceilings.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
-#include "backend/cpu/amx-inl.h"
-#include "backend/cpu/simd-inl.h"
+#include "backend/cpu/simd/amx-inl.h"
+#include "backend/cpu/simd/simd-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

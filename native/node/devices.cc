@@ -2,8 +2,8 @@
 #include <utility>
 #include <vector>
 
-#include "backend/cpu/panels.h"
-#include "backend/cpu/targets.h"
+#include "backend/cpu/product/panels.h"
+#include "backend/cpu/runtime/targets.h"
 #include "backend/cuda/runtime.h"
 #include "node/api.h"
 #include "node/env_state.h"

@@ -2,7 +2,7 @@
 // any kind.
 #include <span>
 
-#include "backend/cpu/quantize_blocks.h"
+#include "backend/cpu/formats/quantize_blocks.h"
 #include "core/maths/quantize_blocks.h"
 #include "node/api.h"
 #include "node/op_call.h"

@@ -1,8 +1,8 @@
 // Fills the CPU backend's table of ops.
-#include "backend/cpu/context.h"
+#include "backend/cpu/formats/pack.h"
 #include "backend/cpu/kernels.h"
-#include "backend/cpu/pack.h"
-#include "backend/cpu/targets.h"
+#include "backend/cpu/runtime/context.h"
+#include "backend/cpu/runtime/targets.h"
 #include "core/ops/backend.h"
 
 namespace lora {

@@ -1,7 +1,7 @@
 // The bits of a query follow from its own sequence and position alone.
 #include <vector>
 
-#include "backend/cpu/context.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/page_cases.h"
 #include "test/support/simd_targets.h"
 

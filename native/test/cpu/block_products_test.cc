@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "backend/cpu/context.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/close.h"
 #include "test/support/kept_matrix.h"
 #include "test/support/run.h"

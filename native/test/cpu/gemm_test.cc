@@ -1,5 +1,5 @@
 // Holds the matrix product of the CPU backend against sums in double.
-#include "backend/cpu/gemm.h"
+#include "backend/cpu/product/gemm.h"
 
 #include <doctest/doctest.h>
 
@@ -10,7 +10,7 @@
 #include <span>
 #include <stdexcept>
 
-#include "backend/cpu/panels.h"
+#include "backend/cpu/product/panels.h"
 #include "test/support/close.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tensors.h"

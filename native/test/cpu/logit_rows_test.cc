@@ -1,5 +1,5 @@
 // Tests the order of SortFromLargest against that of a comparison.
-#include "backend/cpu/logit_rows.h"
+#include "backend/cpu/logits/logit_rows.h"
 
 #include <doctest/doctest.h>
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "backend/cpu/context.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/close.h"
 #include "test/support/delta_table.h"
 #include "test/support/lora_problem.h"

@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-#include "backend/cpu/context.h"
-#include "backend/cpu/pack.h"
+#include "backend/cpu/formats/pack.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/any_bits.h"
 #include "test/support/close.h"
 #include "test/support/run.h"

@@ -3,7 +3,7 @@
 #include <limits>
 #include <vector>
 
-#include "backend/cpu/context.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 #include "test/support/simd_targets.h"

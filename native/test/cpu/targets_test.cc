@@ -1,5 +1,5 @@
 // Tests which instruction set runs, and how it is limited.
-#include "backend/cpu/targets.h"
+#include "backend/cpu/runtime/targets.h"
 
 #include <doctest/doctest.h>
 

@@ -1,6 +1,6 @@
 // Tests that every task runs exactly once, whatever the number of threads and cores, loop after
 // loop.
-#include "backend/cpu/thread_pool.h"
+#include "backend/cpu/runtime/thread_pool.h"
 
 #include <doctest/doctest.h>
 #include <sys/resource.h>
@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/context.h"
+#include "backend/cpu/runtime/context.h"
 #include "core/error.h"
 
 namespace lora::cpu {

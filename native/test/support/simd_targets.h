@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/targets.h"
+#include "backend/cpu/runtime/targets.h"
 
 namespace lora::test {
 

@@ -2,9 +2,9 @@
 #include <initializer_list>
 #include <string>
 
-#include "backend/cpu/context.h"
-#include "backend/cpu/lora_linear.h"
-#include "backend/cpu/panels.h"
+#include "backend/cpu/lora/lora_linear.h"
+#include "backend/cpu/product/panels.h"
+#include "backend/cpu/runtime/context.h"
 #include "test/support/kept_matrix.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tested.h"

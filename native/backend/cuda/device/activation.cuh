@@ -1,5 +1,5 @@
 // Computes σ and Φ in f32, accurate to a few units in the last place everywhere, the tails
-// included. The formulas are those of the CPU backend (cpu/math-inl.h).
+// included. The formulas are those of the CPU backend (cpu/simd/math-inl.h).
 #pragma once
 
 #include "backend/cuda/device/primitives.h"
