@@ -1,10 +1,9 @@
 // Exports devices, threads, memory, and the switches of the error and failure tests.
+#include "core/runtime/devices.h"
+
 #include <utility>
 #include <vector>
 
-#include "backend/cpu/product/panels.h"
-#include "backend/cpu/runtime/targets.h"
-#include "backend/cuda/runtime.h"
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/errors.h"
@@ -158,16 +157,16 @@ Napi::Value FreeBytes(const Napi::CallbackInfo& info) {
                            static_cast<double>(allocator.source().free() + allocator.cached()));
 }
 
-// copiedBytes(dtype, rows, widths). It needs no device, whose first one reads LORA_SIMD.
+// copiedBytes(dtype, rows, widths)
 Napi::Value CopiedBytes(const Napi::CallbackInfo& info) {
-  cpu::LimitTargetsByEnvironment();
   const DType dtype = ParseDType(info[0], "native");
   LORA_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "native",
              "expected dtype to be f32 or bf16 but received ", NameOf(dtype));
   const int64_t rows = ParseInteger(info[1], "native", "rows");
   const Shape shape = ParseShape(info[2], "native");
   const std::vector<size_t> widths(shape.begin(), shape.end());
-  const size_t bytes = cpu::CopiedBytes(dtype == DType::kBF16, static_cast<size_t>(rows), widths);
+  const size_t bytes =
+      CpuBackend().copied_bytes(dtype == DType::kBF16, static_cast<size_t>(rows), widths);
   return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 

@@ -4,7 +4,7 @@
 #include <future>
 #include <utility>
 
-#include "backend/cuda/device.h"
+#include "core/runtime/devices.h"
 #include "node/env_state.h"
 #include "node/errors.h"
 

@@ -1,6 +1,7 @@
 // Fills the CPU backend's table of ops.
 #include "backend/cpu/formats/pack.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/product/panels.h"
 #include "backend/cpu/runtime/context.h"
 #include "backend/cpu/runtime/targets.h"
 #include "core/ops/backend.h"
@@ -13,11 +14,15 @@ std::unique_ptr<Context> CreateContext(int threads) {
   return std::make_unique<cpu::CpuContext>(threads);
 }
 
-// The layout of packed weights depends on the target, and may be asked for before there is any
-// context to choose the target.
+// What depends on the target may be asked for before there is any context to choose the target.
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
   cpu::LimitTargetsByEnvironment();
   return cpu::PackedBytes(rows, cols, format);
+}
+
+size_t CopiedBytes(bool bf16, size_t rows, std::span<const size_t> widths) {
+  cpu::LimitTargetsByEnvironment();
+  return cpu::CopiedBytes(bf16, rows, widths);
 }
 
 Backend MakeBackend() {
@@ -27,6 +32,7 @@ Backend MakeBackend() {
   b.reads = Fits;
   b.bf16_deltas = true;
   b.packed_bytes = PackedBytes;
+  b.copied_bytes = CopiedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::PlanCall}; });
   return b;
 }

@@ -1,10 +1,9 @@
-#include "backend/cuda/device.h"
-
 #include <utility>
 
 #include "backend/cuda/context.h"
 #include "backend/cuda/runtime.h"
 #include "core/error.h"
+#include "core/runtime/devices.h"
 
 namespace lora::cuda {
 namespace {

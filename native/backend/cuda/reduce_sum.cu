@@ -24,12 +24,15 @@ void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
   } else if (plan.warps) {
     Launch<device::SumRows<32>>("sum", context, shape, device::SumRowsParams{params});
   } else {
-    Launch<device::SumRows<kSumThreads>>("sum", context, shape, device::SumRowsParams{params});
+    Launch<device::SumRows<device::kSumThreads>>("sum", context, shape,
+                                                 device::SumRowsParams{params});
   }
   if (plan.splits > 16) {
-    Launch<device::FinishSums<32>>("sum", context, Blocks(plan.outputs, kSumThreads / 32), params);
+    Launch<device::FinishSums<32>>("sum", context, Blocks(plan.outputs, device::kSumThreads / 32),
+                                   params);
   } else if (plan.splits > 1) {
-    Launch<device::FinishSums<1>>("sum", context, Blocks(plan.outputs, kSumThreads), params);
+    Launch<device::FinishSums<1>>("sum", context, Blocks(plan.outputs, device::kSumThreads),
+                                  params);
   }
 }
 

@@ -34,13 +34,13 @@ ReduceSumPlan PlanReduceSum(const Shape& x, const Shape& y, int multiprocessors)
   int64_t alone, least;  // blocks without splits; units that a split has at least
   if (plan.columns) {
     plan.count = terms;
-    alone = CeilDiv(plan.inner, kSumColumns) * (plan.outputs / plan.inner);
-    least = kLeastTurns * kSumRowThreads;
+    alone = CeilDiv(plan.inner, device::kSumColumns) * (plan.outputs / plan.inner);
+    least = kLeastTurns * device::kSumRowThreads;
   } else {
-    plan.count = terms / plan.inner * CeilDiv(plan.inner, kSumVector);
-    plan.warps = plan.count <= kLeastTurns * kSumThreads && plan.outputs > 1;
-    alone = plan.warps ? CeilDiv(plan.outputs, kSumThreads / 32) : plan.outputs;
-    least = kLeastTurns * kSumThreads;
+    plan.count = terms / plan.inner * CeilDiv(plan.inner, device::kSumVector);
+    plan.warps = plan.count <= kLeastTurns * device::kSumThreads && plan.outputs > 1;
+    alone = plan.warps ? CeilDiv(plan.outputs, device::kSumThreads / 32) : plan.outputs;
+    least = kLeastTurns * device::kSumThreads;
   }
   const int64_t most = plan.warps ? 1 : std::max<int64_t>(plan.count / least, 1);
   const int64_t splits = std::clamp<int64_t>(CeilDiv(kWaves * multiprocessors, alone), 1, most);

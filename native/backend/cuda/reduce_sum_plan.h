@@ -2,35 +2,21 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
-#include "backend/cuda/device/nest.h"
+#include "backend/cuda/device/reduce_sum_plan.h"
 #include "core/ops/tensor_view.h"
 
 namespace lora::cuda {
 
-// The blocks of the kernels (device/reduce_sum.cuh).
-inline constexpr int kSumThreads = 256, kSumVector = 8;
-inline constexpr int kSumColumns = 64, kSumRowThreads = 32;
-inline constexpr size_t kSumPartialBytes = 8;
-
-struct ReduceSumPlan {
-  bool columns = false;  // the innermost dimension of x is kept: SumColumns; otherwise SumRows,
-  bool warps = false;    // with a warp for each sum instead of a block
-  int64_t blocks = 0;
-  int64_t outputs = 1;
-  int64_t inner = 1;  // the innermost dimension of x, of stride 1
-  // A unit of work of an output is a vector (rows) or a row of terms (columns). `count` is their
-  // number in all, `per_split` in a split.
-  int64_t count = 0, per_split = 0, splits = 1;
-  device::Nest<1> kept, terms;  // the dimensions of x except the innermost
-};
+using device::ReduceSumPlan;
 
 // x must have elements.
 ReduceSumPlan PlanReduceSum(const Shape& x, const Shape& y, int multiprocessors);
 
 inline size_t PartialBytes(const ReduceSumPlan& plan) {
-  return plan.splits > 1 ? static_cast<size_t>(plan.splits * plan.outputs) * kSumPartialBytes : 0;
+  return plan.splits > 1
+             ? static_cast<size_t>(plan.splits * plan.outputs) * device::kSumPartialBytes
+             : 0;
 }
 
 }  // namespace lora::cuda

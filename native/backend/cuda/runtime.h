@@ -10,7 +10,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <vector>
+
+#include "core/runtime/devices.h"
 
 namespace lora::cuda {
 
@@ -21,27 +22,6 @@ struct DeviceProperties {
   int arch = 80;            // 10·major + minor
   size_t shared_bytes = 0;  // that a block may have after opting in
 };
-
-struct DeviceSummary {
-  std::string id;  // 'cuda', 'cuda:1'
-  std::string name;
-  size_t memory_bytes = 0;
-  std::string compute_capability;  // "8.6"
-};
-
-// Returns why there is no usable device, as a sentence; empty when there is one. It
-// asks the driver once.
-const std::string& UnavailableReason();
-// Returns 0 when UnavailableReason() is not empty.
-int DeviceCount();
-DeviceSummary Describe(int ordinal);
-
-// A line of what a bug report should say about CUDA, such as versions or the
-// architectures compiled in.
-struct Fact {
-  std::string name, value;
-};
-std::vector<Fact> Facts();
 
 // One device with one stream and one pool of memory. Any thread may call anything; work that calls
 // put into the stream runs on the device in the order of the calls. Errors of the device throw

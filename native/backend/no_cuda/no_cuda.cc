@@ -1,8 +1,7 @@
 // Defines the CUDA backend's symbols in builds without CUDA, so that no call site needs an #ifdef.
-#include "backend/cuda/device.h"
-#include "backend/cuda/runtime.h"
 #include "core/error.h"
 #include "core/ops/backend.h"
+#include "core/runtime/devices.h"
 
 namespace lora {
 

@@ -1,6 +1,6 @@
-// Fills a tensor with seeded numbers. core/maths/random.h defines them, for the CPU backend as
+// Fills a tensor with seeded numbers. core/ops/random.h defines them, for the CPU backend as
 // well.
-#include "core/maths/random.h"
+#include "core/ops/random.h"
 
 #include <algorithm>
 #include <vector>

@@ -65,6 +65,9 @@ struct Backend {
   bool bf16_deltas = false;
   // Bytes of W [rows, cols] packed.
   size_t (*packed_bytes)(int64_t rows, int64_t cols, WeightFormat) = nullptr;
+  // Bytes of the copies that a call makes of some x [rows, k], in bf16 or f32, with a k for each.
+  // Null where calls copy nothing.
+  size_t (*copied_bytes)(bool bf16, size_t rows, std::span<const size_t> widths) = nullptr;
 
   // backend.op<RmsNormForwardArgs>()
   template <class Args>

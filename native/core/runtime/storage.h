@@ -26,7 +26,7 @@ struct Activity {
   std::string refusal;   // why there is none of the last such piece
 };
 
-// One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h)
+// One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.cc)
 // implement it; nothing above this layer knows which one it has.
 class Device {
  public:

@@ -1,5 +1,5 @@
 // Holds seeded numbers against values that never change, and against the laws they follow.
-#include "core/maths/random.h"
+#include "core/ops/random.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "core/maths/random.h"
+#include "core/ops/random.h"
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/runtime/parallel.h"

@@ -3,17 +3,11 @@
 // the best target of the CPU even where that is not compiled in.
 #pragma once
 
-#include <string>
 #include <string_view>
-#include <vector>
+
+#include "core/runtime/devices.h"
 
 namespace lora::cpu {
-
-// Returns the target that runs, in lower case: "avx3_zen4".
-std::string ActiveTarget();
-
-// Returns all targets that are compiled in and that this CPU has, best first.
-std::vector<std::string> UsableTargets();
 
 // From now on nothing better than `name` runs ("sse2", "sse4", "avx2", "avx3", "avx3_zen4", any
 // case); "best" lifts the limit. Returns false and changes nothing where that target is not usable
@@ -24,8 +18,5 @@ bool LimitTargets(std::string_view name);
 // Does the same with the environment variable LORA_SIMD, once per process. Throws ERR_ARGUMENT
 // where it names no usable target.
 void LimitTargetsByEnvironment();
-
-// Returns the version of the headers that the kernels were compiled with: "1.2.0".
-std::string HighwayVersion();
 
 }  // namespace lora::cpu

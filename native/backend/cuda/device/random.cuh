@@ -1,4 +1,4 @@
-// Generates the seeded numbers that core/maths/random.h defines. A thread makes the four numbers of
+// Generates the seeded numbers that core/ops/random.h defines. A thread makes the four numbers of
 // one Philox call in f64 and rounds once, which gives the bits that the host computes. (Functions
 // of f64 may differ in the last place, which changes one rounding to f32 in 2²⁸.)
 #pragma once

@@ -15,14 +15,10 @@
 #include "backend/cuda/device/compensated.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/nest.cuh"
-#include "backend/cuda/reduce_sum_plan.h"
+#include "backend/cuda/device/reduce_sum_plan.h"
 
 namespace lora::device {
 
-using cuda::kSumColumns;
-using cuda::kSumRowThreads;
-using cuda::kSumThreads;
-using cuda::kSumVector;
 constexpr int kSumColumnThreads = kSumThreads / kSumRowThreads;
 static_assert(kSumColumnThreads * kSumVector == kSumColumns);
 
@@ -31,9 +27,9 @@ struct SumParams {
   AnyInput x;
   AnyOutput y;
   Compensated* partial;  // null without splits
-  cuda::ReduceSumPlan plan;
+  ReduceSumPlan plan;
 };
-static_assert(sizeof(Compensated) == cuda::kSumPartialBytes);
+static_assert(sizeof(Compensated) == kSumPartialBytes);
 struct SumRowsParams : SumParams {
   static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(Compensated);
 };
