@@ -17,7 +17,7 @@ const write = async (m) =>
 const withAdapter = await write(model);
 console.log(`adapter   ${withAdapter}`);
 
-await model.merge('default'); // W + α/r·A·B takes the place of W: generation is then as fast as the base
+await model.merge('default'); // W + (α/r)·up·down takes the place of W: generation is then as fast as the base
 console.log(`merged    ${await write(model)}`);
 await model.unmerge(); // exactly the weights from before
 console.log(`unmerged  ${await write(model)}`);

@@ -24,7 +24,7 @@ const after = await model.evaluate(evalData);
 console.log(`held-out loss ${before.loss.toFixed(4)} before, ${after.loss.toFixed(4)} after`);
 await model.dispose();
 
-// What Python finds there. PEFT's lora_A is B of y = W·x + α/r·A·(B·x), and its lora_B is A.
+// What Python finds there: of y = W·x + (α/r)·up·(down·x), up is PEFT's lora_B, and down its lora_A.
 const { config, tensors } = await readAdapter(outDir);
 console.log(`${outDir}: ${config.peft_type}, base ${config.base_model_name_or_path}`);
 for (const [name, { dtype, shape }] of [...tensors].slice(0, 2))

@@ -11,7 +11,7 @@ function workOf({ m, in: k, out, r, dtype }) {
   for (const n of out) {
     const [frozen, small] = [2 * m * k * n, 2 * m * r * (k + n)];
     forward += frozen + small;
-    backward += frozen + 2 * small; // dx and u; dA and dB
+    backward += frozen + 2 * small; // dx and u; the gradients of up and down
     bytes += size * n * k + 4 * r * (n + k) + size * m * n;
   }
   return { forward: { flops: forward, bytes }, step: { flops: forward + backward } };

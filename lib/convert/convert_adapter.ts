@@ -97,12 +97,12 @@ async function readAny(
 }
 
 /**
- * Writes an adapter in another format. What the source is, is seen from its files. PEFT's W' = W + α/r · B · A becomes
+ * Writes an adapter in another format. What the source is, is seen from its files. With PEFT's lora_B = up and lora_A = down, it becomes
  *
- *     gguf: NAME.lora_a = A, NAME.lora_b = B, its rows of q and k in llama.cpp's order; one adapter.lora.alpha
- *     mlx:  PATH.lora_a = Aᵀ, PATH.lora_b = Bᵀ; one rank, one scale = α/r
+ *     gguf: NAME.lora_a = down, NAME.lora_b = up, its rows of q and k in llama.cpp's order; one adapter.lora.alpha
+ *     mlx:  PATH.lora_a = downᵀ, PATH.lora_b = upᵀ; one rank, one scale = α/r
  *
- * Both write f32. Where layers differ in α (alpha_pattern, rsLoRA with several ranks) the difference goes into B with one rounding, and
+ * Both write f32. Where layers differ in α (alpha_pattern, rsLoRA with several ranks) the difference goes into up with one rounding, and
  * mlx_lm's one rank is reached with zeros; all else is exact, and PEFT → gguf → PEFT gives the same numbers.
  *
  * @param source a PEFT directory (or its name on the hub), a GGUF adapter, or a directory of mlx_lm

@@ -22,7 +22,7 @@ import type { Request } from './request';
 interface Slot {
   readonly adapter: Adapter;
   readonly scale: number;
-  /** The version of the adapter where its entries hold what follows from it: factors, or copies of A and B. */
+  /** The version of the adapter where its entries hold what follows from it: factors, or copies of up and down. */
   readonly version: number | undefined;
 }
 

@@ -20,13 +20,13 @@ export interface DeltaTableOptions {
   slots: number;
   /** The largest rank that one may have. */
   maxRank: number;
-  /** What A and B are kept as; see `dtypeFor`. Default: f32. */
+  /** What up and down are kept as; see `dtypeFor`. Default: f32. */
   dtype?: 'f32' | 'bf16';
 }
 
 /**
- * Slots × sites on one device. An entry names A, B and the factor of a change and holds them; calls read their values when they run, so
- * that training of A and B is seen at once. Who computes a factor from them sets the slot again. A table of bf16 keeps copies of A and B,
+ * Slots × sites on one device. An entry names up, down and the factor of a change and holds them; calls read their values when they run, so
+ * that training of them is seen at once. Who computes a factor from them sets the slot again. A table of bf16 keeps copies of up and down,
  * which follow from them likewise: half the bytes to read.
  *
  * @example
@@ -76,7 +76,7 @@ export class DeltaTable {
     }
   }
 
-  /** A and B themselves, or copies; a packed one is added to `packed`. */
+  /** up and down themselves, or copies; a packed one is added to `packed`. */
   #kept(up: Tensor, down: Tensor, packed: FrozenWeight[]): Pick<NativeChange, 'up' | 'down'> {
     if (this.dtype === 'f32') return { up: up.handle, down: down.handle };
     const weight = FrozenWeight.pack(rawCast(up, this.dtype));

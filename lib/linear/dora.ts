@@ -1,7 +1,7 @@
 /**
- * DoRA: W' = c ⊙ (W + s·A·B) by rows, c = m/‖W + s·A·B‖, with the magnitude m [out] trained beside A and B. The norm is a constant for the
- * gradient, computed once for each version of A and B. Under dropout, x_d = drop(x):
- *   y = W·x + bias + (c − 1)⊙W·x_d + c⊙s·A·B·x_d,  which is c⊙z + bias without, z = W·x + s·A·B·x.
+ * DoRA: W' = c ⊙ (W + s·up·down) by rows, c = m/‖W + s·up·down‖, with the magnitude m [out] trained beside up and down. The norm is a
+ * constant for the gradient, computed once for each version of up and down. Under dropout, x_d = drop(x):
+ *   y = W·x + bias + (c − 1)⊙W·x_d + c⊙s·up·down·x_d,  which is c⊙z + bias without, z = W·x + s·up·down·x.
  * The fused op multiplies by c and rounds y once. It does not keep z, which the gradient of m needs: a call whose gradient is wanted
  * computes z, and y from it.
  * Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024).
@@ -15,7 +15,7 @@ import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
 import { addProduct, lora } from './lora';
 
-/** ‖W + s·A·B‖ of each row, [out] in f32. */
+/** ‖W + s·up·down‖ of each row, [out] in f32. */
 function rowNorms(weight: FrozenWeight, up: Tensor, down: Tensor, scale: number): Tensor {
   return computed(() => {
     const squares = rawUnary('square', 1, addProduct(weight, up, down, scale, 'f32'));
@@ -120,7 +120,7 @@ export const dora: DeltaKind = {
   names: { ...lora.names, magnitude: 'lora_magnitude_vector' },
   tensors: (layer, spec) => new Map([...lora.tensors(layer, spec), ['magnitude', [layer.outFeatures]]]),
 
-  /** A and B as LoRA's, m the norms that they give: W' is W at first. */
+  /** up and down as LoRA's, m the norms that they give: W' is W at first. */
   initial(layer, spec, init) {
     const pair = lora.initial(layer, spec, init);
     const magnitude = rowNorms(layer.base, pair.get('up')!, pair.get('down')!, spec.scale);

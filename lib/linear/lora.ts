@@ -1,5 +1,5 @@
 /**
- * LoRA: y += s·A·(B·x), W' = W + s·A·B, with A = `up` [out, r] and B = `down` [r, in].
+ * LoRA: y += s·up·(down·x), W' = W + s·up·down, with up [out, r] and down [r, in].
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); s = α/√r: Kalajdzievski (2023).
  */
 import { randomNormal, randomUniform } from '../ops/random';
@@ -41,7 +41,7 @@ class LoraDelta implements FusedDelta {
   }
 }
 
-/** W + s·A·B, row-major, computed in f32 and rounded once to `dtype`. */
+/** W + s·up·down, row-major, computed in f32 and rounded once to `dtype`. */
 export function addProduct(
   weight: FrozenWeight,
   up: Tensor,
@@ -58,7 +58,6 @@ export function addProduct(
 
 /** The kind. */
 export const lora: DeltaKind = {
-  // PEFT's lora_A is down (B [r, in]), its lora_B is up (A [out, r]).
   names: { up: 'lora_B.weight', down: 'lora_A.weight' },
   tensors: ({ inFeatures, outFeatures }, { r }) =>
     new Map([
@@ -66,7 +65,7 @@ export const lora: DeltaKind = {
       ['down', [r, inFeatures]],
     ]),
 
-  /** B from U(−1/√in, 1/√in) (Kaiming uniform with a = √5) or N(0, 1/r²), A zero unless init_lora_weights is false. */
+  /** down from U(−1/√in, 1/√in) (Kaiming uniform with a = √5) or N(0, 1/r²), up zero unless init_lora_weights is false. */
   initial({ inFeatures, outFeatures }: FrozenLayer, { r, stream }: DeltaSpec, init: DeltaInit) {
     const { seed, device, initWeights } = init;
     const uniform = (shape: number[], from: number, bound: number): Tensor =>

@@ -60,8 +60,8 @@ export interface LoRALinearOptions {
 }
 
 /**
- * y = W·x + bias + s·A·(B·x) with W frozen, s = α/r. A [out, r] is `up` and starts at zero, B [r, in] is
- * `down` and starts at U(−1/√in, 1/√in), both f32. PEFT calls up lora_B and down lora_A.
+ * y = W·x + bias + (α/r)·up·(down·x) with W frozen. up [out, r] starts at zero, down [r, in] at U(−1/√in, 1/√in), both f32.
+ * Where the formula is written W + (α/r)·A·B, up is its A, which is PEFT's lora_B, and down is its B, PEFT's lora_A.
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); rsLoRA: Kalajdzievski (2023).
  *
  * @example
@@ -85,9 +85,9 @@ export class LoRALinear {
   readonly dtype: DType;
   /** Where weights and parameters lie. */
   readonly device: Device;
-  /** A [out, r], f32, zero at first. PEFT calls it lora_B. */
+  /** [out, r], f32, zero at first. */
   readonly up: Parameter;
-  /** B [r, in], f32. PEFT calls it lora_A. */
+  /** [r, in], f32. */
   readonly down: Parameter;
   readonly #seed: number;
   readonly #linear: Linear;
@@ -238,7 +238,7 @@ export class LoRALinear {
   }
 
   /**
-   * Adds s·A·B into the weight, rounded once to its dtype: forward is then one product. Merging a merged
+   * Adds (α/r)·up·down into the weight, rounded once to its dtype: forward is then one product. Merging a merged
    * layer does nothing. Training needs unmerge() first.
    */
   merge(): this {

@@ -210,8 +210,8 @@ export class CausalLM {
   /**
    * Makes one new adapter of several, which stay as they are. With sᵢ = α/r of adapter i and its `scale`:
    *
-   *     cat, svd          Σ wᵢ·sᵢ·Aᵢ·Bᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
-   *     linear            (Σ √|wᵢ·sᵢ|·Aᵢ)·(Σ ±√|wᵢ·sᵢ|·Bᵢ): each factor is summed for itself, which is not the sum
+   *     cat, svd          Σ wᵢ·sᵢ·upᵢ·downᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
+   *     linear            (Σ √|wᵢ·sᵢ|·upᵢ)·(Σ ±√|wᵢ·sᵢ|·downᵢ): each factor is summed for itself, which is not the sum
    *     magnitude_prune   the same, of the `density` largest magnitudes of each factor
    *     dare_linear       the same, of values kept with probability `density` and divided by it (Yu et al., 2024)
    *     ties              of each value the mean over the adapters that have the sign of most (Yadav et al., 2023)
@@ -423,7 +423,7 @@ export class CausalLM {
   }
 
   /**
-   * Adds an adapter into the base weights, W + s·A·B computed in f32 and rounded once; it is then no longer active. Until unmerge(), calls
+   * Adds an adapter into the base weights, W + (α/r)·up·down computed in f32 and rounded once; it is then no longer active. Until unmerge(), calls
    * that name no adapter get the merged weights where none is active; a call with another adapter or null, an active adapter and setAdapter() are ERR_BUSY.
    *
    * @throws ERR_BUSY while another is merged, or a run or generation reads the weights; ERR_ARGUMENT for an unknown name.

@@ -19,7 +19,7 @@ import type { OpFunctions } from './op_functions';
 
 export type * from './handles';
 
-/** A change in a table: A [out, r] and B [r, in] in the table's dtype, A packed where that is bf16; a factor [out] in f32. */
+/** A change in a table: up [out, r] and down [r, in] in the table's dtype, up packed where that is bf16; a factor [out] in f32. */
 export interface NativeChange {
   up: NativeTensor | NativeWeight;
   down: NativeTensor;

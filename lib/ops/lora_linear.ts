@@ -1,8 +1,8 @@
 /**
  * The fused LoRA layer, with W frozen and without a gradient:
- *   y = factor ⊙ (W·x + scale·A·h) + bias,  h = B·drop(x)
- * Per branch, with g the gradient of y times the factor, and u = Aᵀ·g:
- *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
+ *   y = factor ⊙ (W·x + scale·up·h) + bias,  h = down·drop(x)
+ * Per branch, with g the gradient of y times the factor, and u = upᵀ·g:
+ *   dx = Wᵀ·g + drop(scale·downᵀ·u),  dUp = scale·gᵀ·h,  dDown = scale·uᵀ·drop(x)
  */
 import { LoRAError } from '../errors';
 import { type BackwardFunction, type FirstPart, needsGrad, record } from '../tensor/autograd';
@@ -15,14 +15,14 @@ import { rawBinary, reduceTo } from '../tensor/raw';
 
 const op = 'lora_linear';
 
-/** One linear layer: W [out, in] and, when it is adapted, A = up [out, r] and B = down [r, in] in f32. */
+/** One linear layer: W [out, in] and, when it is adapted, up [out, r] and down [r, in] in f32. */
 export interface LoraBranch {
   weight: FrozenWeight;
   /** [out] */
   bias?: Tensor | undefined;
-  /** A [out, r]; up and down come together. */
+  /** [out, r]; up and down come together. */
   up?: Tensor;
-  /** B [r, in] */
+  /** [r, in] */
   down?: Tensor;
   /** Default 1. */
   scale?: number;

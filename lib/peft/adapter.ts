@@ -48,7 +48,7 @@ interface AdapterFacts {
 const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${prefix}.${kind.names[name]!}`;
 
 /**
- * What a configuration changes in the layers of a model, such as W·x + scale·α/r·A·(B·x). Made by `model.addAdapter` and
+ * What a configuration changes in the layers of a model, such as W·x + scale·(α/r)·up·(down·x). Made by `model.addAdapter` and
  * `model.loadAdapter`.
  *
  * @example

@@ -210,7 +210,7 @@ function* approximated(
   return layerOf(path, r, up, down);
 }
 
-/** The rest: A and B are mixed each for itself, with √|weight · α/r|, and the sign in B. */
+/** The rest: up and down are mixed each for itself, with √|weight · α/r|, and the sign in down. */
 function mixedFactors(layer: LayerParts, plan: CombinePlan, random: Random, op: string): AdapterLayer {
   const { path, parts } = layer;
   const { r } = parts[0]!;

@@ -20,7 +20,7 @@ import { matchAround } from './python_regex';
 
 /** A complete configuration, every value checked. */
 export interface LoRAConfig {
-  /** Rank of the update: A is [out, r], B is [r, in]. */
+  /** Rank of the update: up is [out, r], down is [r, in]. */
   r: number;
   /** The update is scaled by loraAlpha / r, or loraAlpha / √r with useRslora. */
   loraAlpha: number;
@@ -49,7 +49,7 @@ export interface LoRAConfig {
   modulesToSave: readonly string[] | null;
   /** Biases are not trained. */
   bias: 'none';
-  /** true: A (PEFT's lora_B) is zero, B uniform; 'gaussian': B normal; false: both random. */
+  /** true: up is zero, down uniform; 'gaussian': down normal; false: both random. */
   initLoraWeights: boolean | 'gaussian';
 }
 
@@ -85,7 +85,7 @@ export interface LoRAConfigInput {
   alphaPattern?: Readonly<Record<string, number>> | null | undefined;
   /** Scales by α/√r (Kalajdzievski, 2023). Default false. */
   useRslora?: boolean | undefined;
-  /** DoRA (Liu et al., 2024): a magnitude per output is trained beside A and B. Default false. */
+  /** DoRA (Liu et al., 2024): a magnitude per output is trained beside up and down. Default false. */
   useDora?: boolean | undefined;
   /**
    * Linear layers that are trained whole, such as ['lm_head'], beside the low-rank changes of the targets. Default: none.
@@ -93,7 +93,7 @@ export interface LoRAConfigInput {
   modulesToSave?: readonly string[] | null | undefined;
   /** Biases are not trained: 'none' is the only value. */
   bias?: 'none' | undefined;
-  /** How A and B begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
+  /** How up and down begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
   initLoraWeights?: boolean | 'gaussian' | undefined;
 }
 

@@ -47,7 +47,7 @@ async function trainOnce(dir: string, dtype: 'f32' | 'bf16', device: Device): Pr
     { r: 4, loraAlpha: 8, loraDropout: 0.1, targetModules: 'all-linear' },
     { seed: 3 },
   );
-  fillAdapter(adapter, 5, 0.1); // with B = 0 every gradient of A would be zero
+  fillAdapter(adapter, 5, 0.1); // with up = 0 every gradient of down would be zero
   const { loss } = model.forward(rows, { labels: rows });
   loss.backward();
   const parameters = adapter.parameters();

@@ -100,7 +100,7 @@ test('a new adapter changes nothing yet, is seeded, and each layer draws its own
   const normal = drawn.flatMap((x) => [...x]);
   const deviation = Math.sqrt(normal.reduce((sum, x) => sum + x * x, 0) / normal.length);
   expect(Math.abs(deviation * 8 - 1)).toBeLessThan(0.15);
-  // A and B of random numbers draw from streams of their own.
+  // up and down of random numbers draw from streams of their own.
   const random = model.addAdapter(
     { r: 24, initLoraWeights: false, targetModules: ['q_proj'] },
     { name: 'random' },
@@ -319,7 +319,7 @@ test.each([
   ['F32', Math.fround],
   ['BF16', roundToBf16],
 ] as const)(
-  'a merged weight is W + s·A·B, computed in f32 and rounded once to the dtype of W (%s)',
+  'a merged weight is W + s·up·down, computed in f32 and rounded once to the dtype of W (%s)',
   async (dtype, round) => {
     const model = await load({ dtype });
     // With r = 1 the product has one term, so that its order of summation does not matter.

@@ -257,7 +257,7 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
       expect(await read(run(kept, scale))).toEqual(await read(run(dora.make(spec, parameters), scale)));
   });
 
-  test('changes nothing at first, its norms follow the versions of A and B, and the factor that of m', async () => {
+  test('changes nothing at first, its norms follow the versions of up and down, and the factor that of m', async () => {
     const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
     const linear = new Linear('w', FrozenWeight.pack(weight));
     const initial = dora.initial(linear, spec, { seed: 1, device, initWeights: true });

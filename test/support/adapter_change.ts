@@ -7,7 +7,7 @@ import { resolveTargets } from '../../lib/peft/matching';
 const suffix = '.lora_A.weight';
 const prefix = 'base_model.model.';
 
-/** s·B·A of each layer [out, in], by its path. */
+/** s·up·down of each layer [out, in], by its path. */
 export function changeOf({ config: json, tensors }: AdapterFiles): Map<string, Float64Array> {
   const { config } = fromPeftJson(json);
   const paths = [...tensors.keys()].filter((key) => key.endsWith(suffix));

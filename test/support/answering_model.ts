@@ -25,7 +25,7 @@ export async function answeringAdapter(dir: string, text: string, out: string): 
   for (const [name, old] of Object.entries(state.tensors)) {
     const values = new Float32Array(old.numel);
     const [rows, columns] = old.shape as [number, number];
-    // A has a column for each link, at its next token, B a row, at the token before.
+    // up has a column for each link, at its next token, down a row, at the token before.
     for (let i = 0; i < links; i++)
       if (columns === links) values[chain[i + 1]! * columns + i] = 10;
       else values[i * columns + chain[i]!] = 1;

@@ -85,7 +85,7 @@ describe('LoRALinear', () => {
   });
 
   test.each(['reference', 'cpu'] as const)(
-    'merged weights on %s are W + s·A·B, rounded once',
+    'merged weights on %s are W + s·up·down, rounded once',
     async (device) => {
       // Multiples of 1/64 below 1: products, sums and the scale of 1.5 are exact in f32, so only one rounding is left.
       const exact = (n: number, seed: number): number[] =>

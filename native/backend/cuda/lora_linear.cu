@@ -1,10 +1,10 @@
-// y = factor ⊙ (W·x + scale·A·(B·drop(x))) + bias and its gradients. With more than a few rows:
-//   forward   h  = drop(x)·Bᵀ of all branches, from one read of x
-//             y  = factor ⊙ ([x | scale·h]·[W | A]ᵀ) + bias
-//   backward  u  = g·A
-//             dx = [g… | scale·u…]·[W… ; B…], one product for all branches, in which the terms of
-//                  B are dropped as x was
-//             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
+// y = factor ⊙ (W·x + scale·up·(down·drop(x))) + bias and its gradients. With more than a few rows:
+//   forward   h  = drop(x)·downᵀ of all branches, from one read of x
+//             y  = factor ⊙ ([x | scale·h]·[W | up]ᵀ) + bias
+//   backward  u  = g·up
+//             dx = [g… | scale·u…]·[W… ; down…], one product for all branches, in which the terms
+//                  of down are dropped as x was
+//             d_up = scale·gᵀ·h and d_down = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products, weights
 // with scales are expanded, unless few rows read them as they are (skinny.h). The f32 masters are
 // cast to operands of tensor cores by the launch that computes h or u. The product may start before
@@ -260,7 +260,7 @@ class Backward {
     }
     first_late_ = dx_.segments.size();
     dx_.segments.insert(dx_.segments.end(), late.begin(), late.end());
-    // All dB come first, because they read one x, and then all dA.
+    // All d_down come first, because they read one x, and then all d_up.
     gradients_.gradients.insert(gradients_.gradients.end(), d_up.begin(), d_up.end());
     dx_.programmatic = !late.empty();
     up_plan_ = PlanLowRankDown(up_, multiprocessors);
@@ -286,7 +286,7 @@ class Backward {
   struct Adapter {
     TensorView down;
     int segment = -1;   // of the late segments of dx; -1 where dx is not wanted
-    int gradient = -1;  // of gradients_, the dB whose u lies in scratch; -1 where there is none
+    int gradient = -1;  // of gradients_, the d_down whose u lies in scratch; -1 where there is none
   };
 
   size_t Place(ScratchArena arena) {

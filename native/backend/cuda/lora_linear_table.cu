@@ -1,6 +1,6 @@
-// y = factor ⊙ (W·x + scale·A·(B·x)) + bias with what each row's slot in a table names. The
+// y = factor ⊙ (W·x + scale·up·(down·x)) + bias with what each row's slot in a table names. The
 // kernels read slots and entries from device memory. For kMaxDecodeRows rows at a time: all
-// h = scale·B·x in one launch, then W·x with A·h.
+// h = scale·down·x in one launch, then W·x with up·h.
 #include <algorithm>
 #include <span>
 #include <vector>

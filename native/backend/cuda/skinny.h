@@ -21,7 +21,7 @@ constexpr int64_t PaddedRank(int64_t rank) { return (rank + 15) / 16 * 16; }
 
 // One adapter of a LowRankDown: p = drop(z)·small is [m, rank].
 struct LowRankDownTerm {
-  const float* small = nullptr;  // B [rank, k], or with by_columns A [k, rank]; contiguous
+  const float* small = nullptr;  // down [rank, k], or with by_columns up [k, rank]; contiguous
   int64_t rank = 0;
   Dropout dropout;     // on z; inactive for u
   float* h = nullptr;  // [m, rank] p, unscaled; or null
@@ -45,8 +45,8 @@ struct FactorCast {
   void* to = nullptr;  // rows start at multiples of 16 bytes
   int64_t rows = 0, cols = 0, pitch = 0;
 };
-//   H = drop(X)·Bᵀ  with by_columns false: small is B [rank, k]
-//   U = G·A         with by_columns true:  small is A [k, rank]
+//   H = drop(X)·downᵀ with by_columns false: small is down [rank, k]
+//   U = G·up          with by_columns true:  small is up [k, rank]
 // All problems share one launch. Where k is split, the last block to have partial sums adds them.
 struct LowRankDownArgs {
   DType dtype = DType::kF32;    // of every z: f32, bf16, f16
@@ -60,8 +60,8 @@ void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch s
                  Context& context);
 
 // out = scale·Σ over rows of p[row]ᵀ·drop(z)[row]. It is written whole:
-//   dB [rank, cols] from p = u, z = x
-//   dA [cols, rank] from p = h, z = g, with by_columns
+//   d_down [rank, cols] from p = u, z = x
+//   d_up [cols, rank] from p = h, z = g, with by_columns
 struct LowRankGradient {
   const void* z = nullptr;  // [m, cols] of the dtype of the call
   int64_t m = 0, cols = 0, pitch = 0;
@@ -72,7 +72,7 @@ struct LowRankGradient {
   float* out = nullptr;
   bool by_columns = false;
 };
-// All gradients of an op share one launch. Neighbors in the list with the same z (the dB
+// All gradients of an op share one launch. Neighbors in the list with the same z (the d_down
 // of q, k and v) share one read of it.
 struct LowRankGradientsArgs {
   DType dtype = DType::kF32;
@@ -82,7 +82,7 @@ LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiproc
 void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
                       Context& context);
 
-// Computes y = factor ⊙ (W·x + scale·A·h) + bias for few rows and every branch. A launch takes up
+// Computes y = factor ⊙ (W·x + scale·up·h) + bias for few rows and every branch. A launch takes up
 // to kMaxDecodeRows rows and reads each W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
 // More rows take several launches. That pays where W is DecodeBranch::scaled: 64 rows read 18 bits
@@ -97,7 +97,7 @@ struct DecodeBranch {
   const float* factor = nullptr;  // [n], or null
   const void* bias = nullptr;     // [n] f32 or of the dtype of the call; or null
   bool bias_f32 = false;
-  const float* a = nullptr;  // A [n, rank], or null
+  const float* a = nullptr;  // up [n, rank], or null
   const float* h = nullptr;  // [m, rank] unscaled
   int64_t rank = 0;
   float scale = 1;

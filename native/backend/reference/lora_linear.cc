@@ -1,11 +1,11 @@
-// With x [m, in], W [out, in], A [out, r], B [r, in], s = scale, and drop() the dropout of the LoRA
-// path (mask and scale; the identity where dropout is off):
-//   h  = B·drop(x)
-//   y  = factor ⊙ (W·x + s·A·h) + bias           y takes h before h is rounded
-//   u  = Aᵀ·g
-//   dx = Σ over branches (Wᵀ·g + drop(s·Bᵀ·u))
-//   dA = s·gᵀ·h
-//   dB = s·uᵀ·drop(x)
+// With x [m, in], W [out, in], up [out, r], down [r, in], s = scale, and drop() the dropout of the
+// LoRA path (mask and scale; the identity where dropout is off):
+//   h  = down·drop(x)
+//   y  = factor ⊙ (W·x + s·up·h) + bias           y takes h before h is rounded
+//   u  = upᵀ·g
+//   dx = Σ over branches (Wᵀ·g + drop(s·downᵀ·u))
+//   d_up = s·gᵀ·h
+//   d_down = s·uᵀ·drop(x)
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
 
@@ -21,7 +21,7 @@ LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row)
   const auto view = [](const void* data, DType dtype, const Shape& shape) {
     return TensorView(const_cast<void*>(data), dtype, shape);
   };
-  // A packed A is row-major too (pack.cc).
+  // A packed up is row-major too (pack.cc).
   branch.up = view(entry.up, args.table.dtype, {branch.weight.rows, entry.rank});
   branch.down = view(entry.down, args.table.dtype, {entry.rank, branch.weight.cols});
   branch.scale = entry.scale;
@@ -48,7 +48,7 @@ void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, cons
   }
 }
 
-// Returns u = Aᵀ·g of one row, a vector of rank elements.
+// Returns u = upᵀ·g of one row, a vector of rank elements.
 Vector UpTransposed(const Vector& g_row, const TensorView& a) {
   const int64_t rank = a.dim(1);
   Vector u;

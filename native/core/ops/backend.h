@@ -61,7 +61,7 @@ struct Backend {
   // Whether ops with activations of a dtype read a weight that is kept in a format. Every backend
   // reads FormatOf(dtype).
   bool (*reads)(WeightFormat, DType activations) = nullptr;
-  // Whether the tables of decode steps may keep A and B in bf16 (delta_table.h).
+  // Whether the tables of decode steps may keep up and down in bf16 (delta_table.h).
   bool bf16_deltas = false;
   // Bytes of W [rows, cols] packed.
   size_t (*packed_bytes)(int64_t rows, int64_t cols, WeightFormat) = nullptr;

@@ -11,11 +11,12 @@
 
 namespace lora {
 
-// W·x becomes factor ⊙ (W·x + scale·A·B·x), with A [out, rank] and B [rank, in] in the dtype of the
-// table: in f32 both are row-major; in bf16 A is packed as a W of its shape is, and B row-major.
+// W·x becomes factor ⊙ (W·x + scale·up·down·x), with up [out, rank] and down [rank, in] in the
+// dtype of the table: in f32 both are row-major; in bf16 up is packed as a W of its shape is, and
+// down row-major.
 struct DeltaEntry {
-  const void* up = nullptr;       // A
-  const void* down = nullptr;     // B
+  const void* up = nullptr;       // [out, rank]
+  const void* down = nullptr;     // [rank, in]
   const float* factor = nullptr;  // [out], or null: 1. Not where the rank is 0.
   float scale = 0;
   int32_t rank = 0;  // 0: the layer stays as it is

@@ -104,14 +104,14 @@ struct Dropout {
 };
 
 // One linear layer fed by a shared input x [m, in]:
-//   h = B·drop(x),  y = factor ⊙ (W·x + scale·A·h) + bias
+//   h = down·drop(x),  y = factor ⊙ (W·x + scale·up·h) + bias
 // up and down are absent together: then the layer is the plain frozen one. An absent factor is 1.
 // Backward takes no factor: its g is that of the product, factor ⊙ the gradient of y.
 struct LoraBranch {
   PackedView weight;  // [out, in], act
   TensorView bias;    // [out] act or f32, or absent
-  TensorView up;      // A [out, r] f32, or absent
-  TensorView down;    // B [r, in] f32, or absent
+  TensorView up;      // [out, r] f32, or absent
+  TensorView down;    // [r, in] f32, or absent
   float scale = 1;
   Dropout dropout;
   int64_t site = kNoSite;  // in the table of a forward call
@@ -183,9 +183,9 @@ void Check(const LoraLinearForwardArgs&);
 // of these.
 const DeltaEntry& EntryOf(const LoraLinearForwardArgs& args, size_t branch, int64_t row);
 
-// With u = Aᵀ·g:
-//   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))
-//   d_up = dA = scale·gᵀ·h → [out, r],  d_down = dB = scale·uᵀ·drop(x) → [r, in]
+// With u = upᵀ·g:
+//   dx = Σ over branches (Wᵀ·g + drop(scale·downᵀ·u))
+//   d_up = scale·gᵀ·h → [out, r],  d_down = scale·uᵀ·drop(x) → [r, in]
 // Any of dx, d_up, d_down may be absent. Two calls, one for dx that keeps u and one for the rest
 // that takes it, give the bits of one for all: x may be computed between them.
 struct LoraLinearBackwardArgs {

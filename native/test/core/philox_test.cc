@@ -43,7 +43,7 @@ TEST_CASE("a mask reads the low half of a word for an even column, the high one 
   CHECK(DropoutKeeps(words, 6, 0));
 }
 
-// Returns what lora_linear makes of x = 1 with B the identity: the mask times its scale.
+// Returns what lora_linear makes of x = 1 with down the identity: the mask times its scale.
 Tensor Mask(const Dropout& dropout, int64_t rows, int64_t columns) {
   const Tensor x = Full(DType::kF32, {rows, columns}, 1), w = Zeros(DType::kF32, {1, columns});
   Tensor b = Zeros(DType::kF32, {columns, columns});

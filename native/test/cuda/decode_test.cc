@@ -1,4 +1,4 @@
-// Holds the decoding layer, y = W·x + bias + scale·A·h for few rows, against sums in doubles.
+// Holds the decoding layer, y = W·x + bias + scale·up·h for few rows, against sums in doubles.
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -210,7 +210,7 @@ TEST_CASE("cuda low-rank down: launched again and again by a graph, it gives the
   }
 }
 
-// ---- dB and dA ----------------------------------------------------------------------------------
+// ---- d_down and d_up ----------------------------------------------------------------------------
 
 struct Gradient {
   int64_t m = 0, cols = 0, rank = 0;

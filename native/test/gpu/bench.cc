@@ -150,8 +150,8 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   const auto dx_error = [&] { return p.DxError(); };
   const auto da_error = [&] { return p.DaError(); };
   const auto db_error = [&] { return p.DbError(); };
-  // The rival does as PyTorch would: every intermediate rounded to the dtype. A and B were rounded
-  // before.
+  // The rival does as PyTorch would: every intermediate rounded to the dtype. Both up and down were
+  // rounded before.
   const auto rival_forward = [&, m = m, k = k, n = n, r = r, dtype = dtype] {
     cublas_->Gemm(false, true, m, r, k, 1, p.x, w.b_rounded, dtype, 0, p.h_rounded, dtype);
     cublas_->Gemm(false, true, m, n, k, 1, p.x, w.w, dtype, 0, p.y, dtype);
@@ -221,14 +221,15 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   const Scratch scratch = Take(plan.scratch_bytes);
   const auto launch = [&] { cuda::LowRankGradients(gradients, plan, scratch, context_); };
   const auto both = Call(p.Backward(0, false, true));
-  right = Right(p, "ours, grouped launch", launch, {{"dA", da_error}, {"dB", db_error}});
-  right &= Right(p, "ours", both, {{"dA", da_error}, {"dB", db_error}});
+  right = Right(p, "ours, grouped launch", launch, {{"d_up", da_error}, {"d_down", db_error}});
+  right &= Right(p, "ours", both, {{"d_up", da_error}, {"d_down", db_error}});
   const auto size = static_cast<double>(SizeOf(dtype));
   const auto of = [](int64_t rows, int64_t cols) { return static_cast<double>(rows * cols); };
   const double least = most == 0 ? 0 : 0.7;
   const double once = (of(m, k) + of(m, n)) * size + 2 * of(m, r) * 4;
-  rivals = {{"ours, dA and dB of u and h", {launch}}, {"ours, the op: u, then dA and dB", {both}}};
-  targets = {{std::string("read bandwidth, dA and dB (x and g once)") +
+  rivals = {{"ours, d_up and d_down of u and h", {launch}},
+            {"ours, the op: u, then d_up and d_down", {both}}};
+  targets = {{std::string("read bandwidth, d_up and d_down (x and g once)") +
                   (least == 0 ? "" : ", target at least 70%"),
               0, -1, 0, once, least, &kModes[0]},  // warm, x and g may come from the L2
              {"read bandwidth, the op (x once, g twice)", 1, -1, 0, once + of(m, n) * size}};
@@ -238,14 +239,14 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
       rival_u();
       rival_gradients();
     };
-    right &= Right(p, "cuBLAS", rival, {{"dA", da_error}, {"dB", db_error}});
+    right &= Right(p, "cuBLAS", rival, {{"d_up", da_error}, {"d_down", db_error}});
     rivals.push_back({"cuBLAS, 3 calls", {rival}});
     targets.push_back({"ours / cuBLAS of 3 calls", 1, 2});
   }
-  if (right) Table(shape, "backward, dA and dB", rivals, modes, targets);
+  if (right) Table(shape, "backward, d_up and d_down", rivals, modes, targets);
 
   const auto backward = Call(p.Backward(0, true, true));
-  right = Right(p, "ours", backward, {{"dx", dx_error}, {"dA", da_error}, {"dB", db_error}});
+  right = Right(p, "ours", backward, {{"dx", dx_error}, {"d_up", da_error}, {"d_down", db_error}});
   rivals = {{"ours", {backward}}};
   targets.clear();
   if (cublas_) {

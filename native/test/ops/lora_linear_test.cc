@@ -10,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-// dx, then y, h, dA and dB of each branch, without what is absent.
+// dx, then y, h, d_up and d_down of each branch, without what is absent.
 template <class T>
 std::vector<T> ListOf(const T& dx, const std::vector<T>& y, const std::vector<T>& h,
                       const std::vector<T>& d_up, const std::vector<T>& d_down,
@@ -208,7 +208,7 @@ TEST_CASE("lora_linear: each gradient alone") {
   }
 }
 
-// Returns dx, then dA and dB of each branch, of two calls: the first one keeps u, which is
+// Returns dx, then d_up and d_down of each branch, of two calls: the first one keeps u, which is
 // multiplied by `factor` before the second one takes it.
 std::vector<Tensor> RunInParts(const LoraLinearProblem& problem, const std::vector<Tensor>& h,
                                double factor, Context& context) {
@@ -246,7 +246,8 @@ std::vector<Tensor> RunInParts(const LoraLinearProblem& problem, const std::vect
   return results;
 }
 
-TEST_CASE("lora_linear: dx in one call and dA with dB in another have the bits of all in one") {
+TEST_CASE(
+    "lora_linear: dx in one call and d_up with d_down in another have the bits of all in one") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const LoraLinearCase& c :
          {CaseOf(dtype, 20, 90, {{70, 5, false, 0.1f}, {33, 20}, {9, 0}}),

@@ -8,7 +8,7 @@ namespace {
 
 constexpr DType kF64 = DType::kF64;
 
-TEST_CASE("lora_linear: dx, dA and dB are the gradients of y") {
+TEST_CASE("lora_linear: dx, d_up and d_down are the gradients of y") {
   const std::vector<LoraLinearCase> cases = {
       {DType::kF32, 1, 1, {{1, 1}}},
       {DType::kF32, 3, 7, {{5, 2}}},

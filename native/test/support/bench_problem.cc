@@ -231,7 +231,7 @@ double BenchProblem::DxError() const {
   });
 }
 
-// One column of A and one row of B are checked, as each needs a pass over the whole of x or g.
+// One column of up and one row of down are checked, as each needs a pass over the whole of x or g.
 double BenchProblem::DaError() const {
   std::vector<double> column;
   for (int64_t i = 0; i < shape.m; ++i) column.push_back(H(i, 0));

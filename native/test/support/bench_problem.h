@@ -14,7 +14,7 @@ namespace lora::test {
 struct BenchShape {
   int64_t m = 0, k = 0, n = 0, r = 0;  // rows, inputs, outputs, rank
   DType dtype = DType::kBF16;
-  int copies = 1;            // of W, A and B, to be used in turn
+  int copies = 1;            // of W, up and down, to be used in turn
   std::string Name() const;  // "bf16 M=4096 4096→4096 r=16"
 };
 

@@ -16,8 +16,8 @@ class TableProblem {
  public:
   static constexpr int kSlots = 3;
 
-  // x and the frozen weights are those of `of`, whose ranks are not used. A and B have values of
-  // `dtype`, which is that of the table.
+  // x and the frozen weights are those of `of`, whose ranks are not used. Its up and down have
+  // values of `dtype`, which is that of the table.
   TableProblem(const LoraLinearCase& of, LinearPhase phase, DType dtype = DType::kF32) {
     constexpr int64_t kRanks[kSlots] = {5, 16, 1};
     auto sites = std::make_shared<std::vector<DeltaSite>>();

@@ -75,7 +75,7 @@ class Gathered {
                                                            out * out * out_square));
     return bounds;
   }
-  // Of h, dA and dB, which are f32.
+  // Of h, d_up and d_down, which are f32.
   Bounds FinishSums(int64_t independent) const {
     Bounds bounds{sums_, 0};
     for (size_t i = 0; i < sums_.size(); ++i) bounds.element[i] += part_[i];

@@ -93,7 +93,7 @@ struct Low {
         u_cols(u.ColNorms()) {}
   int64_t r() const { return a.cols; }
 
-  // The terms of h, whose B is rounded, and of u, whose A is.
+  // The terms of h, whose down is rounded, and of u, whose up is.
   RoundedTerms DownTerms(int64_t row, int64_t rank) const {
     RoundedTerms terms;
     for (int64_t k = 0; k < xd.cols; ++k) terms.Add(xd(row, k) * b(rank, k));
@@ -106,7 +106,7 @@ struct Low {
   }
 
  private:
-  // u = g·A.
+  // u = g·up.
   Matrix UpTransposed(const Tensor& g_in) const {
     const Matrix g(g_in);
     return Matrix(g.rows, a.cols, Each(g.rows, a.cols, [&](int64_t i, int64_t r) {
@@ -303,7 +303,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     const double keep =
         branch.dropout.active() ? DropoutScale(DropoutThreshold(branch.dropout.p)) : 1.0;
     // What h and u, held in f32, may be off by: the sum, a few roundings of the value itself, and
-    // those of B and A.
+    // those of down and up.
     const auto h_sum = [&](int64_t row, int64_t j) {
       return precision.LowRankSum(k) * At(low.xd_rows, row) * At(low.b_rows, j) +
              4 * epsilon * std::fabs(low.h(row, j));
@@ -372,7 +372,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       }
       for (int64_t c = 0; c < k; ++c) {
         double sum = precision.LowRankSum(m) * At(low.u_cols, j) * At(low.xd_cols, c);
-        RoundedTerms terms;  // u is rounded, and A in it
+        RoundedTerms terms;  // u is rounded, and up in it
         for (int64_t row = 0; row < m; ++row) {
           sum += u_sum(row, j) * std::fabs(low.xd(row, c));
           terms.Add(low.u(row, j) * low.xd(row, c));
@@ -383,7 +383,8 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         d_down.AddRoundings(j * k + c, s * u_gradient, terms);
       }
     }
-    // Each element of B is a factor of m elements of h, each h of n of dA, and each u of k of dB.
+    // Each element of down is a factor of m elements of h, each h of n of d_up, and each u of k of
+    // d_down.
     bounds.h.back() = h.FinishSums(r * k);
     bounds.d_up.back() = d_up.FinishSums(m * r);
     bounds.d_down.back() = d_down.FinishSums(m * r);

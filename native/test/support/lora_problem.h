@@ -19,8 +19,9 @@ struct Precision {
   // Relative error with which a product of the low-rank vector and its matrix enters the
   // accumulators: 0 where both stay f32, 2·2⁻⁸ where both are rounded to bf16.
   double low_rank = 0;
-  // Relative error of B in h, and of the factor that is rounded in the products of the gradients: A
-  // in u, h in dA and u in dB. 0 where they stay f32, 2⁻⁸ where they are rounded to bf16.
+  // Relative error of down in h, and of the factor that is rounded in the products of the
+  // gradients: up in u, h in d_up and u in d_down. 0 where they stay f32, 2⁻⁸ where they are
+  // rounded to bf16.
   double down = 0;
   double gradients = 0;
   // The dtype of the activations, where tensor cores multiply: 16-bit ones by W and, split into
@@ -34,7 +35,7 @@ struct Precision {
   double LowRankSum(int64_t terms) const;
 
   // What a backend that rides on bf16 products does; nothing is rounded for other dtypes. A decode
-  // step reads B in f32.
+  // step reads down in f32.
   static Precision Of(DType activations, bool decodes = false) {
     const double u = activations == DType::kBF16 ? UnitRoundoff(DType::kBF16) : 0;
     return {UnitRoundoff(DType::kF32), 2 * u, decodes ? 0 : u, u};
@@ -98,8 +99,8 @@ class LoraLinearProblem {
   //   + u_H·Σᵣ|s·h_r·a_r|
   //   + 4·√r·ε·‖h‖₂·‖s·a‖₂
   //   + |y|·u_out
-  // The bounds of h, dx, dA and dB follow in the same manner. In the norm, independent roundings
-  // add up in squares.
+  // The bounds of h, dx, d_up and d_down follow in the same manner. In the norm, independent
+  // roundings add up in squares.
   LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
 };
 

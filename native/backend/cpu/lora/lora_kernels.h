@@ -1,12 +1,12 @@
-// lora_linear adds these inner loops to the matrix product (panels.h): the narrow products with A
-// and B, the repacking of both, the outer products of the gradients, and dropout masks. No other op
-// includes this file.
+// lora_linear adds these inner loops to the matrix product (panels.h): the narrow products with up
+// and down, the repacking of both, the outer products of the gradients, and dropout masks. No other
+// op includes this file.
 //
-// A [out, r] and B [r, in] are row-major f32 masters that change every step, so nothing derived
+// up [out, r] and down [r, in] are row-major f32 masters that change every step, so nothing derived
 // from them is kept between calls. Where activations are bf16, the k-steps that the big product
-// runs for LoRA round A, B and the low-rank vectors to bf16, and so do the products of the
-// gradients; h = x·Bᵀ alone reads B in f32. The table of a decode step may name copies in bf16
-// (core/ops/delta_table.h).
+// runs for LoRA round up, down and the low-rank vectors to bf16, and so do the products of the
+// gradients; h = x·downᵀ alone reads down in f32. The table of a decode step may name copies in
+// bf16 (core/ops/delta_table.h).
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ inline PanelSource RankPanels(const uint32_t* panels, size_t r, Operands operand
   return source;
 }
 
-// Returns the size of A or B as MultiplyUpTransposed reads it, with a reduction over k.
+// Returns the size of up or down as MultiplyUpTransposed reads it, with a reduction over k.
 inline size_t NarrowSize(size_t k, size_t r, Operands operands) {
   const size_t elements = CeilDiv(k, ValuesPerElement(operands));
   if (operands != Operands::kSplitF32) return elements * PaddedRank(r);
@@ -67,16 +67,16 @@ inline size_t MaskStride(size_t columns) { return ((columns + 7) / 8 + 15) / 16 
 // Writes the mask of rows [rows.begin, rows.end) of x [.., columns]; mask row 0 is row rows.begin.
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask);
 
-// h [rows, r] (stride r) ← scale · keep(x) [rows, k] · B [r, k]ᵀ. `mask` may be null.
+// h [rows, r] (stride r) ← scale · keep(x) [rows, k] · down [r, k]ᵀ. `mask` may be null.
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h);
-// The same of bf16 x and B, whose values are multiplied in pairs.
+// The same of bf16 x and down, whose values are multiplied in pairs.
 void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
                        const uint16_t* b, size_t r, float scale, float* h);
 
-// u [rows <= NarrowRows(operands), r_padded] (+)= g · A. A row of g is `elements` elements of the
-// product, and A is [elements, r_padded] of f32 or of NarrowRowsOf. Where the products are those of
-// tiles, h is computed here too, from x and B (NarrowColumnsOf).
+// u [rows <= NarrowRows(operands), r_padded] (+)= g · up. A row of g is `elements` elements of the
+// product, and up is [elements, r_padded] of f32 or of NarrowRowsOf. Where the products are those
+// of tiles, h is computed here too, from x and down (NarrowColumnsOf).
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u);
 
@@ -85,10 +85,10 @@ void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t 
                   size_t elements, const uint8_t* mask, size_t mask_stride, uint32_t* dst,
                   size_t dst_stride);
 
-// dst [NarrowSize(n, r)] ← A [n, r], with pairs of neighboring rows, rounded to bf16 or split.
+// dst [NarrowSize(n, r)] ← up [n, r], with pairs of neighboring rows, rounded to bf16 or split.
 void NarrowRowsOf(const float* a, size_t n, size_t r, Operands operands, uint32_t* dst);
-// dst [NarrowSize(k, r)] ← B [r, k] transposed, with pairs of neighboring columns, rounded to bf16
-// or split.
+// dst [NarrowSize(k, r)] ← down [r, k] transposed, with pairs of neighboring columns, rounded to
+// bf16 or split.
 void NarrowColumnsOf(const float* b, size_t r, size_t k, Operands operands, uint32_t* dst);
 
 // dst [⌈rows / 2⌉][dst_stride] ← pairs of neighboring rows of v [rows, columns], rounded to bf16.
@@ -101,7 +101,7 @@ void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
                      Operands operands, uint32_t* dst, size_t dst_stride);
 
-// Pack panel `panel` of A [n, r] or of Bᵀ [n = in, r] as a product reads it, of
+// Pack panel `panel` of up [n, r] or of downᵀ [n = in, r] as a product reads it, of
 // RankElements(r, operands). dst is the first panel's address.
 void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t panel,
                  uint32_t* dst);

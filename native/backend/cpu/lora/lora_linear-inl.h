@@ -1,6 +1,6 @@
-// The dropout mask and the narrow products h = x·Bᵀ and u = g·A of lora_kernels.h, compiled once
-// per instruction set. The outer products dA and dB are in outer-inl.h, and the operands of all of
-// them in lora_operands-inl.h.
+// The dropout mask and the narrow products h = x·downᵀ and u = g·up of lora_kernels.h, compiled
+// once per instruction set. The outer products d_up and d_down are in outer-inl.h, and the operands
+// of all of them in lora_operands-inl.h.
 #if defined(LORA_BACKEND_CPU_LORA_LORA_LINEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_LORA_LINEAR_INL_H_
 #undef LORA_BACKEND_CPU_LORA_LORA_LINEAR_INL_H_
@@ -63,7 +63,7 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
   }
 }
 
-// ---- h = x·Bᵀ --------------------------------------------------------------------------------
+// ---- h = x·downᵀ --------------------------------------------------------------------------------
 
 template <bool kBF16>
 using Value = std::conditional_t<kBF16, hwy::bfloat16_t, float>;
@@ -123,13 +123,13 @@ void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t 
   }
 }
 
-// The most rows of x at a time, and how many rows of B a tile of so many rows has: as the registers
-// allow. A sum does not depend on either.
+// The most rows of x at a time, and how many rows of down a tile of so many rows has: as the
+// registers allow. A sum does not depend on either.
 constexpr size_t kDownRows = kRegisters / 8;
 constexpr size_t DownRanks(size_t rows) { return rows <= kDownRows / 2 ? 8 : 4; }
 
-// Computes dot products along k of kRows rows of x and kRanks rows of B, both read in memory order:
-// in f32, or by pairs where both are bf16.
+// Computes dot products along k of kRows rows of x and kRanks rows of down, both read in memory
+// order: in f32, or by pairs where both are bf16.
 template <bool kBF16, bool kPairs, bool kMasked, size_t kRows, size_t kRanks>
 HWY_INLINE void DownTile(const std::byte* x, size_t k, const uint8_t* mask, const std::byte* b,
                          float scale, float* HWY_RESTRICT h, size_t r) {
@@ -240,7 +240,7 @@ void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* 
   }
 }
 
-// ---- u = g·A ---------------------------------------------------------------------------------
+// ---- u = g·up -----------------------------------------------------------------------------------
 
 // Lanes run along the ranks, with one broadcast of g per row.
 template <bool kPairs, size_t kRows, size_t kVecs>

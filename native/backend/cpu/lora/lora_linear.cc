@@ -1,12 +1,12 @@
-// y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = drop(x)·Bᵀ, for every branch that shares x. The
-// factor, of each column of y, and the bias are applied where the last sums are in registers.
+// y = factor ⊙ (x·Wᵀ + scale·h·upᵀ) + bias with h = drop(x)·downᵀ, for every branch that shares x.
+// The factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
-// A prefill repacks A, and B where x is bf16 or tiles are multiplied. Then it takes a chunk of rows
-// at a time:
+// A prefill repacks up, and down where x is bf16 or tiles are multiplied. Then it takes a chunk of
+// rows at a time:
 //   1. By row tile: x is copied into blocks where it cannot be read in place, once for all
 //      branches, and h is computed from the tile while the tile is in cache.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
-//      k-steps over [scale·h | A], so that LoRA never touches y in memory.
+//      k-steps over [scale·h | up], so that LoRA never touches y in memory.
 // Rows that have another slot of a table are another prefill. A decode step is in
 // lora_linear_decode.cc.
 #include "backend/cpu/lora/lora_linear.h"
@@ -30,8 +30,8 @@ struct ForwardBranch {
   size_t rank_elements = 0, rank_size = 0;  // of RankElements and RankSize
   bool dropout = false, has_bias = false;
   float* bias = nullptr;         // [n] f32, or null
-  uint32_t* up = nullptr;        // A in panels
-  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is; for tiles of NarrowColumnsOf
+  uint32_t* up = nullptr;        // in panels
+  uint32_t* down = nullptr;      // [r, k] in bf16, where x is; for tiles of NarrowColumnsOf
   uint32_t* low_rank = nullptr;  // [chunk][rank_size]: scale·h
   Pass* passes = nullptr;
 };
@@ -116,7 +116,7 @@ void ForwardPlan::Take(Arena& arena, size_t threads) {
   }
 }
 
-// h ← scale · keep(x) · Bᵀ for rows `r` of x, by tile registers. `mask` may be null.
+// h ← scale · keep(x) · downᵀ for rows `r` of x, by tile registers. `mask` may be null.
 void MultiplyDownTiles(const ForwardPlan& plan, const ForwardBranch& s, const BlockedRows& x,
                        Range r, const uint8_t* mask, float scale, float* h, size_t thread) {
   const size_t count = r.end - r.begin, r_padded = PaddedRank(s.r);
@@ -174,7 +174,7 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
   }
 }
 
-// Repacks A and B, with a task for each panel of A and one for each B.
+// Repacks up and down, with a task for each panel of up and one for each down.
 void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuContext& context) {
   const size_t count = args.branches.size(), width = PanelWidth();
   size_t panels = 0;

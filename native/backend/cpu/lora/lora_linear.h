@@ -17,7 +17,7 @@ constexpr int64_t kFewRows = 4;
 // Every row is computed as it would be alone, and W comes from memory once.
 PlannedCall PlanDecode(const LoraLinearForwardArgs& args, int threads);
 
-// The largest rank that a branch can have: of its own A and B, or of the table.
+// The largest rank that a branch can have: of its own up and down, or of the table.
 inline size_t MaxRankOf(const LoraLinearForwardArgs& args, const LoraBranch& branch) {
   if (branch.up) return static_cast<size_t>(branch.up.dim(1));
   return branch.site == LoraBranch::kNoSite ? 0 : static_cast<size_t>(args.table.max_rank);

@@ -1,17 +1,17 @@
 // With u = g·A per branch:
-//   dx = Σ over branches (g·W + keep(scale·u·B))
-//   dA = scale·gᵀ·h
-//   dB = scale·uᵀ·keep(x)
+//   dx = Σ over branches (g·W + keep(scale·u·down))
+//   d_up = scale·gᵀ·h
+//   d_down = scale·uᵀ·keep(x)
 //
-//   0. A and B are repacked.
+//   0. up and down are repacked.
 //   1. By row tile: g of every branch is copied into blocks where it cannot be read in place; u is
 //      summed from it in f32 and rounded to the elements of the product. It is not where an earlier
 //      call has kept u.
 //   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
 //      term is r more k-steps on the last block of g, or with dropout a pass of its own.
-//   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
-//      are added in row order. Where g is bf16, h and u are rounded to it and paired by rows; where
-//      tiles multiply f32, they are split.
+//   3. By columns: the outer products of d_up and d_down, whose sums over the rows stay in
+//      registers and are added in row order. Where g is bf16, h and u are rounded to it and paired
+//      by rows; where tiles multiply f32, they are split.
 // How the work is split over threads changes no result.
 #include <algorithm>
 #include <cstring>
@@ -35,12 +35,12 @@ struct BackwardBranch {
   float dropout_scale = 1;
   Blocks blocks;                                    // of g
   uint32_t* g = nullptr;                            // blocks of a chunk
-  uint32_t* a = nullptr;                            // A of NarrowRowsOf, or padded f32
+  uint32_t* a = nullptr;                            // up of NarrowRowsOf, or padded f32
   float* u = nullptr;                               // [m, u_stride]
   size_t u_stride = 0;                              // r_padded, or r of one that is given
   uint32_t* low_rank = nullptr;                     // [chunk][rank_size]: scale·u
   uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // of PackOuter, unless f32 is multiplied
-  uint32_t* down = nullptr;                         // Bᵀ in panels
+  uint32_t* down = nullptr;                         // transposed, in panels
   uint8_t* mask = nullptr;                          // [m][MaskStride(in)]
 };
 
@@ -131,7 +131,7 @@ void BackwardPlan::Take(Arena& arena, size_t threads) {
   }
 }
 
-// Does phase 0, with one task per panel of B of any branch, and one per branch for A.
+// Does phase 0, with one task per panel of down of any branch, and one per branch for up.
 void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuContext& context) {
   const size_t panels = args.dx ? Panels(plan.in, PanelWidth()) : 0;
   context.ParallelFor(args.branches.size() * (panels + 1), [&](size_t task, size_t) {

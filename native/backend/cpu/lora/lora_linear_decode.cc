@@ -1,7 +1,7 @@
-// The decode step of lora_linear: y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = x·Bᵀ, for rows
-// of x that belong to different sequences. x is read in place. With few rows every thread computes
-// h itself; otherwise the threads share that work. Then each streams its share of W once for all
-// rows, whatever their slots in a table are.
+// The decode step of lora_linear: y = factor ⊙ (x·Wᵀ + scale·h·upᵀ) + bias with h = x·downᵀ, for
+// rows of x that belong to different sequences. x is read in place. With few rows every thread
+// computes h itself; otherwise the threads share that work. Then each streams its share of W once
+// for all rows, whatever their slots in a table are.
 #include <algorithm>
 #include <cstring>
 #include <span>
@@ -22,7 +22,7 @@ namespace {
 constexpr size_t kHiddenRows = 4;
 static_assert(kFewRows <= kHiddenRows);
 
-// Rows of a branch that share A and B.
+// Rows of a branch that share up and down.
 struct Change {
   Range rows{0, 0};
   const void* up = nullptr;
@@ -47,7 +47,7 @@ struct DecodePlan {
   size_t m = 0, k = 0, elements = 0, h_size = 0;
   Operands operands = Operands::kF32;
   bool pairs = false, shares_h = false;
-  bool low_pairs = false;  // A, B and h are bf16 too
+  bool low_pairs = false;  // up, down and h are bf16 too
   bool has_table = false;
   size_t block_elements = 0;  // of ProductScratch
   std::vector<DecodeBranch> branches;
@@ -141,7 +141,7 @@ uint32_t* HiddenOf(const DecodeBranch& b, const Change& change, uint32_t* h) {
   return h + change.rows.begin * b.max_r;
 }
 
-// h ← scale · x · Bᵀ for those of a change's rows that are in `rows`, which are at most
+// h ← scale · x · downᵀ for those of a change's rows that are in `rows`, which are at most
 // kHiddenRows. Where h is kept, `keeps` tells whether this call stores it there.
 void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i,
                    const Change& change, Range rows, bool keeps, uint32_t* h, size_t thread) {

@@ -1,4 +1,4 @@
-// A, B and the low-rank vectors h and u as 32-bit elements (simd-inl.h) for the products of
+// up, down and the low-rank vectors h and u as 32-bit elements (simd-inl.h) for the products of
 // lora_kernels.h, compiled once per instruction set.
 #if defined(LORA_BACKEND_CPU_LORA_LORA_OPERANDS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_LORA_OPERANDS_INL_H_

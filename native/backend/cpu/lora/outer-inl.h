@@ -1,4 +1,4 @@
-// The outer products of dA and dB (lora_kernels.h), compiled once per instruction set.
+// The outer products of d_up and d_down (lora_kernels.h), compiled once per instruction set.
 #if defined(LORA_BACKEND_CPU_LORA_OUTER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_OUTER_INL_H_
 #undef LORA_BACKEND_CPU_LORA_OUTER_INL_H_

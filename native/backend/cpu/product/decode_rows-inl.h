@@ -76,7 +76,7 @@ HWY_NOINLINE void AddLowRankTile(const uint32_t* h, size_t h_stride, const uint3
 }
 
 // sums [row][kPanelWidth] += h[first, first + elements) · block, where `block` holds the same
-// elements of a panel of A.
+// elements of a panel of up.
 template <bool kPairs>
 HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const uint32_t* block,
                                    size_t elements, float* sums) {
@@ -90,12 +90,12 @@ HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const u
   }
 }
 
-// sums [row][kPanelWidth] += h · Aᵀ for `columns` rows of A from `column` on. An A of f32 is
+// sums [row][kPanelWidth] += h · upᵀ for `columns` rows of up from `column` on. An up of f32 is
 // transposed a few ranks at a time into the layout that MultiplyStep reads.
 HWY_INLINE void AddLowRank(const LowRankRows& low, size_t column, size_t columns, float* sums) {
   const size_t elements = low.pairs ? CeilDiv(low.r, size_t{2}) : low.r;
   const uint32_t* const a = low.a + column * elements;
-  // The A of the next panel arrives while this one is multiplied.
+  // The up of the next panel arrives while this one is multiplied.
   const uintptr_t next = reinterpret_cast<uintptr_t>(a + kPanelWidth * elements);
   for (size_t line = 0; line < kPanelBytes * elements; line += kCacheLine) {
     hwy::Prefetch(reinterpret_cast<const std::byte*>(next + line));

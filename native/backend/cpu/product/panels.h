@@ -100,11 +100,11 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
 void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
                  const ProductScratch& scratch, size_t chunk_rows);
 
-// Rows [begin, end) of a product that share a low-rank change: y += h·Aᵀ with A [n, r] and
+// Rows [begin, end) of a product that share a low-rank change: y += h·upᵀ with up [n, r] and
 // h [end - begin, h_stride], already scaled, both as 32-bit elements.
 struct LowRankRows {
   size_t begin = 0, end = 0;
-  bool pairs = false;           // A and h are bf16 pairs, else f32
+  bool pairs = false;           // up and h are bf16 pairs, else f32
   const uint32_t* a = nullptr;  // in panels (pack.h) where `pairs`, else row-major
   size_t r = 0;
   const uint32_t* h = nullptr;

@@ -1,7 +1,7 @@
 // Computes the linear layer for up to 16 rows of x. Reading W takes the time.
 //
-// y[m, o] = factor[o]·(Σ x[m]·W[o] + scale·Σ A[o]·h[m]) + bias[o], or with Σ A_m[o]·h[m]
-// where row m has the A of its slot in a table
+// y[m, o] = factor[o]·(Σ x[m]·W[o] + scale·Σ up[o]·h[m]) + bias[o], or with Σ up_m[o]·h[m]
+// where row m has the up of its slot in a table
 // All rows of x are computed at once, so that W is read once. A block owns 16 rows of W, and its 8
 // warps take turns of 128 columns. W is loaded from memory straight into the fragments of mma.sync
 // m16n8k16: a lane loads 16 bytes of its row. mma then sees the columns in another order than
@@ -137,8 +137,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads
     const int row = i * 8 + g;
     x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
   }
-  // Each warp computes the low-rank part of two rows, with a lane for a rank. What it needs of A is
-  // loaded before W, so that it has arrived by the end.
+  // Each warp computes the low-rank part of two rows, with a lane for a rank. What it needs of up
+  // is loaded before W, so that it has arrived by the end.
   const int64_t low_row = row0 + WarpIndex() * 2;
   const auto load_a = [&](int half, int j) {
     return low_row + half < o.n && j < o.rank ? o.a[(low_row + half) * o.rank + j] : 0.0f;

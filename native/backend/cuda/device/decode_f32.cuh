@@ -1,7 +1,7 @@
 // Computes the linear layer for up to 16 rows of x in f32. Reading W takes the time.
 //
-// y[m, o] = factor[o]·(Σ x[m]·W[o] + scale·Σ A[o]·h[m]) + bias[o], or with Σ A_m[o]·h[m] where row
-// m has the A of its slot in a table
+// y[m, o] = factor[o]·(Σ x[m]·W[o] + scale·Σ up[o]·h[m]) + bias[o], or with Σ up_m[o]·h[m] where
+// row m has the up of its slot in a table
 // A warp owns 4 rows of W, its lanes take turns of 4 columns, and sums are reduced over the lanes.
 // W may be stored in 16 bits. A lane has the same columns then, so that y has the bits of the same
 // W in f32.

@@ -1,5 +1,5 @@
-// h[m, r] = Σ drop(x)[m]·B[r] for up to 16 rows of x. A block of 256 threads computes one element
-// of h. The last blocks of a launch cast factors (cast_factors.cuh).
+// h[m, r] = Σ drop(x)[m]·down[r] for up to 16 rows of x. A block of 256 threads computes one
+// element of h. The last blocks of a launch cast factors (cast_factors.cuh).
 #pragma once
 
 #include "backend/cuda/device/cast_factors.cuh"

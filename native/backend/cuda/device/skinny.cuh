@@ -1,7 +1,7 @@
 // out[i, r] = Σ over depth of Z[i, depth]·S[depth, r], where S has few columns:
-//   kDown      Z = drop(x)  [rows, depth]           S = Bᵀ, stored [r, depth]        gives H
-//   kUp        Z = g        [rows, depth]           S = A,  stored [depth, r]        gives U
-//   kGradient  Z = drop(z)ᵀ, z [depth, outs]        S = u or h, stored [depth, r]    gives dB, dA
+//   kDown      Z = drop(x)  [rows, depth]      S = downᵀ, stored [r, depth]   gives H
+//   kUp        Z = g        [rows, depth]      S = up, stored [depth, r]      gives U
+//   kGradient  Z = drop(z)ᵀ, z [depth, outs]   S = u or h, stored [depth, r]  gives d_down, d_up
 //
 // Z is read once, which takes the time. A block owns 128 outs and one split of depth. Tiles of 16
 // KiB of Z (rows of 128 bytes of x or g; in kGradient 128 columns) and the matching S are copied by

@@ -3,8 +3,8 @@
 // CheckTable: the first row whose slot is outside of the table, and the first one that has an entry
 // with failed tensors. One block does it.
 //
-// TableDown: h[m, r] = scale·Σ x[m]·B[r] with the entry of row m. A block of 256 threads computes
-// one element of h [m, max_rank], and nothing where the rank of the row is smaller.
+// TableDown: h[m, r] = scale·Σ x[m]·down[r] with the entry of row m. A block of 256 threads
+// computes one element of h [m, max_rank], and nothing where the rank of the row is smaller.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
