@@ -12,10 +12,11 @@ import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/sour
 import type { ModelConfig } from '../models/config';
 import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { checkUnused } from '../models/save';
+import { linearModules } from '../models/tensor_table';
 import { readAdapter, writeAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { check, checkOneOf, checkOptions } from '../validate';
 import { filesOf, type AboutAdapter } from '../peft/adapter_layers';
-import { layersOf, linearModules } from './layers';
+import { layersOf } from './layers';
 import { readGgufAdapter, writeGgufAdapter } from './gguf_adapter';
 import { isMlxConfig, readMlxAdapter, writeMlxAdapter } from './mlx_adapter';
 

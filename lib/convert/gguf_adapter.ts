@@ -12,10 +12,11 @@ import type { Reading } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import type { ModelConfig } from '../models/config';
 import { families } from '../models/families';
+import { linearModules } from '../models/tensor_table';
 import { ggufModules, reordered, type GgufModule } from '../models/gguf_names';
 import { listed } from '../validate';
 import { alphaOf, type AdapterLayer } from '../peft/adapter_layers';
-import { linearModules, scaled, sharedFactor } from './layers';
+import { scaled, sharedFactor } from './layers';
 
 const refuse = (path: string, reason: string): never => {
   throw new LoRAError('ERR_ADAPTER', `${path} ${reason}`);

@@ -3,32 +3,13 @@ import { LoRAError } from '../errors';
 import { floatsOf } from '../formats/floats';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import type { ModelConfig } from '../models/config';
-import { blockPath, blockTable, HEAD } from '../models/tensor_table';
+import { linearModules } from '../models/tensor_table';
 import type { AdapterFiles } from '../peft/adapter_files';
 import { mostCommon, tensorKey, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
 import { checkAdapterTensors } from '../peft/adapter_tensors';
 import { fromPeftJson } from '../peft/config';
-import { resolveTargets, type ModulePath } from '../peft/matching';
+import { resolveTargets } from '../peft/matching';
 import { inSlices } from '../tensor/pace';
-
-/** A linear module of a model, with the sizes of its matrix. */
-export interface LinearModule extends ModulePath {
-  readonly out: number;
-  readonly in: number;
-}
-
-/** Every linear module of a model, in the order of the forward pass. */
-export function linearModules(config: ModelConfig): LinearModule[] {
-  const modules: LinearModule[] = [];
-  for (let i = 0; i < config.numHiddenLayers; i++)
-    for (const entry of blockTable(config))
-      if (entry.kind === 'linear') {
-        const { out, in: inside, module } = entry;
-        modules.push({ path: blockPath(i, module), isOutputEmbedding: false, out, in: inside });
-      }
-  modules.push({ path: HEAD, isOutputEmbedding: true, out: config.vocabSize, in: config.hiddenSize });
-  return modules;
-}
 
 /**
  * The layers of what a PEFT directory holds, in the order of the model.

@@ -23,7 +23,7 @@ import {
   type QuantizedMatrices,
   type QuantizeOptions,
 } from './quantize_options';
-import { blockPath, blockTable, expectedTensors, HEAD } from './tensor_table';
+import { expectedTensors, linearModules } from './tensor_table';
 
 const op = 'estimateMemory';
 
@@ -117,17 +117,6 @@ function configOf(config: ModelConfig | Readonly<Record<string, unknown>>): Mode
     () => `expected the content of config.json, or the config of a model, but received ${describe(config)}`,
   );
   return 'modelType' in config && 'raw' in config ? (config as ModelConfig) : parseModelConfig(config);
-}
-
-/** The linear layers with their shapes, in the order of the forward pass, the head last. */
-function linearsOf(config: ModelConfig): { path: string; out: number; in: number }[] {
-  const table = blockTable(config);
-  const linears: { path: string; out: number; in: number }[] = [];
-  for (let i = 0; i < config.numHiddenLayers; i++)
-    for (const entry of table)
-      if (entry.kind === 'linear')
-        linears.push({ path: blockPath(i, entry.module), out: entry.out, in: entry.in });
-  return [...linears, { path: HEAD, out: config.vocabSize, in: config.hiddenSize }];
 }
 
 function trained({ kind, r }: Target, { out, in: inside }: { out: number; in: number }): number {
@@ -328,9 +317,8 @@ function withGradients(
 /** Trained values, and the ranks of all layers. */
 function adapterTrained(config: ModelConfig, input: LoRAConfigInput): { parameters: number; ranks: number } {
   const adapter = normalizeLoRAConfig(input);
-  const linears = linearsOf(config);
-  const modules = linears.map(({ path }) => ({ path, isOutputEmbedding: path === HEAD }));
-  const targets = resolveTargets(adapter, modules);
+  const linears = linearModules(config);
+  const targets = resolveTargets(adapter, linears);
   let parameters = 0;
   let ranks = 0;
   for (const linear of linears) {

@@ -57,6 +57,12 @@ export function quantizePlan(op: string, value: unknown, where = 'quantize.'): Q
 
 const endsWith = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
 
+/** The paths of the modules that have matrices of their own. */
+const matrixModules = (config: ModelConfig): string[] =>
+  [...expectedTensors(config)].flatMap(([name, { length }]) =>
+    length === 2 ? [name.slice(0, -'.weight'.length)] : [],
+  );
+
 /** The paths of the modules whose matrices are quantized. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
 export function quantizedModules(
   op: string,
@@ -64,9 +70,7 @@ export function quantizedModules(
   plan: QuantizePlan,
   where = 'quantize.',
 ): Set<string> {
-  const modules = [...expectedTensors(config)]
-    .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
-    .map(([name]) => name.slice(0, -'.weight'.length));
+  const modules = matrixModules(config);
   const known = config.tieWordEmbeddings ? [...modules, HEAD] : modules;
   const unknown = plan.skip.filter((name) => !known.some((path) => endsWith(path, name)));
   check(unknown.length === 0, op, () => {
@@ -89,9 +93,7 @@ export function quantizedByConfig(config: ModelConfig): QuantizedMatrices | unde
   if (config.packed) return config.packed;
   const stated = config.raw['quantization_config'];
   if (!isRecord(stated)) return undefined;
-  const every = [...expectedTensors(config)].filter(([, shape]) => shape.length === 2);
-  const paths = every.map(([name]) => name.slice(0, -'.weight'.length));
-  const linears = paths.filter((path) => path !== EMBEDDING);
+  const linears = matrixModules(config).filter((path) => path !== EMBEDDING);
   if (stated['quant_method'] !== 'bitsandbytes')
     return allIn(
       'int8',

@@ -9,7 +9,7 @@ import type { ModelConfig } from './config';
 import { nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
 import type { QuantizePlan } from './quantize_options';
 import { codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
-import { blockPath, blockTable, EMBEDDING, HEAD } from './tensor_table';
+import { EMBEDDING, HEAD, linearModules } from './tensor_table';
 
 /** A matrix in its format. */
 export interface Codes {
@@ -96,12 +96,7 @@ export function quantizationConfig(
 ): Record<string, unknown> {
   const eight = format === 'int8';
   const weightOf = (path: string): string => (path === HEAD && config.tieWordEmbeddings ? EMBEDDING : path);
-  const linears = [
-    ...Array.from({ length: config.numHiddenLayers }, (_, i) =>
-      blockTable(config).flatMap((entry) => (entry.kind === 'linear' ? [blockPath(i, entry.module)] : [])),
-    ).flat(),
-    HEAD,
-  ];
+  const linears = linearModules(config).map(({ path }) => path);
   return {
     _load_in_4bit: !eight,
     _load_in_8bit: eight,

@@ -3,6 +3,7 @@
  * those of Hugging Face files.
  */
 import type { Linear } from '../linear/linear';
+import type { ModulePath } from '../peft/matching';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { Parameter, type Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
@@ -93,6 +94,24 @@ export function blockTable(c: ModelConfig): BlockEntry[] {
     linear('up', 'mlp.up_proj', ff, d, c.mlpBias),
     linear('down', 'mlp.down_proj', d, ff, c.mlpBias),
   ];
+}
+
+/** A linear module of a model, with the sizes of its matrix. */
+export interface LinearModule extends ModulePath {
+  readonly out: number;
+  readonly in: number;
+}
+
+/** Every linear module of a model, in the order of the forward pass, the output embedding last. */
+export function linearModules(c: ModelConfig): LinearModule[] {
+  const modules: LinearModule[] = [];
+  for (let i = 0; i < c.numHiddenLayers; i++)
+    for (const entry of blockTable(c)) {
+      if (entry.kind !== 'linear') continue;
+      const { module, out, in: inside } = entry;
+      modules.push({ path: blockPath(i, module), isOutputEmbedding: false, out, in: inside });
+    }
+  return [...modules, { path: HEAD, isOutputEmbedding: true, out: c.vocabSize, in: c.hiddenSize }];
 }
 
 /** Every tensor that a file of a model of this configuration holds, by name, with its shape. */
