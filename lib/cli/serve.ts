@@ -9,6 +9,8 @@ import { readText } from '../formats/json';
 import { adapterConfigFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import { isHubName } from '../hub/names';
+import { flagsOf } from '../options/option';
+import { engineOptions, handlerNumbers } from '../options/serving';
 import { allowSpecialTokens } from '../options/table';
 import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
@@ -31,7 +33,7 @@ export const serve = defineCommand({
       help: 'of the base in requests',
       defaultText: "its folder's",
     },
-    maxAdapters: { type: 'integer', minimum: 1, default: 16, help: 'adapters in memory at once' },
+    maxAdapters: handlerNumbers.maxAdapters,
     allowLoadFrom: {
       type: 'string',
       value: 'DIR',
@@ -55,21 +57,9 @@ export const serve = defineCommand({
       help: 'a further host name; may be repeated',
       defaultText: 'none; with keys all',
     },
-    maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
-    kvCacheBytes: {
-      type: 'integer',
-      minimum: 1,
-      default: 2 ** 30,
-      help: 'for keys and values of all texts',
-    },
-    maxQueued: { type: 'integer', minimum: 0, default: 256, help: 'requests that wait; one more is 429' },
-    defaultMaxNewTokens: {
-      formerly: 'defaultMaxTokens',
-      type: 'integer',
-      minimum: 1,
-      default: 1024,
-      help: 'of a chat that asks for no number',
-    },
+    ...flagsOf(engineOptions),
+    maxQueued: handlerNumbers.maxQueued,
+    defaultMaxNewTokens: handlerNumbers.defaultMaxNewTokens,
     defaultTemperature: {
       type: 'number',
       value: 'T',

@@ -4,6 +4,7 @@
  */
 import { isOutOfMemory, LoRAError } from '../errors';
 import { threadSetting } from '../native/device';
+import { defaultsOf, engineOptions } from '../options/serving';
 import type { Adapter } from '../peft/adapter';
 import type { AdapterUse } from '../peft/adapter_use';
 import { check, checkInteger, checkOptions } from '../validate';
@@ -18,12 +19,7 @@ import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
 import { WorkingMemory } from './working_memory';
 
-export const defaultLimits: Readonly<EngineLimits> = {
-  maxBatchSize: 16,
-  maxQueued: 256,
-  kvCacheBytes: 2 ** 30,
-  prefillChunk: 256,
-};
+export const defaultLimits: Readonly<EngineLimits> = defaultsOf(engineOptions);
 
 /** The options of {@link CausalLM.configureEngine}. */
 export interface EngineOptions {

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { toPath } from '../formats/paths';
 import { idOfSnapshot } from '../hub/cache';
 import type { CausalLM } from '../models/causal_lm';
+import { defaultsOf, handlerNumbers } from '../options/serving';
 import { check, checkBoolean, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 import type { ApiKey } from './clients';
 import { Cors, type CorsOptions } from './cors';
@@ -78,29 +79,10 @@ export interface OpenAIHandlerOptions {
   logPrompts?: boolean | undefined;
 }
 
-type Defaults = Required<{
-  [
-    K in Exclude<
-      keyof OpenAIHandlerOptions,
-      'defaultTemperature' | 'defaultMaxTokens'
-    > as OpenAIHandlerOptions[K] extends number | undefined ? K : never
-  ]: number;
-}>;
-
-const defaults: Defaults = {
-  maxAdapters: 16,
-  maxRunning: 16,
-  maxQueued: 256,
-  defaultMaxNewTokens: 1024,
-  maxMessages: 1024,
-  maxBodyBytes: 4 * 2 ** 20,
-  maxWaitingBytes: 64 * 2 ** 20,
-  bodyTimeoutMs: 30_000,
-  stallTimeoutMs: 60_000,
-};
+type HandlerNumbers = Record<keyof typeof handlerNumbers, number>;
 
 /** Every option, with what holds without it. */
-export interface HandlerSettings extends Defaults {
+export interface HandlerSettings extends HandlerNumbers {
   /** The function that was called, for sentences about its options. */
   readonly op: string;
   readonly modelName: string;
@@ -139,12 +121,12 @@ export function handlerSettings(
     'cors',
     'allowSpecialTokens',
   ];
-  checkOptions(op, options, [...Object.keys(defaults), ...others]);
-  const numbers = { ...defaults };
-  for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
+  checkOptions(op, options, [...Object.keys(handlerNumbers), ...others]);
+  const numbers: HandlerNumbers = defaultsOf(handlerNumbers);
+  for (const name of Object.keys(numbers) as (keyof HandlerNumbers)[]) {
     const value = options[name] ?? (name === 'defaultMaxNewTokens' ? options.defaultMaxTokens : undefined);
     if (value === undefined) continue;
-    checkInteger(op, name, value, name === 'maxQueued' ? 0 : 1);
+    checkInteger(op, name, value, handlerNumbers[name].minimum);
     numbers[name] = value;
   }
   const {
