@@ -3,13 +3,13 @@ import { DeltaTable } from '../linear/delta_table';
 import type { Linear } from '../linear/linear';
 import { entry } from '../native/calls';
 import type { Device } from '../native/device';
-import { loraLinearGroup } from '../ops';
 import type { Adapter } from '../peft/adapter';
 import type { RowDeltas } from '../peft/adapter_use';
 import {
   fitsTable,
   haveFactors,
   largestRank,
+  tableForward,
   tableOperands,
   type TableOperands,
 } from '../peft/table_operands';
@@ -33,7 +33,6 @@ export class AdapterSlots {
   readonly #count: number;
   readonly #ids = new WeakMap<Adapter, number>();
   readonly #shares = new WeakMap<Adapter, boolean>();
-  readonly #sites: ReadonlyMap<string, number>;
   #lastId = 0;
   #slots: (Slot | undefined)[] = [];
   #maxRank = 0;
@@ -45,7 +44,6 @@ export class AdapterSlots {
     this.#device = device;
     this.#dtype = dtype;
     this.#count = count;
-    this.#sites = new Map(linears.map(({ path }, site) => [path, site]));
   }
 
   /** A number that no other adapter has or will have. */
@@ -130,16 +128,7 @@ export class AdapterSlots {
   /** The layers of a step whose rows have these slots, [m] i32, −1 for none. */
   rows(slots: Tensor): RowDeltas | undefined {
     const table = this.#table;
-    if (!table) return undefined;
-    return {
-      distinct: [],
-      forward: (x, linears) =>
-        loraLinearGroup(
-          x,
-          linears.map(({ path, weight, bias }) => ({ weight, bias, site: this.#sites.get(path) })),
-          { phase: 'decode', rows: { table, slots } },
-        ),
-    };
+    return table && { distinct: [], forward: tableForward(table, this.#linears, slots, 'decode') };
   }
 
   /** Forgets an adapter that is removed. */

@@ -2,11 +2,10 @@
 import { DeltaTable } from '../linear/delta_table';
 import { forwardGroup, type Linear } from '../linear/linear';
 import type { Device } from '../native/device';
-import { loraLinearGroup } from '../ops';
 import { joinRows, splitRows } from '../ops/rows';
 import type { Adapter } from '../peft/adapter';
 import type { RowDeltas } from '../peft/adapter_use';
-import { largestRank, tableOperands } from '../peft/table_operands';
+import { largestRank, tableForward, tableOperands } from '../peft/table_operands';
 import { fromBytes } from '../tensor/create';
 import { isRecording, track } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
@@ -18,16 +17,10 @@ interface Run {
   readonly dropoutForward: number | undefined;
 }
 
-/** The table of a call without gradients: all rows of a layer are then one product. */
-interface Table {
-  readonly table: DeltaTable;
-  readonly slots: Tensor;
-  readonly sites: ReadonlyMap<string, number>;
-}
-
 export class RowAdapters implements RowDeltas {
   readonly #runs: Run[] = [];
-  #table: Table | undefined;
+  /** In a call without gradients: all rows of a layer are then one product. */
+  #inTable: RowDeltas['forward'] | undefined;
 
   /** One adapter per row; null: the base alone. `train`: with dropout. */
   constructor(
@@ -66,20 +59,13 @@ export class RowAdapters implements RowDeltas {
     const slots = this.adapters.flatMap((adapter) =>
       Array<number>(length).fill(adapter ? distinct.indexOf(adapter) : -1),
     );
-    this.#table = {
-      table,
-      slots: fromBytes(new Uint8Array(new Int32Array(slots).buffer), 'i32', [slots.length], device),
-      sites: new Map(changed.map(({ path }, site) => [path, site])),
-    };
+    const ofRows = fromBytes(new Uint8Array(new Int32Array(slots).buffer), 'i32', [slots.length], device);
+    this.#inTable = tableForward(table, changed, ofRows);
   }
 
   /** x [b, .., in] → y [b, .., out] of each layer. */
   forward(x: Tensor, linears: readonly Linear[]): Tensor[] {
-    if (this.#table) {
-      const { table, slots, sites } = this.#table;
-      const branches = linears.map(({ path, weight, bias }) => ({ weight, bias, site: sites.get(path) }));
-      return loraLinearGroup(x, branches, { rows: { table, slots } });
-    }
+    if (this.#inTable) return this.#inTable(x, linears);
     const { distinct } = this;
     if (!linears.some(({ path }) => distinct.some((adapter) => adapter.delta(path))))
       return forwardGroup(

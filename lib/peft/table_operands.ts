@@ -1,7 +1,12 @@
-/** What an adapter puts into the slot of a table (linear/delta_table.ts). */
+/** What an adapter puts into the slot of a table (linear/delta_table.ts), and the layers of a call whose rows have slots. */
 import type { AddedOperands } from '../linear/delta';
+import type { DeltaTable } from '../linear/delta_table';
 import { addedOperands, type Linear } from '../linear/linear';
+import type { LinearPhase } from '../native/binding';
+import { loraLinearGroup } from '../ops';
+import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from './adapter';
+import type { RowDeltas } from './adapter_use';
 
 /** What it adds to each of these layers. */
 export type TableOperands = readonly (AddedOperands | undefined)[];
@@ -32,3 +37,17 @@ export const haveFactors = (operands: TableOperands): boolean =>
 /** The largest rank among them, at least 1. */
 export const largestRank = (operands: TableOperands): number =>
   Math.max(1, ...operands.flatMap((each) => each?.up?.shape[1] ?? []));
+
+/** What computes layers with the changes of a table, whose sites are `sites`; `slots` [m] i32: that of each row, −1 for none. */
+export function tableForward(
+  table: DeltaTable,
+  sites: readonly Linear[],
+  slots: Tensor,
+  phase?: LinearPhase,
+): RowDeltas['forward'] {
+  const siteOf = new Map(sites.map(({ path }, site) => [path, site]));
+  return (x, linears) => {
+    const branches = linears.map(({ path, weight, bias }) => ({ weight, bias, site: siteOf.get(path) }));
+    return loraLinearGroup(x, branches, { phase, rows: { table, slots } });
+  };
+}
