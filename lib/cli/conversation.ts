@@ -4,6 +4,7 @@ import { LoRAError } from '../errors';
 import type { SamplingOptions } from '../engine/sampling';
 import type { CausalLM } from '../models/causal_lm';
 import type { GenerationResult } from '../models/generate';
+import { chatIds } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 
 export interface ConversationOptions extends Omit<SamplingOptions, 'signal'> {
@@ -114,8 +115,7 @@ export class Conversation {
     for (let history = this.#history; ; history = withoutOldest(history)) {
       const messages = [...system, ...history, question];
       const chat = { addGenerationPrompt: true, allowSpecialTokens: this.allowSpecialTokens };
-      const { text, ordinary } = await tokenizer.chatTextAsync(messages, chat, signal);
-      const ids = await tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
+      const ids = await chatIds(tokenizer, await tokenizer.chatTextAsync(messages, chat, signal), signal);
       if (ids.length + room <= context) return { ids, history };
       if (history.length > 0) continue;
       if (ids.length < context) return { ids, history };

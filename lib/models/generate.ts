@@ -9,6 +9,7 @@ import type { TokenConstraint } from '../grammar/constraint';
 import { merged } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import { checkChatOptions } from '../text/chat';
+import { chatIds } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 import type { Tokenizer } from '../text/tokenizer';
 import { check, describe, isListOf } from '../validate';
@@ -82,26 +83,15 @@ export async function promptIds(
       TAG,
       `expected the prompt to be a text, ids or messages but received ${describe(prompt)}`,
     );
-    ids = isConversation(prompt)
-      ? await chatIds(tokenizer(), prompt, chat, signal)
-      : Array.from(prompt as readonly number[]);
+    if (isConversation(prompt)) {
+      const options = { ...chat, addGenerationPrompt: chat.continueAssistant !== true };
+      ids = await chatIds(tokenizer(), await tokenizer().chatTextAsync(prompt, options, signal), signal);
+    } else ids = Array.from(prompt as readonly number[]);
   }
   check(ids.length > 0, TAG, 'expected a prompt of at least one token but received none');
   const bad = ids.find((id) => !Number.isSafeInteger(id) || id < 0 || id >= vocabSize);
   check(bad === undefined, TAG, `expected ids from 0 to ${vocabSize - 1} but received ${describe(bad)}`);
   return ids;
-}
-
-async function chatIds(
-  tokenizer: Tokenizer,
-  messages: ChatMessage[],
-  chat: ConversationOptions,
-  signal?: AbortSignal,
-): Promise<number[]> {
-  const addGenerationPrompt = chat.continueAssistant !== true;
-  const options = { ...chat, addGenerationPrompt };
-  const { text, ordinary } = await tokenizer.chatTextAsync(messages, options, signal);
-  return tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
 }
 
 /**

@@ -13,7 +13,7 @@ import {
   type Fields,
 } from './fields';
 import { chatFormat, type CallFinder } from './formats';
-import { chatIds, checkConversation, type TemplateFields } from './prompt_ids';
+import { conversationIds, checkConversation, type TemplateFields } from './prompt_ids';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
 import { callParser, openingOf } from './tool_calls';
@@ -84,7 +84,7 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
     promptCount: 1,
     knownTokens: 0,
     checkLengths: (signal) => checkConversation(call, messages, { ...template, signal }),
-    prompts: async (signal) => [await chatIds(call, messages, { ...template, signal })],
+    prompts: async (signal) => [await conversationIds(call, messages, { ...template, signal })],
     sampling,
     maxTokens: maxTokensField(fields),
     logprobs,

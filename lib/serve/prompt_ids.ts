@@ -1,5 +1,5 @@
 /** Prompts as ids. A text becomes ids in its client's turn, and only where it may fit the model's context. */
-import type { ChatText } from '../text/marks';
+import { chatIds, type ChatText } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 import { invalid } from './api_error';
 import type { Fields } from './fields';
@@ -75,7 +75,7 @@ export async function checkConversation(
 }
 
 /** Ids of a conversation, up to where the assistant answers. */
-export function chatIds(
+export function conversationIds(
   { service, client }: Call,
   messages: readonly ChatMessage[],
   { signal, opening = '', ...fields }: TemplateFields & { readonly signal: AbortSignal },
@@ -83,6 +83,6 @@ export function chatIds(
   const { tokenizer } = service.model;
   return service.inTurn(client, signal, async () => {
     const { text, ordinary } = await chatText(service, messages, { ...fields, signal });
-    return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, ordinary, signal });
+    return chatIds(tokenizer, { text: text + opening, ordinary }, signal);
   });
 }

@@ -3,7 +3,7 @@ import { describe, isListOf } from '../validate';
 import { invalid } from './api_error';
 import { messagesField } from './chat_endpoint';
 import { booleanField, needed, stringField, type Fields } from './fields';
-import { chatIds, textIds } from './prompt_ids';
+import { conversationIds, textIds } from './prompt_ids';
 import type { Call } from './service';
 
 export async function tokenize(call: Call, fields: Fields): Promise<void> {
@@ -11,7 +11,7 @@ export async function tokenize(call: Call, fields: Fields): Promise<void> {
   const { signal } = exchange;
   let tokens: number[];
   if (fields['messages'] != null) {
-    tokens = await chatIds(call, messagesField(fields, service.settings.maxMessages), { signal });
+    tokens = await conversationIds(call, messagesField(fields, service.settings.maxMessages), { signal });
   } else {
     const prompt = needed(stringField(fields, 'prompt'), 'prompt or messages');
     const addSpecialTokens = booleanField(fields, 'add_special_tokens') ?? true;

@@ -9,6 +9,21 @@ export interface ChatText {
   readonly ordinary: readonly number[];
 }
 
+/** What makes ids of texts in slices: a Tokenizer. */
+interface Encoder {
+  encodeAsync(
+    text: string,
+    options: { addSpecialTokens: false; ordinary: readonly number[]; signal?: AbortSignal | undefined },
+  ): Promise<number[]>;
+}
+
+/** The ids of a conversation. Its template has written the special tokens. */
+export const chatIds = (
+  tokenizer: Encoder,
+  { text, ordinary }: ChatText,
+  signal?: AbortSignal,
+): Promise<number[]> => tokenizer.encodeAsync(text, { addSpecialTokens: false, ordinary, signal });
+
 /** The private use area. */
 const [firstMark, lastMark] = [0xe000, 0xf8ff];
 
