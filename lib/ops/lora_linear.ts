@@ -5,7 +5,7 @@
  *   dx = Wᵀ·g + drop(scale·downᵀ·u),  dUp = scale·gᵀ·h,  dDown = scale·uᵀ·drop(x)
  */
 import { LoRAError } from '../errors';
-import { type BackwardFunction, type FirstPart, needsGrad, record } from '../tensor/autograd';
+import { type BackwardFunction, type InputGradients, needsGrad, record } from '../tensor/autograd';
 import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
@@ -151,7 +151,7 @@ function recordGroup(
     wantUp: b.up?.requiresGrad ?? false,
     wantDown: b.down?.requiresGrad ?? false,
   }));
-  const keptX = branches.some(adapterNeedsGrad) ? save(x) : null; // the last one, as `first` wants it
+  const keptX = branches.some(adapterNeedsGrad) ? save(x) : null; // the last one, as `inputGradients` wants it
   const { shape, dtype, device } = x;
   const rows = numelOf(shape.slice(0, -1));
   const f32 = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
@@ -166,13 +166,12 @@ function recordGroup(
   type Live = ReturnType<typeof liveOf>;
 
   /**
-   * The gradients of all inputs, in their order; or the `first` of them, those of x and the biases, and u of each branch; or the `rest`, which
-   * takes that u.
+   * The gradients of all inputs, in their order; or those of x and the biases, and u of each branch; or those of A and B, which take that u.
    */
-  const compute = (live: Live, part: 'all' | 'first' | 'rest', givenU: (Tensor | null)[] = []) => {
-    const [first, rest] = [part !== 'rest', part !== 'first'];
+  const compute = (live: Live, part: 'all' | 'input' | 'weights', givenU: (Tensor | null)[] = []) => {
+    const [input, weights] = [part !== 'weights', part !== 'input'];
     const [dx, dUp, dDown, u] = call().loraLinearBackward(
-      rest ? (keptX?.().handle ?? null) : null,
+      weights ? (keptX?.().handle ?? null) : null,
       live.map(({ b }) =>
         nativeBranch({
           weight: b.weight,
@@ -183,12 +182,12 @@ function recordGroup(
         }),
       ),
       live.map(({ gz }) => gz.handle),
-      live.map(({ b }) => (rest ? (b.h?.().handle ?? null) : null)),
+      live.map(({ b }) => (weights ? (b.h?.().handle ?? null) : null)),
       givenU.map((t) => t?.handle ?? null),
-      first && wantDx,
-      live.map(({ b }) => rest && b.wantUp),
-      live.map(({ b }) => rest && b.wantDown),
-      !rest,
+      input && wantDx,
+      live.map(({ b }) => weights && b.wantUp),
+      live.map(({ b }) => weights && b.wantDown),
+      !weights,
     );
     const gradients = [dx === null ? null : wrap(dx, dtype, shape, device)];
     kept.forEach((b, i) => {
@@ -198,7 +197,7 @@ function recordGroup(
         gradients.push(f32(dUp[at], [b.weight.rows, r]), f32(dDown[at], [r, b.weight.cols]));
       }
       if (b.bias) {
-        const g = at < 0 || !first || !b.bias.wanted ? null : live[at]!.g;
+        const g = at < 0 || !input || !b.bias.wanted ? null : live[at]!.g;
         gradients.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
       }
     });
@@ -210,22 +209,22 @@ function recordGroup(
     current = tensors;
     return compute(liveOf(grads), 'all').gradients;
   };
-  const first: FirstPart = (grads, tensors) => {
+  const inputGradients: InputGradients = (grads, tensors) => {
     current = tensors;
     const live = liveOf(grads);
-    const { gradients, u } = compute(live, 'first');
-    const rest: BackwardFunction = (keptByFirst, all) => {
+    const { gradients, u } = compute(live, 'input');
+    const weightGradients: BackwardFunction = (keptOfInput, all) => {
       current = all;
-      const left = live.map((entry, at) => ({ ...entry, gz: keptByFirst[at]! }));
-      return compute(left, 'rest', keptByFirst.slice(live.length)).gradients;
+      const left = live.map((entry, at) => ({ ...entry, gz: keptOfInput[at]! }));
+      return compute(left, 'weights', keptOfInput.slice(live.length)).gradients;
     };
-    return { gradients, kept: [...live.map(({ gz }) => gz), ...u], rest };
+    return { gradients, kept: [...live.map(({ gz }) => gz), ...u], weightGradients };
   };
-  // On the CPU the rest would make the masks of dropout once more, which takes longer than computing x does.
+  // On the CPU the second half would make the masks of dropout once more, which takes longer than computing x does.
   const masksCost =
     device === 'cpu' && branches.some(({ dropout }) => dropout !== undefined && dropout.p > 0);
   record(inputs, outputs, saved, backward, {
     release: () => kept.forEach((b) => b.weight.release()),
-    first: keptX && !masksCost ? first : undefined,
+    inputGradients: keptX && !masksCost ? inputGradients : undefined,
   });
 }

@@ -34,10 +34,10 @@ function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dty
   const rstd = wrap(rstdHandle, 'f32', [numelOf(x.shape.slice(0, -1))], x.device);
   const [wantX, wantAddend, wantW] = [x.requiresGrad, addend?.requiresGrad ?? false, weight.requiresGrad];
   const addendType = addend?.dtype ?? x.dtype;
-  const backward: BackwardFunction = (grads, [ks, kw, kr], rewrite) => {
+  const backward: BackwardFunction = (grads, [ks, kw, kr], rematerialize) => {
     const g = grads.at(-1)!;
     const gSum = addend ? grads[0]! : null;
-    let [dx, dAddend, rewritten] = [gSum, null as Tensor | null, null as Tensor | null];
+    let [dx, dAddend, rematerialized] = [gSum, null as Tensor | null, null as Tensor | null];
     const dw = g && wantW ? weightGradient(ks!, kr!, g) : null; // first, since y may take the place of g
     if (g && (wantX || wantAddend)) {
       const cast = wantAddend && addendType !== ks!.dtype;
@@ -48,18 +48,18 @@ function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dty
         g.handle,
         gSum?.handle ?? null,
         eps,
-        rewrite ? g.handle : null,
+        rematerialize ? g.handle : null,
         cast,
       );
       dx = wrap(handles[0], ks!.dtype, ks!.shape, ks!.device);
-      if (rewrite) rewritten = g;
+      if (rematerialize) rematerialized = g;
       if (handles[1]) dAddend = wrap(handles[1], addendType, ks!.shape, ks!.device);
     }
     if (wantAddend && dx) dAddend ??= addendType === dx.dtype ? dx : rawCast(dx, addendType);
-    return [wantX ? dx : null, ...(addend ? [dAddend] : []), dw, rewritten];
+    return [wantX ? dx : null, ...(addend ? [dAddend] : []), dw, rematerialized];
   };
-  const again = ([ks, kw]: Tensor[]): Tensor => norm(ks!, null, kw!, eps, dtype)[1];
-  record(inputs, addend ? [sum, y] : [y], [sum, weight, rstd], backward, { again });
+  const rematerialize = ([ks, kw]: Tensor[]): Tensor => norm(ks!, null, kw!, eps, dtype)[1];
+  record(inputs, addend ? [sum, y] : [y], [sum, weight, rstd], backward, { rematerialize });
   rstd.dispose();
   return [sum, y];
 }

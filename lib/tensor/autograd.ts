@@ -11,23 +11,24 @@ import { isRecording, runDetached, Scope } from './scope';
 import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, type Edge, type Tensor } from './tensor';
 
 /**
- * Gradients of the outputs (null where none arrives) to gradients of the inputs (null where none flows). `rewrite` asks an op that has
- * `again` for its last output too, in place of that output's gradient, whose memory it then takes: the op may return it after the others.
+ * Takes the gradients of the outputs and gives those of the inputs, null where there is none. With `rematerialize` an op may write its last
+ * output over the gradient of that output, and return it after the gradients; only ops that record a `rematerialize` are asked to.
  */
 export type BackwardFunction = (
   grads: (Tensor | null)[],
   saved: Tensor[],
-  rewrite: boolean,
+  rematerialize: boolean,
 ) => (Tensor | null)[];
 
 /**
- * The first part of a backward function, which has no last saved tensor: that tensor's gradient, and others. The `rest` is what is left,
- * with all saved tensors, and with `kept` as its `grads`. Together they give each gradient once, with the bits that it has without parts.
+ * The first half of a backward function that can run in two. It does without the last saved tensor, whose gradient it gives. The second half,
+ * `weightGradients`, gives the gradients that need that tensor; its `grads` are what the first half `kept`. Both halves together give the
+ * bits of the whole function.
  */
-export type FirstPart = (
+export type InputGradients = (
   grads: (Tensor | null)[],
   saved: Tensor[],
-) => { gradients: (Tensor | null)[]; kept: (Tensor | null)[]; rest: BackwardFunction };
+) => { gradients: (Tensor | null)[]; kept: (Tensor | null)[]; weightGradients: BackwardFunction };
 
 /** Output `index` of a node. */
 class Output implements Edge {
@@ -46,7 +47,7 @@ const outputOf = (tensor: Tensor): Output | null => edgeOf(tensor) as Output | n
 
 type Source = Output | { readonly leaf: Tensor } | null;
 
-/** What backward() reads: a tensor that is held, or the output of an op that computes it again. */
+/** What backward() reads: a tensor that is held, or the output of an op that rematerializes it. */
 type Saved = Tensor | Output;
 
 interface Node {
@@ -55,19 +56,19 @@ interface Node {
   versions: (readonly [Parameter, number])[];
   saved: Saved[];
   backward: BackwardFunction | null; // null once freed
-  first: FirstPart | null;
-  again: Recomputation | null;
-  /** Nodes that wait for the last output, newest first. The first part of each has run; the rest is its `backward` now. */
+  inputGradients: InputGradients | null;
+  rematerialize: Rematerialization | null;
+  /** Nodes that wait for the last output, newest first. The first half of each has run; the second is its `backward` now. */
   waiting: Node[];
   release: (() => void) | null;
-  /** Of the outputs; for a node that waits, what its first part kept. */
+  /** Of the outputs; for a node that waits, what its first half kept. */
   grads: (Tensor | null)[];
   /** Live output tensors and nodes that take an output as input. */
   users: number;
 }
 
-/** The saved tensors of an op to its last output, with the bits that it had. */
-type Recomputation = (saved: Tensor[]) => Tensor;
+/** Computes the last output of an op from its saved tensors, with the bits that it had. */
+type Rematerialization = (saved: Tensor[]) => Tensor;
 
 interface RecordOptions {
   /** Runs once, when the node is freed. */
@@ -76,9 +77,9 @@ interface RecordOptions {
    * For an op whose last output costs little beside those that read it, and which saves what that is computed from. An op
    * that saves this output then holds no memory for it: backward() computes it once more.
    */
-  again?: Recomputation;
-  /** For an op whose last saved tensor is an input that only gradients of other inputs read. Not beside `again`. */
-  first?: FirstPart | undefined;
+  rematerialize?: Rematerialization;
+  /** For an op whose last saved tensor is an input that only gradients of other inputs read. Not beside `rematerialize`. */
+  inputGradients?: InputGradients | undefined;
 }
 
 let created = 0;
@@ -95,7 +96,7 @@ export function record(
   outputs: readonly Tensor[],
   saved: readonly Tensor[],
   backward: BackwardFunction,
-  { release, again, first }: RecordOptions = {},
+  { release, rematerialize, inputGradients }: RecordOptions = {},
 ): void {
   if (!needsGrad(inputs)) {
     release?.();
@@ -112,8 +113,8 @@ export function record(
       .map((x) => [x, x.version] as const),
     saved: saved.map((t) => save(t, inputs)),
     backward,
-    first: first ?? null,
-    again: again ?? null,
+    inputGradients: inputGradients ?? null,
+    rematerialize: rematerialize ?? null,
     waiting: [],
     release: release ?? null,
     grads: outputs.map(() => null),
@@ -139,18 +140,18 @@ function sourceOf(input: Tensor): Source {
 const isHeld = (saved: Saved): saved is Tensor => !('node' in saved);
 
 /**
- * A node keeps those that made its inputs alive, and they are freed after its first part. Only one op is computed again for a saved
- * tensor, so that a chain of such ops costs no more than twice its time.
+ * A node keeps those that made its inputs alive, and they are freed after its first half. Only one op is rematerialized for a saved tensor,
+ * so that a chain of such ops costs no more than twice its time.
  */
 function save(t: Tensor, inputs: readonly Tensor[]): Saved {
   const edge = outputOf(t);
-  const again = edge?.node.again && edge.index === edge.node.grads.length - 1;
-  return again && edge.node.saved.every(isHeld) && inputs.includes(t) ? edge : alias(t);
+  const rematerialized = edge?.node.rematerialize && edge.index === edge.node.grads.length - 1;
+  return rematerialized && edge.node.saved.every(isHeld) && inputs.includes(t) ? edge : alias(t);
 }
 
-/** Reads what save() kept. A tensor that is computed again belongs to the scope of the caller. */
+/** Reads what save() kept. A tensor that is rematerialized belongs to the scope of the caller. */
 function read(saved: Saved): Tensor {
-  return isHeld(saved) ? saved : saved.node.again!(saved.node.saved.filter(isHeld));
+  return isHeld(saved) ? saved : saved.node.rematerialize!(saved.node.saved.filter(isHeld));
 }
 
 /** Counts one output tensor, or one node that takes an output, less; frees what nothing can reach any more. */
@@ -166,12 +167,12 @@ function endUse(last: Node): void {
 /** Drops what a node holds; backward === null is how a second backward() recognizes it. */
 function free(node: Node): void {
   node.backward = null;
-  node.first = null;
+  node.inputGradients = null;
   node.inputs = [];
   node.versions = [];
   for (const t of node.saved) if (isHeld(t)) t.dispose();
   node.saved = [];
-  node.again = null;
+  node.rematerialize = null;
   node.waiting = [];
   node.release?.();
   node.release = null;
@@ -276,15 +277,15 @@ function* run(nodes: readonly Node[]): Generator<void, void, void> {
 function step(node: Node): void {
   if (node.grads.every((g) => g === null) || node.backward === null) return free(node);
   const source = waitsFor(node);
-  if (source !== null) return begin(node, node.first!, source);
+  if (source !== null) return begin(node, node.inputGradients!, source);
   const { inputs, grads, backward } = node;
   const waiting = node.waiting.filter((late) => late.backward !== null);
   const last = grads.at(-1)!;
-  const rewrite = waiting.length > 0 && last !== null && storageOf(last).exclusive;
+  const rematerialize = waiting.length > 0 && last !== null && storageOf(last).exclusive;
   const results = gradientsOf(node, () => {
     const saved = node.saved.map(read);
-    const gradients = backward([...grads], saved, rewrite);
-    const output = waiting.length > 0 ? (gradients[inputs.length] ?? node.again!(saved)) : null;
+    const gradients = backward([...grads], saved, rematerialize);
+    const output = waiting.length > 0 ? (gradients[inputs.length] ?? node.rematerialize!(saved)) : null;
     for (const late of waiting) late.saved.splice(-1, 1, alias(output!));
     return gradients.slice(0, inputs.length);
   });
@@ -292,29 +293,29 @@ function step(node: Node): void {
 }
 
 /**
- * The op whose output is the last saved tensor of a node, where it shall run its backward function before the rest of the node's: it reads
- * what that output is computed from anyway. The rest must then have no gradient for a node that comes before it.
+ * The op whose output is the last saved tensor of a node, where its backward function shall run between the two halves of the node's: it reads
+ * what that output is computed from anyway. The second half must then have no gradient for a node that comes before that op.
  */
-function waitsFor({ first, saved, inputs }: Node): Node | null {
+function waitsFor({ inputGradients, saved, inputs }: Node): Node | null {
   const last = saved.at(-1);
-  if (first === null || last === undefined || isHeld(last)) return null;
+  if (inputGradients === null || last === undefined || isHeld(last)) return null;
   const comesLater = (source: Source): boolean =>
     source === null || source === last || 'leaf' in source || source.node.id < last.node.id;
   return inputs.every(comesLater) ? last.node : null;
 }
 
-/** Runs the first part of a node, which then waits for `source`. */
-function begin(node: Node, first: FirstPart, source: Node): void {
+/** Runs the first half of a node's backward function; the node then waits for `source`. */
+function begin(node: Node, inputGradients: InputGradients, source: Node): void {
   let kept: (Tensor | null)[] = [];
   const results = gradientsOf(null, () => {
-    const part = first([...node.grads], node.saved.slice(0, -1).map(read));
-    kept = part.kept.map((t) => t && alias(t));
-    node.backward = part.rest;
-    return part.gradients;
+    const half = inputGradients([...node.grads], node.saved.slice(0, -1).map(read));
+    kept = half.kept.map((t) => t && alias(t));
+    node.backward = half.weightGradients;
+    return half.gradients;
   });
   for (const g of node.grads) g?.dispose();
   node.grads = kept;
-  node.first = null;
+  node.inputGradients = null;
   source.waiting.push(node);
   addUp(node.inputs, results);
 }

@@ -1,4 +1,4 @@
-/** Backward functions in two parts: the rest of one runs after that of the op whose output it reads. */
+/** Backward functions in two halves: the second of one runs after that of the op whose output it reads. */
 import {
   memoryUsage,
   parameter,
@@ -22,7 +22,7 @@ import { bits, list, seeded } from '../support/numbers';
 const device = 'reference';
 const mul = (a: Tensor, b: Tensor): Tensor => rawBinary('mul', a, b, 'f32', a.shape);
 
-/** What ran, and what fails or leaves its output to `again`. */
+/** What ran, and what fails or leaves its output to `rematerialize`. */
 let log: string[] = [];
 let failing = '';
 beforeEach(() => {
@@ -41,17 +41,17 @@ function squared(x: Tensor, gives = true): Tensor {
     [x],
     [y],
     [x],
-    ([g], [kept], rewrite) => {
-      ran(rewrite ? 'square, asked for y' : 'square');
+    ([g], [kept], rematerialize) => {
+      ran(rematerialize ? 'square, asked for y' : 'square');
       const half = mul(kept!, g!);
       const dx = rawBinary('add', half, half, 'f32', half.shape);
-      if (!rewrite || !gives) return [dx];
+      if (!rematerialize || !gives) return [dx];
       call().copyInto(mul(kept!, kept!).handle, g!.handle);
       return [dx, g!];
     },
     {
-      again: ([kept]) => {
-        ran('again');
+      rematerialize: ([kept]) => {
+        ran('rematerialize');
         return mul(kept!, kept!);
       },
     },
@@ -60,7 +60,7 @@ function squared(x: Tensor, gives = true): Tensor {
 }
 
 /** z = y·w, whose gradient of y does not read y. `shares` gives the gradient of z itself to y, as where w is 1. */
-function product(y: Tensor, w: Tensor, { parts = true, shares = false, name = 'product' } = {}): Tensor {
+function product(y: Tensor, w: Tensor, { halves = true, shares = false, name = 'product' } = {}): Tensor {
   const z = mul(y, w);
   record(
     [y, w],
@@ -70,15 +70,15 @@ function product(y: Tensor, w: Tensor, { parts = true, shares = false, name = 'p
       ran(name);
       return [mul(g!, kw!), mul(g!, ky!)];
     },
-    parts
+    halves
       ? {
-          first: ([g], [kw]) => {
-            ran(`${name}, first`);
+          inputGradients: ([g], [kw]) => {
+            ran(`${name}, input`);
             return {
               gradients: [shares ? g! : mul(g!, kw!), null],
               kept: [null, g!],
-              rest: ([none, kept], [, ky]) => {
-                ran(`${name}, rest`);
+              weightGradients: ([none, kept], [, ky]) => {
+                ran(`${name}, weights`);
                 expect(none).toBeNull();
                 return [null, mul(kept!, ky!)];
               },
@@ -94,10 +94,10 @@ const leaf = (...values: number[]): Parameter => parameter(tensor(values, { devi
 const gradients = (...leaves: Parameter[]): Promise<number[][]> =>
   Promise.all(leaves.map((p) => list(p.grad)));
 
-test('the rest runs after the op that gives what it reads, which is then not computed again', async () => {
+test('the second half runs after the op that gives what it reads, which is then not computed again', async () => {
   const [x, w] = [leaf(1, 2, 3), leaf(4, 5, 6)];
   tidy(() => product(squared(x), w).sum().backward());
-  expect(log).toEqual(['product, first', 'square, asked for y', 'product, rest']);
+  expect(log).toEqual(['product, input', 'square, asked for y', 'product, weights']);
   expect(await gradients(x, w)).toEqual([
     [8, 20, 36],
     [1, 4, 9],
@@ -113,7 +113,7 @@ test('an op that does not give its output is computed again, once for all that w
       .sum()
       .backward();
   });
-  const parts = ['b, first', 'a, first', 'square, asked for y', 'again', 'b, rest', 'a, rest'];
+  const parts = ['b, input', 'a, input', 'square, asked for y', 'rematerialize', 'b, weights', 'a, weights'];
   expect(log).toEqual(parts);
   expect(await gradients(x, v, w)).toEqual([
     [22, 52, 90],
@@ -131,17 +131,17 @@ test('several that wait for one op get its output, and their gradients of it and
       .sum()
       .backward();
   });
-  expect(log).toEqual(['b, first', 'a, first', 'square, asked for y', 'b, rest', 'a, rest']);
+  expect(log).toEqual(['b, input', 'a, input', 'square, asked for y', 'b, weights', 'a, weights']);
   expect(await gradients(x, w)).toEqual([
     [16, 40, 72],
     [2, 8, 18],
   ]);
 });
 
-test('an op without parts computes what it reads again', async () => {
+test('an op without halves computes what it reads again', async () => {
   const [x, w] = [leaf(1, 2), leaf(4, 5)];
-  tidy(() => product(squared(x), w, { parts: false }).sum().backward());
-  expect(log).toEqual(['again', 'product', 'square']);
+  tidy(() => product(squared(x), w, { halves: false }).sum().backward());
+  expect(log).toEqual(['rematerialize', 'product', 'square']);
   expect(await gradients(x, w)).toEqual([
     [8, 20],
     [1, 4],
@@ -166,7 +166,7 @@ test('a gradient that others hold is not overwritten', async () => {
   const [x, w] = [leaf(1, 2, 3), leaf(1, 1, 1)];
   const g = tensor([1, 2, 3], { device });
   tidy(() => product(squared(x), w, { shares: true }).backward(g));
-  expect(log).toEqual(['product, first', 'square', 'again', 'product, rest']);
+  expect(log).toEqual(['product, input', 'square', 'rematerialize', 'product, weights']);
   expect(await list(g)).toEqual([1, 2, 3]);
   expect(await gradients(x, w)).toEqual([
     [2, 8, 18],
@@ -174,26 +174,26 @@ test('a gradient that others hold is not overwritten', async () => {
   ]);
 });
 
-test('a gradient of the rest reaches an op that was recorded after the one that is waited for', async () => {
+test('a gradient of the second half reaches an op that was recorded after the one that is waited for', async () => {
   const [x, w] = [leaf(1, 2), leaf(4, 5)];
   tidy(() => {
     const y = squared(x);
     product(y, w.mul(2)).sum().backward();
   });
-  expect(log).toEqual(['again', 'product', 'square']); // so nothing waits
+  expect(log).toEqual(['rematerialize', 'product', 'square']); // so nothing waits
   log = [];
   tidy(() => {
     const twice = w.mul(2);
     product(squared(x), twice).sum().backward();
   });
-  expect(log).toEqual(['product, first', 'square, asked for y', 'product, rest']);
+  expect(log).toEqual(['product, input', 'square, asked for y', 'product, weights']);
   expect(await gradients(x, w)).toEqual([
     [32, 80],
     [4, 16],
   ]);
 });
 
-test.each(['product, first', 'square, asked for y', 'product, rest'])(
+test.each(['product, input', 'square, asked for y', 'product, weights'])(
   'nothing stays alive where this part fails: %s',
   async (part) => {
     const [x, w] = [leaf(...new Float32Array(1000)), leaf(...new Float32Array(1000))];
@@ -225,7 +225,7 @@ test('the rest of a step of backward() that is given up goes, and a parameter th
     }
     expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
   };
-  for (const part of ['product, first', 'square, asked for y', 'product, rest']) {
+  for (const part of ['product, input', 'square, asked for y', 'product, weights']) {
     const { loss, steps } = until(part);
     steps.return();
     loss.dispose();
@@ -249,7 +249,7 @@ test('a loss that goes while its op waits takes what the op kept with it', async
   z.dispose();
   g.dispose();
   while (steps.next().done !== true);
-  expect(log[0]).toBe('product, first');
+  expect(log[0]).toBe('product, input');
   for (const p of [x, w]) p.grad?.dispose();
   expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
 });
