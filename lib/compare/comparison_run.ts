@@ -8,7 +8,7 @@ import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { firstExamples, questionOf, writtenText } from '../train/report/samples';
-import { idOf, methodOf, settingOfSweep, settingsOf, type MethodName, type Variant } from './methods';
+import { idOf, comparedMethod, settingOfSweep, settingsOf, type MethodName, type Variant } from './methods';
 import { op, type CompareBudget, type ResolvedCompare } from './options';
 import {
   rowOf,
@@ -131,7 +131,7 @@ export class ComparisonRun {
     for (const method of options.methods)
       for (const targets of options.targets) {
         const setting = settingOfSweep(method, { ...options, ranks, targets: [targets] });
-        const adapter = methodOf(method).begin(this.#model, { ...setting, seed: 0 });
+        const adapter = comparedMethod(method).begin(this.#model, { ...setting, seed: 0 });
         if (adapter) await this.#model.removeAdapter(adapter.name);
         else this.#model.freeze(); // nothing was trained
       }

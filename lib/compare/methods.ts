@@ -88,7 +88,7 @@ export const methods = {
 /** The methods that {@link compareMethods} has. */
 export type MethodName = keyof typeof methods;
 export const methodNames = Object.keys(methods) as MethodName[];
-export const methodOf = (name: MethodName): Method => methods[name];
+export const comparedMethod = (name: MethodName): Method => methods[name];
 
 const groups: Readonly<Record<string, readonly string[]>> = {
   attention: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
@@ -119,7 +119,7 @@ const alphaOf = (alpha: number | string, rank: number): number =>
 export function settingsOf({ methods: names, ranks, alphas, targets }: Axes): Setting[] {
   const settings = new Map<string, Setting>();
   for (const method of names) {
-    const { axes } = methodOf(method);
+    const { axes } = comparedMethod(method);
     for (const words of axes.targets ? targets : [null])
       for (const rank of axes.rank ? ranks : [null])
         for (const word of axes.alpha ? alphas : [null]) {

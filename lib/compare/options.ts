@@ -14,7 +14,7 @@ import {
   checkSignal,
   describe,
 } from '../validate';
-import { methodNames, methodOf, type Axes, type MethodName } from './methods';
+import { methodNames, comparedMethod, type Axes, type MethodName } from './methods';
 
 export const op = 'compareMethods';
 
@@ -185,6 +185,6 @@ export function resolveCompare(options: CompareOptions): ResolvedCompare {
   const given =
     learningRates &&
     listOf('learningRates', learningRates, (place, rate) => checkNumber(op, place, rate, Number.MIN_VALUE));
-  const rates = Object.fromEntries(axes.methods.map((name) => [name, given ?? methodOf(name).rates]));
+  const rates = Object.fromEntries(axes.methods.map((name) => [name, given ?? comparedMethod(name).rates]));
   return { ...options, ...checked, modelDir, outDir, ...axes, rates };
 }

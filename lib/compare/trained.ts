@@ -6,7 +6,7 @@ import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { RunRecord, type CurvePoint } from '../train/record';
 import { Trainer } from '../train/trainer';
-import { methodOf, type Variant } from './methods';
+import { comparedMethod, type Variant } from './methods';
 import type { CompareBudget, ResolvedCompare } from './options';
 import type { CompareStepEvent } from './results';
 
@@ -89,7 +89,7 @@ export async function* train(
   let failed: string | undefined;
   let seconds = 0;
   try {
-    adapter = methodOf(variant.method).begin(model, variant);
+    adapter = comparedMethod(variant.method).begin(model, variant);
     const trainer = new Trainer({
       ...{ model, data, lr, batchSize, gradientAccumulationSteps, gradientCheckpointing },
       ...endOf(budget),

@@ -283,7 +283,7 @@ export class Engine {
           result.dispose();
         }
       } catch (error) {
-        if (!this.#gaveBack(error, attempt)) request.fail(tooLarge(request, error));
+        if (!this.#freedMemory(error, attempt)) request.fail(tooLarge(request, error));
       }
     return [];
   }
@@ -303,16 +303,16 @@ export class Engine {
         for (const request of order) this.#scheduler.rowDone(request);
         return [{ requests: order, draws }];
       } catch (error) {
-        if (!this.#gaveBack(error, attempt))
+        if (!this.#freedMemory(error, attempt))
           for (const request of requests) request.fail(tooLarge(request, error));
       }
     return [];
   }
 
   /** Whether memory was given back for work that found too little, so that it may be tried again: what can be made anew, then pages. */
-  #gaveBack(error: unknown, attempt: number): boolean {
+  #freedMemory(error: unknown, attempt: number): boolean {
     if (!isOutOfMemory(error)) return false;
-    if (attempt > 0) return this.#scheduler.giveBack();
+    if (attempt > 0) return this.#scheduler.freePages();
     this.forgetSteps();
     this.#slots.dispose();
     return true;

@@ -245,7 +245,7 @@ export class Scheduler {
    * Gives memory of the pool to work that found too little: pages that nobody uses, else those of a request that gives way. False where
    * all there is belongs to one request.
    */
-  giveBack(): boolean {
+  freePages(): boolean {
     const pool = this.#pool;
     for (;;) {
       this.#prefixes.evict(Math.ceil(pool.capacity / 8) - pool.free);

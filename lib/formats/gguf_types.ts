@@ -46,7 +46,7 @@ const blockTypes = new Set<string>(
   [...blocks.values()].filter(({ values }) => values > 1).map(({ type }) => type),
 );
 /** Whether values of this type are stored in blocks. */
-export const isBlockType = (name: string): boolean => blockTypes.has(name);
+export const isStoredInBlocks = (name: string): boolean => blockTypes.has(name);
 
 /** The block types of matrices that are read, for messages. */
 export const storedBlocks = Object.keys(blockFormats).join(', ').toUpperCase();

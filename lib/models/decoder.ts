@@ -4,7 +4,7 @@ import { forwardGroup, type Linear } from '../linear/linear';
 import { addRmsNorm, attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
 import type { EngineModel } from '../engine/model';
 import type { Past } from '../ops/attention_paged';
-import type { RopeTable as Angles } from '../ops/rope';
+import type { RopeAngles } from '../ops/rope';
 import type { AdapterUse } from '../peft/adapter_use';
 import { recomputed } from '../ops/recompute';
 import { rawView } from '../tensor/raw';
@@ -111,7 +111,7 @@ function attend(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  table: Angles,
+  table: RopeAngles,
   { past, segments }: Context,
 ): Tensor {
   const options = { scale: 1 / Math.sqrt(config.headDim), window: config.windows[index] };
@@ -145,7 +145,7 @@ function block(
   layer: BlockWeights,
   index: number,
   input: Residual,
-  table: Angles,
+  table: RopeAngles,
   use: AdapterUse,
   context: Context = {},
 ): Residual {
@@ -190,7 +190,7 @@ function recomputedBlock(
   layer: BlockWeights,
   index: number,
   x: Tensor,
-  table: Angles,
+  table: RopeAngles,
   use: AdapterUse,
   { segments }: Context,
 ): Tensor {

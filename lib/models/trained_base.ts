@@ -2,7 +2,7 @@
 import { LoRAError } from '../errors';
 import { adoptParameter } from '../tensor/create';
 import { isPacked } from '../tensor/frozen_weight';
-import { giveBack } from '../tensor/gradient_memory';
+import { trimHostMemory } from '../tensor/gradient_memory';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { Parameter } from '../tensor/tensor';
@@ -123,7 +123,7 @@ export class TrainedBase {
     this.#trained = trained;
     // Masters have every value, and what reads packed copies makes them again.
     for (const entry of entries) if (!('tensor' in entry)) matrixOf(entry).forgetPacked();
-    giveBack(this.weights.norm.device);
+    trimHostMemory(this.weights.norm.device);
     return this.parameters;
   }
 

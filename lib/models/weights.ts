@@ -1,7 +1,7 @@
 /** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
-import { isBlockType, storedBlocks } from '../formats/gguf_types';
+import { isStoredInBlocks, storedBlocks } from '../formats/gguf_types';
 import type { ModelFiles } from '../formats/model_folder';
 import type { ModelTensors } from '../formats/sharded';
 import type { WeightsProgress } from '../hub/progress';
@@ -75,7 +75,7 @@ export function dtypeOf(stored: ModelTensors, name: string): FloatDType {
   const { dtype: found, shape } = stored.get(name);
   const dtype = floatOfStored(found);
   if (dtype) return dtype;
-  const blocks = shape.length === 2 && isBlockType(found) ? `, ${storedBlocks}` : '';
+  const blocks = shape.length === 2 && isStoredInBlocks(found) ? `, ${storedBlocks}` : '';
   throw new LoRAError(
     'ERR_UNSUPPORTED',
     `[from_pretrained] ${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}${blocks}`,

@@ -9,7 +9,7 @@
 import { call } from '../native/calls';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { checkOptions } from '../validate';
-import type { RopeTable } from './rope';
+import type { RopeAngles } from './rope';
 
 /** Positions of a page. */
 export const PAGE_SIZE = 64;
@@ -93,7 +93,7 @@ export function pageAppend(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { cos, sin }: RopeTable,
+  { cos, sin }: RopeAngles,
   pools: LayerPages,
   pageTable: Tensor,
   lengths: Tensor,

@@ -17,7 +17,7 @@ export { randomNormal, randomUniform } from './random';
 export { mean, sum } from './reduce';
 export { addRmsNorm, rmsNorm } from './rms_norm';
 export { rope } from './rope';
-export type { RopeOptions, RopeTable } from './rope';
+export type { RopeOptions, RopeAngles } from './rope';
 export { adjustLogits, drawnId, logProbs, maskLogits, sample, sampleRows, writeSampleRow } from './sampling';
 export type { LogitEntries, SampleRow, SampleRows } from './sampling';
 export { swiglu } from './swiglu';

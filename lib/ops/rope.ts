@@ -7,7 +7,7 @@ import { checkOptions } from '../validate';
 const op = 'rope';
 
 /** cos and sin [positions, d/2] in f32. */
-export interface RopeTable {
+export interface RopeAngles {
   cos: Tensor;
   sin: Tensor;
 }
@@ -23,7 +23,7 @@ export interface RopeOptions {
 export function rope(
   q: Tensor,
   k: Tensor,
-  table: RopeTable,
+  table: RopeAngles,
   options: RopeOptions = {},
 ): [q: Tensor, k: Tensor] {
   checkOptions(op, options, ['offset', 'positions']);

@@ -10,7 +10,7 @@ let made = 0;
  * Gives free memory of the host back to the system. The allocator keeps it for tensors of about its size, and gradients, activations and packed weights have
  * others. A GPU keeps it, since giving it back would wait for the device.
  */
-export function giveBack(device: Device): void {
+export function trimHostMemory(device: Device): void {
   if (device === 'cpu') binding().trim(nativeDevice(device));
 }
 
@@ -19,12 +19,12 @@ export function gradientMade<T extends { readonly device: Device; readonly numel
   made += 4 * gradient.numel;
   if (made >= every) {
     made = 0;
-    giveBack(gradient.device);
+    trimHostMemory(gradient.device);
   }
   return gradient;
 }
 
 /** Gradients of so many numbers were freed, before the next activations. */
 export function gradientsFreed(device: Device, numel: number): void {
-  if (4 * numel >= every) giveBack(device);
+  if (4 * numel >= every) trimHostMemory(device);
 }

@@ -306,7 +306,7 @@ test('work that finds too little memory gets that of pages that nobody uses, the
   const [first, second] = [submit(text(100)), submit(text(100, 1000))];
   for (let i = 0; i < 10; i++) step();
   const given: [capacity: number, first: number, second: number][] = [];
-  while (scheduler.giveBack()) given.push([pool.capacity, first.pages.length, second.pages.length]);
+  while (scheduler.freePages()) given.push([pool.capacity, first.pages.length, second.pages.length]);
   expect(given.slice(0, 3)).toEqual([
     [7, 2, 2],
     [6, 2, 2],
