@@ -166,7 +166,7 @@ function recordGroup(
   type Live = ReturnType<typeof liveOf>;
 
   /**
-   * The gradients of all inputs, in their order; or those of x and the biases, and u of each branch; or those of A and B, which take that u.
+   * The gradients of all inputs, in their order; or those of x and the biases, and u of each branch; or those of up and down, which take that u.
    */
   const compute = (live: Live, part: 'all' | 'input' | 'weights', givenU: (Tensor | null)[] = []) => {
     const [input, weights] = [part !== 'weights', part !== 'input'];
