@@ -17,13 +17,14 @@ const programs = [
 ];
 
 /**
- * Each of these takes longer than five seconds on two cores: files of hundreds of megabytes, training over again for every option. Run
+ * Each of these takes longer than two seconds on two cores: files of hundreds of megabytes, training over again for every option. Run
  * them by name while you change what they read.
  */
 const slow = [
-  '/test/e2e/(command_line(_options)?|compare_command|evaluate_task|full_training|html_report|hub|hub_model|memory_estimate)\\.test\\.ts',
-  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|handler|limits|tools)|stochastic_rounding|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
-  '/test/unit/(dataset_files|encode_steps|gguf_tokenizer|limits|zod_schemas)\\.test\\.ts',
+  '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|html_report|hub(_answers|_model)?|memory_estimate|model_files)\\.test\\.ts',
+  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|command|handler|limits|page|tools)|stochastic_rounding|trainer_(best|optimizers|resume)|weight_formats)\\.test\\.ts',
+  '/test/numerics/quant_gguf\\.test\\.ts',
+  '/test/unit/(dataset_files|gguf_tokenizer|zod_schemas)\\.test\\.ts',
 ];
 
 /**
@@ -35,6 +36,8 @@ const deep = {
   'e2e/acceptance':
     /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|company(?! on)|stories|training|files)\b/,
   'e2e/benchmark': null,
+  'e2e/compare':
+    /^(?!a folder with other files|a rate with which|a method has the axes|full fine-tuning|the peak)/,
   'e2e/crash_consistency': null,
   'e2e/cuda_activity': null,
   'e2e/cuda_emulated': /^(a training step in f32|steps of AdamW are|\S+: nf4 for bf16 .* every use)/,
@@ -42,8 +45,10 @@ const deep = {
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
   'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,
+  'e2e/hub': /^(?!.*(stops the other downloads|fails when it is cut at the same place))/,
   'e2e/memory_peak': null,
   'e2e/serve_page': /^(there is none|its policy)/,
+  'e2e/trainer_resume': /^(?!a checkpoint that does not fit .*\{)/,
   'e2e/weight_formats': /^(?!reference: |.* under adapters of each kind$)/,
   'lifecycle/changing_files': null,
   'lifecycle/data_memory': null,
@@ -57,8 +62,12 @@ const deep = {
     /^(no argument|wrong, foreign|two workers|out of memory throws|a failure reaches|a pending read)/,
   'lifecycle/serving_memory': null,
   'numerics/bench_cases': null,
+  'unit/dataset_files': /^(?!a long text|lines of nothing|.*(feeds|rows)\.jsonl)/,
+  'unit/encode_steps': /^(?!.*(of a megabyte|many short lines))/,
   'unit/fuzz': null,
   'unit/json_schema_values': null,
+  'unit/limits': /^(?!.*500,000)/,
+  'unit/safetensors': /^(?!.*files that nobody closes)/,
 };
 
 /** Native tests, by ctest's names. Deep runs also repeat all of the CPU's, on every instruction set. */
