@@ -25,7 +25,7 @@ export interface ReadLimits {
   width?: number | undefined;
   /** Characters of a chat template. Default 262144. */
   templateCharacters?: number | undefined;
-  /** Steps of one run of a chat template: nodes, elements, and sixteenths of the characters that it handles. To these come 16 for each of the messages and variables that it is given. Default 500000. */
+  /** Steps of one run of a chat template: one for each node, each element and each 16 characters that it handles. Each message and variable of the call allows 16 more. Default 500000. */
   templateSteps?: number | undefined;
   /** Ids in the lists of generation_config.json together: those that end a text, are biased or do not come. Each is an entry of every request. Default 16384. */
   generationIds?: number | undefined;

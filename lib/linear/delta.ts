@@ -1,4 +1,4 @@
-/** What an adapter changes in one linear layer. A kind of change is one file of this folder; they meet in kinds.ts. */
+/** What an adapter changes in one linear layer. A kind of change is one file of this folder; the methods of lib/peft choose among them. */
 import type { Device } from '../native/device';
 import type { LoraBranch } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';

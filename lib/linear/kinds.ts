@@ -1,4 +1,4 @@
-/** The kinds of change, by name. */
+/** The kinds of change that LoRA chooses from, by name. */
 import type { DeltaKind } from './delta';
 import { dora } from './dora';
 import { lora } from './lora';

@@ -57,8 +57,8 @@ export interface MemoryOptions extends Pick<
   /** The optimizer by name. Default 'adamw'. */
   optimizer?: OptimizerName | undefined;
   /**
-   * 'all': all weights are trained, as after `trainAll()`, in the place of an adapter; activations, logits and workspace then count as far as they take more
-   * than the gradients, which come when those go. Default 'adapter'.
+   * 'all': all weights are trained, as after `trainAll()`, instead of an adapter. The backward pass makes gradients while it frees activations, logits and
+   * workspace, so those count only by what they take beyond the gradients. Default 'adapter'.
    */
   train?: 'adapter' | 'all' | undefined;
   /** With train: 'all', the weights of bf16 are trained without f32 masters, as `trainAll({ stochasticRounding: true })` does. Default false. */

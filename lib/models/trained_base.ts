@@ -92,9 +92,9 @@ export class TrainedBase {
   }
 
   /**
-   * Gives each tensor that is meant a master: of f32, or of bf16 where that is rounded stochastically.
-   * @throws ERR_ARGUMENT for a pattern that names none, or a model that is no bf16; ERR_UNSUPPORTED for a quantized one; ERR_OUT_OF_MEMORY, after which all
-   * is frozen.
+   * Makes a master copy, which is trained, of each tensor that `only` names: in f32, or in bf16 with stochastic rounding.
+   * @throws ERR_ARGUMENT for a pattern that names no tensor, and for stochastic rounding of a model in another dtype than bf16; ERR_UNSUPPORTED for a
+   * quantized model; ERR_OUT_OF_MEMORY, after which all weights are frozen.
    */
   start({ only = ['*'], stochasticRounding = false }: TrainAllOptions): Parameter[] {
     checkBoolean(op, 'stochasticRounding', stochasticRounding);

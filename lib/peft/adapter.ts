@@ -177,7 +177,10 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     return this.#parameters.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** A factor on the change: on the α/r of every layer, on the difference of IA³'s vectors to 1, on what a bottleneck adds. It is 1 at first and not part of what save() writes; that of prompt tuning stays 1 (ERR_UNSUPPORTED). */
+  /**
+   * How strongly the adapter acts, 1 at first. It multiplies α/r in every layer of LoRA, the distance of IA³'s vectors from 1, and what a bottleneck
+   * adapter adds; prompt tuning allows no other value than 1 (ERR_UNSUPPORTED). save() does not write it.
+   */
   get scale(): number {
     return this.#scale;
   }

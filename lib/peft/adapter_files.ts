@@ -36,11 +36,11 @@ export interface ReadAdapterOptions extends SourceOptions {
 }
 
 /**
- * Reads any PEFT LoRA directory, or an adapter of the hub by its name, `hf:org/name[@revision]`, without its base model. Fields that this package cannot train or run with are kept. A configuration
- * that was edited after the save is taken as it is, with a warning (`LORA_ADAPTER_EDITED`).
+ * Reads a PEFT directory of any method that this package knows, or an adapter of the hub by its name, `hf:org/name[@revision]`, without its base model. Fields of the
+ * configuration that this package does not use are kept. A configuration that was edited after the save is taken as it is, with a warning (`LORA_ADAPTER_EDITED`).
  *
  * @throws ERR_FILE when the directory or one of its two files is missing; ERR_HUB for a name that the hub does not give; ERR_ADAPTER when the weights are only there
- * as a pickle (adapter_model.bin), or the configuration is not one of PEFT's LoRA; ERR_SAFETENSORS for bad weights.
+ * as a pickle (adapter_model.bin), or the configuration is that of another method; ERR_SAFETENSORS for bad weights.
  * @example
  * const { config, tensors } = await readAdapter('my-adapter');
  * console.log(config.r, tensors.size);

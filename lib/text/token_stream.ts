@@ -26,9 +26,12 @@ export class TokenStream {
   readonly #silent: Streaming['silent'];
   /** How many tokens of the past decide about the text of the next one. */
   readonly #context: number;
-  /** Tokens whose text is out already, kept as context, then those whose text is not. Silent ones are left out: the first space of a list may be no text. */
+  /**
+   * The ids that are decoded together: the context, whose text was given already, then those whose character is unfinished. Ids without text are
+   * left out: a tokenizer may drop a space at the head of a list, so an id with text has to stand there.
+   */
   #ids: number[] = [];
-  /** The text of those whose text is out; undefined where it is not known yet. */
+  /** The text of the ids in `#ids` that was given already; undefined where it has to be decoded. */
   #before: string | undefined;
   /** Absent: the text stays as it is. */
   readonly #cleanUp: CleanUpStream | undefined;

@@ -14,7 +14,8 @@
 
 namespace lora {
 
-// Those with scales come first, and JavaScript has no tensors of the last one.
+// The formats with a scale per row or per run of values, then plain floats, then GGUF's blocks.
+// f64 is for gradient checks of the reference backend; JavaScript has no tensors of it.
 enum class WeightFormat : uint8_t {
   kI8Rows,  // W[i, j] = q[i, j]·s[i] with q in int8, s in f32, rounded to f32
   kNF4,     // W[n] = code[q[n]]·s[n / 64] over the flattened matrix, s in f32, rounded to f32
