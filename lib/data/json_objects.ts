@@ -1,8 +1,8 @@
 /** The objects of a JSON file: those of one list, or one after the other. */
+import { closeList, closeObject, comma, JsonOutside, openList, openObject } from '../formats/json_scanner';
 import type { Line } from './sources';
 
-const [quote, backslash, comma, lineFeed] = [0x22, 0x5c, 0x2c, 0x0a];
-const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d];
+const lineFeed = 0x0a;
 const isSpace = (byte: number): boolean => byte === 0x20 || (byte >= 9 && byte <= 13);
 const byteOrderMark = [0xef, 0xbb, 0xbf];
 
@@ -26,8 +26,7 @@ export class JsonObjects {
   /** What may come where no object is open; `more`: behind a comma, where one has to. */
   #place: 'begin' | 'first' | 'next' | 'more' | 'after' | 'free' = 'begin';
   #depth = 0;
-  #inText = false;
-  #escaped = false;
+  readonly #outsideStrings = new JsonOutside();
   #begun = { line: 1, offset: 0 };
   #parts: Buffer[] = [];
   #bytes = 0;
@@ -99,12 +98,8 @@ export class JsonObjects {
 
   /** Reads a byte of an object; gives whether it ends it. */
   #inside(byte: number): boolean {
-    if (this.#escaped) this.#escaped = false;
-    else if (this.#inText) {
-      if (byte === backslash) this.#escaped = true;
-      else if (byte === quote) this.#inText = false;
-    } else if (byte === quote) this.#inText = true;
-    else if (byte === openObject) this.#depth++;
+    if (!this.#outsideStrings.next(byte)) return false;
+    if (byte === openObject) this.#depth++;
     else if (byte === closeObject) this.#depth--;
     return this.#depth === 0;
   }

@@ -2,8 +2,10 @@
  * A reader of JSON text that builds nothing of its own: the caller takes what it expects, piece by piece. Unlike JSON.parse it loses
  * nothing (equal keys, 1e0 and −0, a key "__proto__"), and a text that asks for millions of lists costs no memory.
  */
-const [quote, backslash, openList, closeList, openObject, closeObject, comma, colon] =
-  Buffer.from('"\\[]{},:');
+const characters = Buffer.from('"\\[]{},:');
+const [quote, backslash] = characters;
+/** The bytes that JSON is built with. */
+export const [, , openList, closeList, openObject, closeObject, comma, colon] = characters;
 const lineFeed = 10;
 /** The same limit as the official reader's parser has; it also bounds our own recursion. */
 const maxDepth = 127;
@@ -12,6 +14,21 @@ const longestNumber = 400;
 const numberSyntax = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/;
 const maxSkipped = 65_536;
 const literals = ['null', 'true', 'false'];
+
+/** Tells of the bytes of JSON, one after the other, which stand outside its strings: the text may come in pieces. */
+export class JsonOutside {
+  #inString = false;
+  #escaped = false;
+
+  /** Whether the next byte does. */
+  next(byte: number | undefined): boolean {
+    if (this.#escaped) this.#escaped = false;
+    else if (!this.#inString) return !(this.#inString = byte === quote);
+    else if (byte === backslash) this.#escaped = true;
+    else if (byte === quote) this.#inString = false;
+    return false;
+  }
+}
 
 /**
  * Reads UTF-8 text that is known to be well-formed. Every method throws a SyntaxError that says what is wrong and where, in words that

@@ -1,9 +1,15 @@
 /** Looks at the bytes of JSON while they come, so that a body which would take long to parse is refused before it is. */
+import {
+  closeList,
+  closeObject,
+  colon,
+  comma,
+  JsonOutside,
+  openList,
+  openObject,
+} from '../formats/json_scanner';
 import { defaultLimits } from '../formats/limits';
 import { ApiError, invalid } from './api_error';
-
-const [quote, backslash, openList, closeList, openObject, closeObject, colon, comma] =
-  Buffer.from('"\\[]{}:,');
 
 /** Most keys, lists and objects, each of which costs the parser up to a microsecond. */
 const maxKeys = 2 ** 15;
@@ -22,8 +28,7 @@ export class BodyScan {
   #depth = 0;
   #keys = 0;
   #items = 0;
-  #inString = false;
-  #escaped = false;
+  readonly #outside = new JsonOutside();
   #refusal: ApiError | undefined;
 
   constructor(maxBodyBytes: number) {
@@ -40,24 +45,17 @@ export class BodyScan {
   /** Looks at the next bytes. */
   take(piece: Uint8Array): void {
     if (this.#refusal) return;
-    let inString = this.#inString;
-    let escaped = this.#escaped;
+    const outside = this.#outside;
     for (let i = 0; i < piece.length; i++) {
       const byte = piece[i];
-      if (inString) {
-        if (escaped) escaped = false;
-        else if (byte === backslash) escaped = true;
-        else if (byte === quote) inString = false;
-      } else if (byte === quote) inString = true;
-      else if (byte === openList || byte === openObject) {
+      if (!outside.next(byte)) continue;
+      if (byte === openList || byte === openObject) {
         this.#keys++;
         if (++this.#depth > defaultLimits.nesting) return this.#refuseDepth();
       } else if (byte === closeList || byte === closeObject) this.#depth--;
       else if (byte === colon) this.#keys++;
       else if (byte === comma) this.#items++;
     }
-    this.#inString = inString;
-    this.#escaped = escaped;
     if (this.#keys > this.#maxKeys) this.#refuseCount(this.#maxKeys, 'keys, lists and objects');
     else if (this.#items > this.#maxItems) this.#refuseCount(this.#maxItems, 'items in lists and objects');
   }
