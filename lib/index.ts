@@ -67,7 +67,7 @@ export type {
   EncodeOptions,
   TurnsAsyncOptions,
   TurnsOptions,
-} from './text/tokenizer';
+} from './text/tokenizer_options';
 export type { Turns } from './text/turns';
 export { LoRALinear } from './linear/lora_linear';
 export type { LoRALinearOptions } from './linear/lora_linear';

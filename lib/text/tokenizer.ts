@@ -7,7 +7,7 @@ import { ggufAt } from '../formats/gguf_set';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe, isRecord } from '../validate';
-import { ChatTemplate, checkChatOptions, type ChatTemplateOptions, type ChatVariables } from './chat';
+import { ChatTemplate, checkChatOptions, type ChatTemplateOptions } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
 import { openGgufTokenizer, type TokenizerFiles } from './gguf_tokenizer';
@@ -18,44 +18,14 @@ import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
 import { insideOf, installParts, type Library } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
-
-/** The options of {@link Tokenizer.encode}. */
-export interface EncodeOptions {
-  /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
-  addSpecialTokens?: boolean | undefined;
-  /**
-   * Places of characters in the text, in rising order, that no special token may hold: what {@link Tokenizer.turns} gives. Default: none, and each
-   * spelling of a special token is the token.
-   */
-  ordinary?: readonly number[] | undefined;
-}
-/** The options of {@link Tokenizer.encodeAsync}. */
-export interface EncodeAsyncOptions extends EncodeOptions {
-  /** An abort rejects with its reason. */
-  signal?: AbortSignal | undefined;
-}
-/** The options of {@link Tokenizer.decode}. */
-export interface DecodeOptions {
-  /** Leave out special tokens. Default false. */
-  skipSpecialTokens?: boolean | undefined;
-}
-/** The options of {@link Tokenizer.applyChatTemplate}. */
-export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
-  /** false: the text instead of its ids. Default true. */
-  tokenize?: boolean | undefined;
-}
-
-/** The options of {@link Tokenizer.turns}. */
-export interface TurnsOptions extends ChatVariables {
-  /** Jinja text in the place of the model's own template. */
-  template?: string | undefined;
-}
-
-/** The options of {@link Tokenizer.turnsAsync}. */
-export interface TurnsAsyncOptions extends TurnsOptions {
-  /** An abort rejects with its reason. */
-  signal?: AbortSignal | undefined;
-}
+import type {
+  ApplyChatTemplateOptions,
+  DecodeOptions,
+  EncodeAsyncOptions,
+  EncodeOptions,
+  TurnsAsyncOptions,
+  TurnsOptions,
+} from './tokenizer_options';
 
 const op = 'tokenizer';
 /** Characters up to which the library encodes a text in one call: about a millisecond. */
