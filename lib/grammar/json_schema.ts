@@ -5,9 +5,10 @@
 import { LoRAError } from '../errors';
 import { describe, isRecord, listed } from '../validate';
 import { schemaOfAll } from './all_of';
-import { literal, utf8Rules } from './alphabet';
+import { literal } from './alphabet';
 import { isWide, ruleOf } from './automaton';
-import { anyNumber, integers, multiples, numberRules, numbers } from './json_numbers';
+import { charThen, GrammarRules, stringEnd } from './grammar_rules';
+import { integers, multiples, numbers } from './json_numbers';
 import {
   annotations,
   checkPointer,
@@ -44,9 +45,8 @@ export interface SchemaGrammar {
   readonly states: number;
 }
 
-/** Characters of the schema as JSON, and of its grammar: both are made in one piece. */
+/** Characters of the schema as JSON, which is made in one piece. */
 const maxCharacters = 2 ** 17;
-const maxGrammarCharacters = 2 ** 18;
 const maxNesting = 64;
 const maxLength = 128;
 const maxItems = 4096;
@@ -59,26 +59,6 @@ const maxMerges = 500;
 const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'oneOf'];
 const supported = [...new Set([...alternatives, 'allOf', 'type', ...Object.values(keywordsOf).flat()])];
 
-const stringEnd = '"\\""';
-/** A character of a string, and what follows it. It is not a rule of its own: xgrammar settles a token that lies within one rule once. */
-const charThen = (next: string): string =>
-  `[\\x20-\\x21\\x23-\\x5b\\x5d-\\x7f] ${next} | utf8 ${next} | "\\\\" escape ${next}`;
-const baseRules = [
-  'ws ::= [ \\n\\t]?',
-  'hex ::= [0-9a-fA-F]',
-  // Without halves of surrogate pairs, which are no characters.
-  'escape ::= ["\\\\/bfnrt] | "u" ([0-9a-cefA-CEF] hex hex hex | [dD] [0-7] hex hex)',
-  ...utf8Rules,
-  `chars ::= ${stringEnd} | ${charThen('chars')}`,
-  'string ::= "\\"" chars',
-  `number ::= ${anyNumber}`,
-  ...numberRules,
-  'members ::= string ws ":" ws value (ws "," ws string ws ":" ws value)*',
-  'object ::= "{" ws (members ws)? "}"',
-  'array ::= "[" ws (value (ws "," ws value)* ws)? "]"',
-  'value ::= string | number | object | array | "true" | "false" | "null"',
-];
-
 /** The short ones come first: xgrammar takes minutes for some thousand numbers of which one may come before another that begins it. */
 function anyOf(parts: readonly string[]): string {
   const different = [...new Set(parts)].sort((a, b) => a.length - b.length);
@@ -87,8 +67,7 @@ function anyOf(parts: readonly string[]): string {
 
 class Grammar {
   readonly #root: Schema | true;
-  readonly #rules: string[] = [...baseRules];
-  #characters = baseRules.join('\n').length;
+  readonly #rules = new GrammarRules();
   /** The rule of each schema that a $ref named, and of each that an allOf makes, by the pointer or the schema itself. */
   readonly #referred = new Map<string, string>();
   /** Schemas with an allOf that were made one. */
@@ -103,35 +82,15 @@ class Grammar {
   #wideStates = 0;
   readonly #budget = patternBudget();
   readonly #facts: SchemaFacts;
-  /** The rule of each expression that has one. */
-  readonly #named = new Map<string, string>();
 
   constructor(root: Schema | true) {
     this.#root = root;
     this.#facts = new SchemaFacts(root);
-    this.#add('root', this.#expression(root, '#', 0));
+    this.#rules.add('root', this.#expression(root, '#', 0));
   }
 
   get grammar(): SchemaGrammar {
-    return { text: this.#rules.join('\n'), states: this.#strings.size + this.#wideStates };
-  }
-
-  #add(name: string, body: string): void {
-    const rule = `${name} ::= ${body}`;
-    this.#characters += 1 + rule.length;
-    if (this.#characters > maxGrammarCharacters)
-      unsupported('#', `a schema whose grammar has more than ${maxGrammarCharacters} characters`);
-    this.#rules.push(rule);
-  }
-
-  /** The rule that stands for an expression; what is written twice is one rule. */
-  #rule(body: string): string {
-    const known = this.#named.get(body);
-    if (known !== undefined) return known;
-    const name = `r${this.#named.size}`;
-    this.#named.set(body, name);
-    this.#add(name, body);
-    return name;
+    return { text: this.#rules.text, states: this.#strings.size + this.#wideStates };
   }
 
   #expression(schema: unknown, path: string, depth: number): string {
@@ -217,8 +176,8 @@ class Grammar {
     const language = `t${this.#languages.size}`;
     const nameOf = (state: number): string => `${language}_${state}`;
     this.#languages.set(key, nameOf(0));
-    const rule = (body: string): string => this.#rule(body);
-    for (const [i, state] of states.entries()) this.#add(nameOf(i), ruleOf(state, nameOf, rule));
+    const rule = (body: string): string => this.#rules.named(body);
+    for (const [i, state] of states.entries()) this.#rules.add(nameOf(i), ruleOf(state, nameOf, rule));
     this.#wideStates += states.filter(isWide).length;
     return nameOf(0);
   }
@@ -231,7 +190,7 @@ class Grammar {
     if (!this.#strings.has(name)) {
       this.#strings.add(name);
       const next = this.#charactersFrom(Math.max(0, least - 1), most - 1);
-      this.#add(name, `${least === 0 ? `${stringEnd} | ` : ''}${charThen(next)}`);
+      this.#rules.add(name, `${least === 0 ? `${stringEnd} | ` : ''}${charThen(next)}`);
     }
     return name;
   }
@@ -253,12 +212,12 @@ class Grammar {
     const whole = type === 'integer' || step?.digits === 0;
     const [minimum, maximum, above, below] = bounds.map(bound);
     if ([minimum, maximum, above, below, step].every((value) => value === undefined))
-      return type === 'number' ? 'number' : this.#rule(integers({})!);
+      return type === 'number' ? 'number' : this.#rules.named(integers({})!);
     const leastOpen = above !== undefined && above >= (minimum ?? -Infinity);
     const maxOpen = below !== undefined && below <= (maximum ?? Infinity);
     const least = leastOpen ? above : minimum;
     const most = maxOpen ? below : maximum;
-    const rule = (body: string): string => this.#rule(body);
+    const rule = (body: string): string => this.#rules.named(body);
     let body: string | undefined;
     if (whole) {
       const from = least === undefined ? undefined : leastOpen ? Math.floor(least) + 1 : Math.ceil(least);
@@ -267,7 +226,7 @@ class Grammar {
       // A step that divides 1 divides every whole number.
       body = step?.digits === 0 && step.count > 1 ? multiples(step.count, within, rule) : integers(within);
     } else body = numbers({ least, most }, leastOpen, maxOpen, step && fractionsOf(step, rule));
-    return this.#rule(
+    return this.#rules.named(
       body ?? malformed(path, 'bounds that a number can be within', JSON.stringify({ least, most })),
     );
   }
@@ -307,7 +266,7 @@ class Grammar {
       unsupported(`${path}/uniqueItems`, 'uniqueItems beside prefixItems');
     const values = this.#facts.fewValues(schema['items'] ?? true, maxUnique, path);
     if (least > values.length) malformed(path, 'minItems that different items allow', String(least));
-    return `"[" ws ${differentItems(values, least, most, (body) => this.#rule(body))} "]"`;
+    return `"[" ws ${differentItems(values, least, most, (body) => this.#rules.named(body))} "]"`;
   }
 
   /** What lies within another value, where a reference may come back to one that is open. */
@@ -316,7 +275,7 @@ class Grammar {
     this.#open.clear();
     const expression = this.#expression(schema, path, depth + 1);
     for (const pointer of open) this.#open.add(pointer);
-    return /^\w+$/.test(expression) ? expression : this.#rule(expression);
+    return /^\w+$/.test(expression) ? expression : this.#rules.named(expression);
   }
 
   #object(schema: Schema, path: string, depth: number): string {
@@ -344,8 +303,8 @@ class Grammar {
       const optional = !members.needed.has(name);
       const next = after === '""' ? '' : ` ${after}`;
       const begin = `${member}${next}`;
-      first = optional ? this.#rule(`${begin} | ${first}`) : this.#rule(begin);
-      if (i > 0) after = this.#rule(`ws "," ws ${begin}${optional ? ` | ${after}` : ''}`);
+      first = optional ? this.#rules.named(`${begin} | ${first}`) : this.#rules.named(begin);
+      if (i > 0) after = this.#rules.named(`ws "," ws ${begin}${optional ? ` | ${after}` : ''}`);
     }
     return `"{" ws ${first} ws "}"`;
   }
@@ -366,7 +325,7 @@ class Grammar {
       return `${key} ws ":" ws ${this.#inner(schema, at, depth)}`;
     });
     if (members.length === 0) return '"{" ws "}"';
-    const member = this.#rule(members.join(' | '));
+    const member = this.#rules.named(members.join(' | '));
     return `"{" ws (${member} (ws "," ws ${member})* ws)? "}"`;
   }
 
@@ -426,7 +385,7 @@ class Grammar {
     this.#open.add(key);
     const body = make();
     this.#open.delete(key);
-    this.#add(name, body);
+    this.#rules.add(name, body);
     return name;
   }
 }
