@@ -105,6 +105,38 @@ export async function loadDataset(
   path: string | URL,
   options: LoadDatasetOptions = {},
 ): Promise<Dataset | FileDataset> {
+  const { maxLength, maxRows, inMemory, split, columns, ...given } = checkedLoadOptions(options);
+  const { tokenizer, trainOn, chatTemplate, allowSpecialTokens, signal, stream } = given;
+  const { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio } = given;
+  const file = await splitFile(toPath(path, 'loadDataset'), split);
+  const format = formatByName(file);
+  checkColumns(columns, format);
+  const rows = { tokenizer, trainOn, chatTemplate, allowSpecialTokens, columns, signal };
+  const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
+  const reader = new Reader(file, rows, maxLength, maxRows, lines);
+  let stamp = '';
+  if (!inMemory) stamp = await checkSeekable(file, format, stream);
+  if (format === 'text') await reader.readText();
+  else await reader.readRows(format, inMemory);
+  const { examples, places, truncated, dropped, tokens } = reader;
+  const { length } = inMemory ? examples : places;
+  if (length === 0)
+    throw new LoRAError(
+      'ERR_DATA',
+      `[loadDataset] ${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
+      {
+        op: 'loadDataset',
+      },
+    );
+  const counts = { maxLength, truncated, dropped, tokens, path: file };
+  if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
+  return new FileDataset({ length, ...counts }, places, stamp, (line, number) =>
+    reader.example(line, number),
+  );
+}
+
+/** The options with their defaults, checked as far as they can be without the file. */
+function checkedLoadOptions(options: LoadDatasetOptions) {
   checkOptions('loadDataset', options, [
     'tokenizer',
     'maxLength',
@@ -168,31 +200,21 @@ export async function loadDataset(
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
   if (split !== undefined) checkOneOf('loadDataset', 'split', split, dataSplits);
-  const file = await splitFile(toPath(path, 'loadDataset'), split);
-  const format = formatByName(file);
-  checkColumns(columns, format);
-  const rows = { tokenizer, trainOn, chatTemplate, allowSpecialTokens, columns, signal };
-  const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
-  const reader = new Reader(file, rows, maxLength, maxRows, lines);
-  let stamp = '';
-  if (!inMemory) stamp = await checkSeekable(file, format, stream);
-  if (format === 'text') await reader.readText();
-  else await reader.readRows(format, inMemory);
-  const { examples, places, truncated, dropped, tokens } = reader;
-  const { length } = inMemory ? examples : places;
-  if (length === 0)
-    throw new LoRAError(
-      'ERR_DATA',
-      `[loadDataset] ${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
-      {
-        op: 'loadDataset',
-      },
-    );
-  const counts = { maxLength, truncated, dropped, tokens, path: file };
-  if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
-  return new FileDataset({ length, ...counts }, places, stamp, (line, number) =>
-    reader.example(line, number),
-  );
+  return {
+    ...{
+      tokenizer,
+      maxLength,
+      trainOn,
+      chatTemplate,
+      allowSpecialTokens,
+      columns,
+      split,
+      inMemory,
+      stream,
+      signal,
+    },
+    ...{ maxLineBytes, maxRows, maxUnzippedBytes, maxUnzippedRatio },
+  };
 }
 
 /** Throws unless columns are named for what rows have. */

@@ -8,6 +8,7 @@ import { LoRAError } from '../errors';
 import { type BackwardFunction, type InputGradients, needsGrad, record } from '../tensor/autograd';
 import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
+import type { DType } from '../native/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, numelOf } from '../validate';
@@ -122,6 +123,81 @@ function nativeBranch({
   };
 }
 
+/** What the gradients of a group are computed from; the tensors are there while a gradient is computed. */
+interface KeptBranch {
+  readonly weight: FrozenWeight;
+  readonly up: (() => Tensor) | null;
+  readonly down: (() => Tensor) | null;
+  readonly h: (() => Tensor) | null;
+  readonly scale: number;
+  readonly dropout: LoraBranch['dropout'];
+  readonly factor: (() => Tensor) | null;
+  readonly bias: { readonly wanted: boolean; readonly dtype: DType } | null;
+  readonly wantUp: boolean;
+  readonly wantDown: boolean;
+}
+
+interface KeptGroup {
+  readonly x: Pick<Tensor, 'shape' | 'dtype' | 'device' | 'requiresGrad'>;
+  readonly keptX: (() => Tensor) | null;
+  readonly branches: readonly KeptBranch[];
+}
+
+/** A branch whose output has a gradient g; gz is that of the product before the factor. */
+interface LiveBranch {
+  readonly b: KeptBranch;
+  readonly i: number;
+  readonly g: Tensor;
+  readonly gz: Tensor;
+}
+
+const liveOf = ({ branches }: KeptGroup, grads: (Tensor | null)[]): LiveBranch[] =>
+  branches.flatMap((b, i) => {
+    const g = grads[i];
+    return g ? [{ b, i, g, gz: b.factor ? rawBinary('mul', g, b.factor(), g.dtype, g.shape) : g }] : [];
+  });
+
+/**
+ * The gradients of all inputs, in their order; or those of x and the biases, and u of each branch; or those of up and down, which take that u.
+ */
+function gradientsOf(
+  { x, keptX, branches }: KeptGroup,
+  live: readonly LiveBranch[],
+  part: 'all' | 'input' | 'weights',
+  givenU: (Tensor | null)[] = [],
+): { gradients: (Tensor | null)[]; u: (Tensor | null)[] } {
+  const [input, weights] = [part !== 'weights', part !== 'input'];
+  const f32 = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
+    handle ? wrap(handle, 'f32', dims, x.device) : null;
+  const [dx, dUp, dDown, u] = call().loraLinearBackward(
+    weights ? (keptX?.().handle ?? null) : null,
+    live.map(({ b: { weight, up, down, scale, dropout } }) =>
+      nativeBranch({ weight, up: up?.(), down: down?.(), scale, dropout }),
+    ),
+    live.map(({ gz }) => gz.handle),
+    live.map(({ b }) => (weights ? (b.h?.().handle ?? null) : null)),
+    givenU.map((t) => t?.handle ?? null),
+    input && x.requiresGrad,
+    live.map(({ b }) => weights && b.wantUp),
+    live.map(({ b }) => weights && b.wantDown),
+    !weights,
+  );
+  const gradients = [dx === null ? null : wrap(dx, x.dtype, x.shape, x.device)];
+  branches.forEach((b, i) => {
+    const at = live.findIndex((entry) => entry.i === i);
+    if (b.up && b.down) {
+      const r = b.up().shape[1]!;
+      gradients.push(f32(dUp[at], [b.weight.rows, r]), f32(dDown[at], [r, b.weight.cols]));
+    }
+    if (b.bias) {
+      const g = at < 0 || !input || !b.bias.wanted ? null : live[at]!.g;
+      gradients.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
+    }
+  });
+  const rows = numelOf(x.shape.slice(0, -1));
+  return { gradients, u: live.map(({ b }, at) => f32(u[at], [rows, b.up?.().shape[1] ?? 0])) };
+}
+
 function recordGroup(
   x: Tensor,
   branches: readonly LoraBranch[],
@@ -138,7 +214,6 @@ function recordGroup(
   };
   let current: readonly Tensor[] = [];
 
-  const wantDx = x.requiresGrad;
   const kept = branches.map((b, i) => ({
     weight: b.weight.retain(),
     up: save(b.up),
@@ -151,72 +226,22 @@ function recordGroup(
     wantUp: b.up?.requiresGrad ?? false,
     wantDown: b.down?.requiresGrad ?? false,
   }));
+  const { shape, dtype, device, requiresGrad } = x;
   const keptX = branches.some(adapterNeedsGrad) ? save(x) : null; // the last one, as `inputGradients` wants it
-  const { shape, dtype, device } = x;
-  const rows = numelOf(shape.slice(0, -1));
-  const f32 = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
-    handle ? wrap(handle, 'f32', dims, device) : null;
-
-  /** The branches whose output has a gradient g, and gz, that of the product before the factor. */
-  const liveOf = (grads: (Tensor | null)[]) =>
-    kept.flatMap((b, i) => {
-      const g = grads[i];
-      return g ? [{ b, i, g, gz: b.factor ? rawBinary('mul', g, b.factor(), g.dtype, g.shape) : g }] : [];
-    });
-  type Live = ReturnType<typeof liveOf>;
-
-  /**
-   * The gradients of all inputs, in their order; or those of x and the biases, and u of each branch; or those of up and down, which take that u.
-   */
-  const compute = (live: Live, part: 'all' | 'input' | 'weights', givenU: (Tensor | null)[] = []) => {
-    const [input, weights] = [part !== 'weights', part !== 'input'];
-    const [dx, dUp, dDown, u] = call().loraLinearBackward(
-      weights ? (keptX?.().handle ?? null) : null,
-      live.map(({ b }) =>
-        nativeBranch({
-          weight: b.weight,
-          up: b.up?.(),
-          down: b.down?.(),
-          scale: b.scale,
-          dropout: b.dropout,
-        }),
-      ),
-      live.map(({ gz }) => gz.handle),
-      live.map(({ b }) => (weights ? (b.h?.().handle ?? null) : null)),
-      givenU.map((t) => t?.handle ?? null),
-      input && wantDx,
-      live.map(({ b }) => weights && b.wantUp),
-      live.map(({ b }) => weights && b.wantDown),
-      !weights,
-    );
-    const gradients = [dx === null ? null : wrap(dx, dtype, shape, device)];
-    kept.forEach((b, i) => {
-      const at = live.findIndex((entry) => entry.i === i);
-      if (b.up && b.down) {
-        const r = b.up().shape[1]!;
-        gradients.push(f32(dUp[at], [b.weight.rows, r]), f32(dDown[at], [r, b.weight.cols]));
-      }
-      if (b.bias) {
-        const g = at < 0 || !input || !b.bias.wanted ? null : live[at]!.g;
-        gradients.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
-      }
-    });
-    const keptU = live.map(({ b }, at) => f32(u[at], [rows, b.up?.().shape[1] ?? 0]));
-    return { gradients, u: keptU };
-  };
+  const group: KeptGroup = { x: { shape, dtype, device, requiresGrad }, keptX, branches: kept };
 
   const backward: BackwardFunction = (grads, tensors) => {
     current = tensors;
-    return compute(liveOf(grads), 'all').gradients;
+    return gradientsOf(group, liveOf(group, grads), 'all').gradients;
   };
   const inputGradients: InputGradients = (grads, tensors) => {
     current = tensors;
-    const live = liveOf(grads);
-    const { gradients, u } = compute(live, 'input');
+    const live = liveOf(group, grads);
+    const { gradients, u } = gradientsOf(group, live, 'input');
     const weightGradients: BackwardFunction = (keptOfInput, all) => {
       current = all;
       const left = live.map((entry, at) => ({ ...entry, gz: keptOfInput[at]! }));
-      return compute(left, 'weights', keptOfInput.slice(live.length)).gradients;
+      return gradientsOf(group, left, 'weights', keptOfInput.slice(live.length)).gradients;
     };
     return { gradients, kept: [...live.map(({ gz }) => gz), ...u], weightGradients };
   };
