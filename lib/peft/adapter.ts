@@ -2,40 +2,20 @@
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import { inSlices, Pace } from '../tensor/pace';
 import type { Delta } from '../linear/delta';
 import type { AppliedDelta } from '../linear/linear';
 import type { NativeGuard } from '../native/binding';
 import { binding } from '../native/calls';
-import type { Device } from '../native/device';
-import { adoptParameter } from '../tensor/create';
-import { noGrad, runUntracked } from '../tensor/scope';
 import { checkForwards, prepare, prepareParameters, type StateDict } from '../tensor/state';
-import type { Parameter, Tensor } from '../tensor/tensor';
+import type { Parameter } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, isRecord } from '../validate';
 import { writeAdapterWith } from './adapter_files';
-import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
+import { initialParts, storedParts, type AdapterParts, type AdapterSource } from './adapter_parts';
 import { jsonOfConfig } from './config_values';
-import type { AdaptedBase, AdapterMethod, PlannedDelta } from './method';
-import {
-  methodOf,
-  type AdapterConfig,
-  type AdapterConfigs,
-  type AdapterMethodName,
-  type MethodChoice,
-} from './methods';
+import type { AdaptedBase, AdapterMethod } from './method';
+import { methodOf, type AdapterConfig, type AdapterConfigs, type AdapterMethodName } from './methods';
 
 const TAG = 'adapter';
-
-/** What it is made of; `raw`: adapter_config.json as it was read, whose further fields are kept. */
-export interface AdapterSource extends MethodChoice {
-  name: string;
-  /** The name of the base model on the hub, or where it lies; written to adapter_config.json when it says nothing. */
-  base: string;
-  trainable: boolean;
-  seed: number;
-  device: Device;
-}
 
 /** What reports say of it. */
 interface AdapterFacts {
@@ -43,9 +23,6 @@ interface AdapterFacts {
   readonly loadedByPeft: boolean;
   readonly settings: readonly (readonly [name: string, value: string])[];
 }
-
-/** The key of a delta's tensor in adapter_model.safetensors. */
-const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${prefix}.${kind.names[name]!}`;
 
 /**
  * What a configuration changes in the layers of a model, such as W·x + scale·(α/r)·up·(down·x). Made by `model.addAdapter` and
@@ -67,8 +44,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   readonly trainable: boolean;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
-  readonly #deltas = new Map<string, Delta>();
-  #vectors: Parameter | undefined;
+  readonly #parts: AdapterParts;
   readonly #source: AdapterSource;
   readonly #method: AdapterMethod<AdapterConfig>;
   #scale = 1;
@@ -77,8 +53,9 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   #forwards = 0;
   #disposed = false;
 
-  private constructor(source: AdapterSource) {
+  private constructor(source: AdapterSource, parts: AdapterParts) {
     this.#source = source;
+    this.#parts = parts;
     this.#method = methodOf(source.method);
     this.name = source.name;
     this.method = source.method as Name;
@@ -88,15 +65,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal A new adapter, initialized as PEFT's init_lora_weights says; every layer draws from streams of its own. */
   static create(source: AdapterSource, base: AdaptedBase): Adapter {
-    const adapter = new Adapter(source);
-    const { config, seed, device } = source;
-    for (const planned of adapter.#method.plan(config, base.linears, true)) {
-      const { linear, kind, spec, initWeights } = planned;
-      adapter.#add(planned, () => kind.initial(linear, spec, { seed, device, initWeights }));
-    }
-    const vectors = adapter.#method.vectors?.(config, base);
-    if (vectors) adapter.#vectors = adapter.#parameter(vectors.key, () => vectors.initial({ seed, device }));
-    return adapter;
+    return new Adapter(source, initialParts(source, base));
   }
 
   /**
@@ -108,73 +77,13 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     files: ReadonlyMap<string, SafetensorsTensor>,
     base: AdaptedBase,
   ): Promise<Adapter> {
-    const adapter = new Adapter(source);
-    const method = adapter.#method;
-    const tensors = new Map(
-      [...files].map(([key, value]) => [method.canonicalKey?.(key) ?? key, value] as const),
-    );
-    const plan = method.plan(source.config, base.linears, false);
-    const vectors = method.vectors?.(source.config, base);
-    const expected = new Map<string, readonly number[]>(vectors ? [[vectors.key, vectors.shape]] : []);
-    for (const planned of plan)
-      for (const [name, shape] of planned.kind.tensors(planned.linear, planned.spec))
-        expected.set(tensorKey(planned, name), shape);
-    await inSlices(
-      checkAdapterTensors(source.name, source.raw?.['base_model_name_or_path'], expected, tensors),
-    );
-    const pace = new Pace();
-    const values = new Map<string, Tensor>();
-    const read = (key: string): Promise<Tensor> =>
-      runUntracked(() => adapterTensor(tensors.get(key)!, source.device));
-    try {
-      if (vectors) {
-        const value = await read(vectors.key);
-        adapter.#vectors = adapter.#parameter(vectors.key, () => value);
-      }
-      for (const planned of plan) {
-        for (const name of planned.kind.tensors(planned.linear, planned.spec).keys())
-          values.set(name, await read(tensorKey(planned, name)));
-        adapter.#add(planned, () => values);
-        values.clear();
-        if (pace.due) await pace.rest();
-      }
-      return adapter;
-    } catch (error) {
-      for (const value of values.values()) value.dispose();
-      adapter.dispose();
-      throw error;
-    }
-  }
-
-  #add(planned: PlannedDelta, make: () => ReadonlyMap<string, Tensor>): void {
-    const values = runUntracked(() => noGrad(make));
-    const parameters = new Map<string, Parameter>();
-    for (const [name, value] of values)
-      parameters.set(
-        name,
-        this.#parameter(tensorKey(planned, name), () => value),
-      );
-    this.#deltas.set(planned.linear.path, planned.kind.make(planned.spec, parameters));
-  }
-
-  #parameter(key: string, make: () => Tensor): Parameter {
-    const parameter = adoptParameter(
-      runUntracked(() => noGrad(make)),
-      key,
-    );
-    parameter.requiresGrad = this.trainable;
-    return parameter;
-  }
-
-  get #parameters(): Parameter[] {
-    const deltas = [...this.#deltas.values()].flatMap(({ parameters }) => [...parameters.values()]);
-    return this.#vectors ? [this.#vectors, ...deltas] : deltas;
+    return new Adapter(source, await storedParts(source, files, base));
   }
 
   /** Trainable or not, its tensors in the order of adapter_model.safetensors; `.name` is the key there. */
   parameters(): Parameter[] {
     this.#checkAlive();
-    return this.#parameters.sort((a, b) => (a.name < b.name ? -1 : 1));
+    return this.#parts.parameters.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /**
@@ -194,29 +103,29 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** Paths of the layers it changes. */
   get targets(): string[] {
-    return [...this.#deltas.keys()];
+    return [...this.#parts.deltas.keys()];
   }
 
   /** How many vectors it puts before the tokens of every text: they take as many positions of the model's context. */
   get virtualTokens(): number {
-    return this.#vectors?.shape[0] ?? 0;
+    return this.#parts.vectors?.shape[0] ?? 0;
   }
 
   /** @internal These vectors [n, hidden]; undefined: none. */
   get vectors(): Parameter | undefined {
     this.#checkAlive();
-    return this.#vectors;
+    return this.#parts.vectors;
   }
 
   /** @internal Whether it changes any layer. */
   get changesLayers(): boolean {
-    return this.#deltas.size > 0;
+    return this.#parts.deltas.size > 0;
   }
 
   /** @internal What it changes in a layer, or undefined. */
   delta(path: string): Delta | undefined {
     this.#checkAlive();
-    return this.#deltas.get(path);
+    return this.#parts.deltas.get(path);
   }
 
   /** @internal Its change of a layer in one call. `forward`: the number that its dropout mask is drawn with. */
@@ -277,7 +186,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal Counts the changes of its parameters since it was made. */
   get version(): number {
-    return this.#parameters.reduce((sum, parameter) => sum + parameter.version, 0);
+    return this.#parts.parameters.reduce((sum, parameter) => sum + parameter.version, 0);
   }
 
   /** @internal Counts the changes of what it computes, by its parameters or its scale; one that is taken back is another one. */
@@ -369,10 +278,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** @internal Frees it: programs call model.removeAdapter(). */
   dispose(): void {
     if (this.#disposed) return;
-    for (const parameter of this.parameters()) parameter.dispose();
-    for (const delta of this.#deltas.values()) delta.dispose?.();
-    this.#deltas.clear();
-    this.#vectors = undefined;
+    this.#parts.dispose();
     this.#disposed = true;
   }
   [Symbol.dispose](): void {
@@ -381,12 +287,12 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** A short description for logs. */
   toJSON(): object {
     const size = this.#method.size(this.config);
-    return { name: this.name, ...size, trainable: this.trainable, layers: this.#deltas.size };
+    return { name: this.name, ...size, trainable: this.trainable, layers: this.#parts.deltas.size };
   }
 
   toString(): string {
     const size = Object.entries(this.#method.size(this.config)).map((entry) => entry.join(' '));
-    const layers = this.#vectors ? [] : [`${this.#deltas.size} layers`];
+    const layers = this.#parts.vectors ? [] : [`${this.#parts.deltas.size} layers`];
     const state = this.#disposed ? ['removed'] : this.trainable ? ['trainable'] : [];
     return `Adapter('${this.name}', ${[...size, ...layers, ...state].join(', ')})`;
   }
