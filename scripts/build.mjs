@@ -1,6 +1,7 @@
 // Builds build/Release/lora_native.node: CMake is the build of truth, cmake-js drives it with headers from
 // npm. Arguments are passed on as CMake definitions: node scripts/build.mjs -DLORA_TESTS=ON
-// LORA_CUDA_BUILD (all, native or off) says which GPUs it compiles for: scripts/cuda-build.mjs.
+// LORA_CUDA_BUILD (all, native or off) says which GPUs it compiles for: scripts/cuda-build.mjs. LORA_SIMD_BUILD (all or
+// native, the default) says which instruction sets: cmake/highway.cmake.
 // In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -50,14 +51,31 @@ const cmakeJs = join(dirname(resolveFrom(folder, 'cmake-js/package.json')), 'bin
 // CMake asks node where the headers are: it must see these packages too.
 const NODE_PATH = [join(folder, 'node_modules'), process.env.NODE_PATH].filter(Boolean).join(delimiter);
 
-/** Those of the command line, and those of LORA_CUDA_BUILD that the command line does not have. */
+/** `native` leaves out the instruction sets that this machine would not choose: half of a build's work, or more. */
+function simdBuild(asked = 'native') {
+  if (asked === 'all') return { definitions: ['-DLORA_SIMD_BUILD=all'], meaning: 'all instruction sets' };
+  if (asked === 'native')
+    return {
+      definitions: ['-DLORA_SIMD_BUILD=native'],
+      meaning: 'the best instruction set of this machine and the least; LORA_SIMD_BUILD=all compiles all',
+    };
+  throw new Error(
+    `[build] expected LORA_SIMD_BUILD to be all or native but received ${JSON.stringify(asked)}`,
+  );
+}
+
+/** Those of the command line, and those of the environment that the command line does not have. */
 function definitions() {
   const has = (definition) => given.some((one) => one.startsWith(definition.replace(/=.*/, '=')));
-  if (has('-DLORA_CUDA=')) return given;
+  const { LORA_CUDA_BUILD, LORA_SIMD_BUILD } = process.env;
   try {
-    const { definitions, meaning } = cudaBuild(process.env.LORA_CUDA_BUILD);
-    console.log(`build: ${meaning}`);
-    return [...definitions.filter((definition) => !has(definition)), ...given];
+    const chosen = [simdBuild(LORA_SIMD_BUILD || undefined)];
+    if (!has('-DLORA_CUDA=')) chosen.push(cudaBuild(LORA_CUDA_BUILD));
+    for (const { meaning } of chosen) console.log(`build: ${meaning}`);
+    return [
+      ...chosen.flatMap(({ definitions }) => definitions).filter((definition) => !has(definition)),
+      ...given,
+    ];
   } catch (error) {
     console.error(error.message);
     process.exit(1);

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
 import { binding } from '../native/calls';
-import { deviceFacts, devices } from '../native/device';
+import { deviceFacts, devices, instructionSet } from '../native/device';
 import { LoRAError } from '../errors';
 import { findBinary, platformName, platformPackage, thisHost } from '../native/loader';
 import { cacheFolder, endpointOf, findToken, isOffline } from '../hub/settings';
@@ -80,12 +80,13 @@ function runtime(): Report {
 
 function aboutBinary(): Report {
   const cpu = binding().cpuInfo();
+  const set = instructionSet();
   const found = devices();
   const [host, ...gpus] = found;
   const report: Report = {
     cpu: `${host!.name}, ${gib(host!.memoryBytes)}`,
     highway: cpu.highwayVersion,
-    'instruction set': cpu.target,
+    'instruction set': set.problem ?? set.name,
     'compiled and usable': cpu.targets.join(', '),
     threads: cpu.threads,
     'memory limit': process.env['LORA_MEMORY_LIMIT'] ?? 'what the system leaves',

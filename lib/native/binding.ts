@@ -95,6 +95,8 @@ export interface NativeCpuInfo {
   /** The instruction set whose kernels run, and all that are compiled in and usable here. */
   target: string;
   targets: string[];
+  /** What this CPU has beyond the best of them, best first, where the binary was built for another CPU. */
+  missingTargets?: string[];
   threads: number;
   highwayVersion: string;
 }

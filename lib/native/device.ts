@@ -89,12 +89,25 @@ export function deviceFacts(): Record<string, string> {
 
 const opened = new Map<Device, NativeDevice>();
 
+/** The instruction set that runs, and that it is not the best because the binary was built for another CPU. */
+export function instructionSet(): { name: string; problem?: string } {
+  const { target: name, missingTargets } = binding().cpuInfo();
+  if (missingTargets === undefined) return { name };
+  return {
+    name,
+    problem: `${name} runs, because the binary was built for another CPU, without ${missingTargets.join(', ')}: npx lora-native build makes one for this CPU`,
+  };
+}
+
 /** Opens a device; throws ERR_DEVICE_UNAVAILABLE with the reason where there is none. */
 export function nativeDevice(name: Device): NativeDevice {
   let device = opened.get(name);
   if (device === undefined) {
     device = binding().openDevice(deviceName('device', name));
     opened.set(name, device);
+    const { problem } = instructionSet();
+    if (name === 'cpu' && problem !== undefined)
+      process.emitWarning(`[device] ${problem}`, { code: 'LORA_SIMD_MISSING' });
   }
   return device;
 }

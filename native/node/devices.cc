@@ -65,12 +65,16 @@ Napi::Value CudaFacts(const Napi::CallbackInfo& info) {
 Napi::Value CpuInfo(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Napi::Object result = Napi::Object::New(info.Env());
-  Napi::Array targets = Napi::Array::New(info.Env());
+  const auto array = [&](const std::vector<std::string>& names) {
+    Napi::Array values = Napi::Array::New(info.Env());
+    for (const std::string& name : names) values.Set(values.Length(), name);
+    return values;
+  };
   result.Set("target", cpu::ActiveTarget());
-  uint32_t i = 0;
-  for (const std::string& name : cpu::UsableTargets()) targets.Set(i++, name);
   result.Set("highwayVersion", cpu::HighwayVersion());
-  result.Set("targets", targets);
+  result.Set("targets", array(cpu::UsableTargets()));
+  if (const auto missing = cpu::MissingTargets(); !missing.empty())
+    result.Set("missingTargets", array(missing));
   result.Set("threads", state.threads());
   return result;
 }

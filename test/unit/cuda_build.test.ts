@@ -83,13 +83,16 @@ test('the GPUs are those that nvidia-smi names; where it fails there are none', 
   expect(answers('failing', 'echo "NVIDIA-SMI has failed"; exit 9')).toEqual(off);
 });
 
-test('a build that cannot be made says so in one sentence, before it compiles', () => {
+test.each([
+  ['LORA_CUDA_BUILD', 'on', 'all, native or off'],
+  ['LORA_SIMD_BUILD', 'avx2', 'all or native'],
+])('a build that cannot be made says so in one sentence, before it compiles: %s', (name, value, choices) => {
   const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts/build.mjs')], {
     encoding: 'utf8',
-    env: { ...process.env, LORA_CUDA_BUILD: 'on' },
+    env: { ...process.env, LORA_CUDA_BUILD: 'off', [name]: value },
   });
   expect({ status, stderr }).toEqual({
     status: 1,
-    stderr: '[build] expected LORA_CUDA_BUILD to be all, native or off but received "on"\n',
+    stderr: `[build] expected ${name} to be ${choices} but received "${value}"\n`,
   });
 });

@@ -18,6 +18,10 @@ std::string ActiveTarget();
 // Returns all that are compiled in and that this CPU has, best first.
 std::vector<std::string> UsableTargets();
 
+// Returns what this CPU has beyond the best of them, and a build for another CPU left out
+// (LORA_SIMD_BUILD), best first.
+std::vector<std::string> MissingTargets();
+
 // Returns the version of the headers that the kernels were compiled with: "1.2.0".
 std::string HighwayVersion();
 

@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "core/ops/backend.h"
+#include "hwy/targets.h"
 
 namespace lora::test {
 namespace {
@@ -33,6 +34,16 @@ TEST_CASE("targets: LORA_SIMD limits the first context, LimitTargets everything 
     CHECK(std::string(error.what()).find("LORA_SIMD") != std::string::npos);
     CHECK(std::string(error.what()).find(usable.back()) != std::string::npos);
   }
+#if LORA_SIMD_LEFT_OUT
+  setenv("LORA_SIMD", hwy::TargetName(LORA_SIMD_LEFT_OUT & -LORA_SIMD_LEFT_OUT), 1);
+  try {
+    CpuBackend().create_context(1);
+    FAIL("expected an error");
+  } catch (const Error& error) {
+    CHECK(std::string(error.what()).find("built without: LORA_SIMD_BUILD=all") !=
+          std::string::npos);
+  }
+#endif
   setenv("LORA_SIMD", usable.back().c_str(), 1);
   CpuBackend().create_context(1);
   CHECK(cpu::ActiveTarget() == usable.back());
@@ -119,8 +130,29 @@ TEST_CASE("targets: usable are those whose features the system reports") {
   std::erase_if(expected, [&](const std::string& name) {
     return left_out.contains(name) && std::find(usable.begin(), usable.end(), name) == usable.end();
   });
+#if LORA_SIMD_LEFT_OUT
+  if (expected.size() > 2) expected.erase(expected.begin() + 1, expected.end() - 1);
+#endif
   CHECK(usable == expected);
+  CHECK(cpu::MissingTargets().empty());
 }
+
+#if defined(__x86_64__)
+TEST_CASE("targets: missing are the better ones that a build for another CPU left out") {
+  const auto missing = [](int64_t has, int64_t compiled, int64_t left_out) {
+    return cpu::MissingTargets(has, compiled, left_out);
+  };
+  using Names = std::vector<std::string>;
+  constexpr int64_t kSse = HWY_SSE2 | HWY_SSE4, kAvx = HWY_AVX2 | HWY_AVX3;
+  CHECK(missing(kSse | kAvx, HWY_SSE2 | HWY_AVX3, HWY_SSE4 | HWY_AVX2) == Names{});
+  CHECK(missing(kSse | kAvx, HWY_SSE2, HWY_SSE4 | kAvx) == Names{"avx3", "avx2", "sse4"});
+  CHECK(missing(kSse | HWY_AVX2, HWY_SSE2 | HWY_AVX3, HWY_SSE4 | HWY_AVX2) ==
+        Names{"avx2", "sse4"});
+  CHECK(missing(kSse | kAvx, HWY_SSE2 | HWY_SSE4, HWY_AVX2) ==
+        Names{"avx2"});  // AVX3 is of no build
+  CHECK(missing(kSse | kAvx, kSse | kAvx, 0) == Names{});
+}
+#endif
 
 TEST_CASE("targets: the version of Highway") {
   CHECK(cpu::HighwayVersion().find('.') != std::string::npos);

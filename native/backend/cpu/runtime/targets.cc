@@ -13,6 +13,10 @@
 // After foreach_target.h.
 #include "hwy/highway.h"
 
+#ifndef LORA_SIMD_LEFT_OUT
+#define LORA_SIMD_LEFT_OUT 0
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu {
 namespace HWY_NAMESPACE {
@@ -38,11 +42,29 @@ std::string Lower(std::string_view text) {
 
 std::string NameOfTarget(int64_t target) { return Lower(hwy::TargetName(target)); }
 
-// Returns the compiled targets that the CPU has, whatever limits and mocks are set, because a limit
-// must not hide the targets from which the next limit chooses.
-std::vector<int64_t> Supported() {
-  static const std::vector<int64_t> all = hwy::SupportedAndGeneratedTargets();
+// Returns the targets that the CPU has, whatever limits and mocks are set, because a limit must not
+// hide the targets from which the next limit chooses.
+int64_t OfCpu() {
+  static const int64_t all = hwy::SupportedTargets();
   return all;
+}
+
+// A lower bit is a better target.
+constexpr int64_t Best(int64_t targets) { return targets & -targets; }
+
+// Returns single targets, best first.
+std::vector<int64_t> Each(int64_t targets) {
+  std::vector<int64_t> each;
+  for (; targets != 0; targets -= Best(targets)) each.push_back(Best(targets));
+  return each;
+}
+
+std::vector<int64_t> Supported() { return Each(OfCpu() & HWY_TARGETS); }
+
+std::vector<std::string> NamesOf(const std::vector<int64_t>& targets) {
+  std::vector<std::string> names;
+  for (const int64_t target : targets) names.push_back(NameOfTarget(target));
+  return names;
 }
 
 // On ARM, with a glibc before 2.34, std::call_once would wait for ever after an error: it is
@@ -68,15 +90,19 @@ bool Limit(std::string_view name) {
 }  // namespace
 
 std::string ActiveTarget() {
-  Supported();
+  OfCpu();
   LimitTargetsByEnvironment();
   return NameOfTarget(HWY_DYNAMIC_DISPATCH(RunningTarget)());
 }
 
-std::vector<std::string> UsableTargets() {
-  std::vector<std::string> names;  // a lower bit is a better target
-  for (const int64_t target : Supported()) names.push_back(NameOfTarget(target));
-  return names;
+std::vector<std::string> UsableTargets() { return NamesOf(Supported()); }
+
+std::vector<std::string> MissingTargets(int64_t has, int64_t compiled, int64_t left_out) {
+  return NamesOf(Each(has & left_out & (Best(has & compiled) - 1)));
+}
+
+std::vector<std::string> MissingTargets() {
+  return MissingTargets(OfCpu(), HWY_TARGETS, LORA_SIMD_LEFT_OUT);
 }
 
 bool LimitTargets(std::string_view name) {
@@ -90,11 +116,14 @@ void LimitTargetsByEnvironment() {
   if (environment_read) return;
   const char* name = std::getenv("LORA_SIMD");
   if (name != nullptr && *name != '\0' && !Limit(name)) {
-    std::string usable;
+    std::string usable, left_out;
     for (const std::string& target : UsableTargets())
       usable += (usable.empty() ? "" : ", ") + target;
+    for (const std::string& target : NamesOf(Each(OfCpu() & LORA_SIMD_LEFT_OUT)))
+      if (target == Lower(name))
+        left_out = ", which this binary was built without: LORA_SIMD_BUILD=all builds every one";
     Throw("ERR_ARGUMENT", "device", "expected LORA_SIMD to be one of ", usable, " but received ",
-          name);
+          name, left_out);
   }
   environment_read = true;
 }

@@ -3,11 +3,18 @@
 // the best target of the CPU even where that is not compiled in.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/runtime/devices.h"
 
 namespace lora::cpu {
+
+// Returns what `has` holds beyond the best of `compiled`, as far as a build left it out, best
+// first. All are bits of Highway.
+std::vector<std::string> MissingTargets(int64_t has, int64_t compiled, int64_t left_out);
 
 // From now on nothing better than `name` runs ("sse2", "sse4", "avx2", "avx3", "avx3_zen4", any
 // case); "best" lifts the limit. Returns false and changes nothing where that target is not usable
