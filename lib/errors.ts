@@ -66,6 +66,10 @@ export class LoRAError extends Error {
   }
 }
 
+/** @internal The error of an op, whose name stands before the message. */
+export const loraError = (op: string, code: ErrorCode, message: string, cause?: unknown): LoRAError =>
+  new LoRAError(code, `[${op}] ${message}`, { op, cause });
+
 /** @internal Whether something failed for want of memory. */
 export const isOutOfMemory = (error: unknown): error is LoRAError =>
   error instanceof LoRAError && error.code === 'ERR_OUT_OF_MEMORY';

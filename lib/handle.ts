@@ -1,4 +1,4 @@
-import { LoRAError } from './errors';
+import { LoRAError, loraError } from './errors';
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 const settled = (promise: Promise<unknown>): Promise<void> => promise.then(nothing, nothing);
@@ -119,7 +119,7 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, Promise<R
       this.#state === 'iterated'
         ? `expected a fresh handle but received one that was already iterated: call ${this.#op}() again`
         : `expected the handle to be iterated in the turn that made it, but it already runs by itself: await it, or iterate at once`;
-    return new LoRAError('ERR_ARGUMENT', `[${this.#op}] ${why}`, { op: this.#op });
+    return loraError(this.#op, 'ERR_ARGUMENT', why);
   }
 
   async #next(): Promise<IteratorResult<Event, undefined>> {
@@ -141,7 +141,7 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, Promise<R
     this.#left = true;
     // The generator's finally blocks free what the run holds; its own return value is not an event.
     await this.#run?.return(undefined as Result);
-    this.#reject(new LoRAError('ERR_DISPOSED', `[${this.#op}] there is no result: ${why}`, { op: this.#op }));
+    this.#reject(loraError(this.#op, 'ERR_DISPOSED', `there is no result: ${why}`));
   }
 
   /**

@@ -1,6 +1,6 @@
 /** Argument checks and the words of their sentences. */
 import { inspect } from 'node:util';
-import { LoRAError } from './errors';
+import { loraError } from './errors';
 
 /**
  * Throws ERR_ARGUMENT `[op] message` unless the condition holds. A message that says what a shape or a value is costs more than
@@ -9,7 +9,7 @@ import { LoRAError } from './errors';
 export function check(condition: unknown, op: string, message: string | (() => string)): asserts condition {
   if (condition) return;
   const sentence = typeof message === 'string' ? message : message();
-  throw new LoRAError('ERR_ARGUMENT', `[${op}] ${sentence}`, { op });
+  throw loraError(op, 'ERR_ARGUMENT', sentence);
 }
 
 /** Throws ERR_ARGUMENT for a typed array whose memory was transferred to another thread, or whose file was closed. */
@@ -23,7 +23,7 @@ export function checkAttached(op: string, what: string, { buffer }: ArrayBufferV
 
 /** Throws ERR_UNSUPPORTED, because gradients are computed in f32 and bf16 only. */
 export function refuseF16Training(op: string, what = 'with f16 activations'): never {
-  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] training ${what} is not supported; use bf16`, { op });
+  throw loraError(op, 'ERR_UNSUPPORTED', `training ${what} is not supported; use bf16`);
 }
 
 /** Whether p can be a probability of dropout, as CheckProbability of native/core/ops/linear.cc has it; a test compares them. */

@@ -1,4 +1,4 @@
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { plainDefaults, planGeneration } from '../engine/sampling';
 import { allowSpecialTokens } from '../options/table';
 import { suggest } from '../validate';
@@ -34,10 +34,10 @@ export const chat = defineCommand({
     const model = await loadModel(values, console);
     try {
       if (!model.tokenizer.hasChatTemplate)
-        throw new LoRAError(
+        throw loraError(
+          'chat',
           'ERR_UNSUPPORTED',
-          `[chat] ${model.directory} has no chat template (chat_template.jinja of a directory, tokenizer.chat_template of a GGUF file): add one, or continue texts with lora-native generate`,
-          { op: 'chat' },
+          `${model.directory} has no chat template (chat_template.jinja of a directory, tokenizer.chat_template of a GGUF file): add one, or continue texts with lora-native generate`,
         );
       const names = await loadAdapters(model, files);
       const conversation: Conversation = new Conversation(model, options, (messages) =>

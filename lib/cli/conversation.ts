@@ -1,6 +1,6 @@
 /** A conversation with a model: its history, and what of it the model still reads. */
 import { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { SamplingOptions } from '../engine/sampling';
 import type { CausalLM } from '../models/causal_lm';
 import type { GenerationResult } from '../models/generate';
@@ -119,10 +119,10 @@ export class Conversation {
       if (ids.length + room <= context) return { ids, history };
       if (history.length > 0) continue;
       if (ids.length < context) return { ids, history };
-      throw new LoRAError(
+      throw loraError(
+        'chat',
         'ERR_ARGUMENT',
-        `[chat] expected a message of at most ${context - 1} tokens with what the template adds, since the model has max_position_embeddings ${config.maxPositionEmbeddings}, but received ${ids.length}`,
-        { op: 'chat' },
+        `expected a message of at most ${context - 1} tokens with what the template adds, since the model has max_position_embeddings ${config.maxPositionEmbeddings}, but received ${ids.length}`,
       );
     }
   }

@@ -1,5 +1,5 @@
 import { existsSync, statSync } from 'node:fs';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { SavedFolder } from '../formats/file_group';
 import { isGguf } from '../formats/gguf';
 import { ggufAt, GgufSet } from '../formats/gguf_set';
@@ -125,8 +125,7 @@ async function describeGguf(source: Source): Promise<Report> {
 
 export async function describePath(source: string, options: SourceOptions = {}): Promise<Report> {
   const path = await sourceFolder(source, 'inspect', 'any', options);
-  if (!existsSync(path))
-    throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
+  if (!existsSync(path)) throw loraError('inspect', 'ERR_FILE', `${path} does not exist`);
   if (!statSync(path).isDirectory())
     return (await isGguf(path)) ? describeGguf(path) : describeFile(path, 'safetensors');
   const folder = await SavedFolder.open(path);
@@ -152,10 +151,10 @@ export async function describePath(source: string, options: SourceOptions = {}):
   }
   // Beside a whole model it holds the state of its training alone.
   if (folder.has(checkpointFile)) return describeFile(folder.file(checkpointFile), 'checkpoint');
-  throw new LoRAError(
+  throw loraError(
+    'inspect',
     'ERR_FILE',
-    `[inspect] ${path}: expected config.json, adapter_config.json, checkpoint.safetensors or one GGUF model in it`,
-    { op: 'inspect' },
+    `${path}: expected config.json, adapter_config.json, checkpoint.safetensors or one GGUF model in it`,
   );
 }
 

@@ -1,6 +1,6 @@
 import { loadDataset, type Dataset } from '../data/dataset';
 import { ignoredLabel, type Example } from '../data/example';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { sourceFolder } from '../hub/source';
 import { Tokenizer } from '../text/tokenizer';
 import { UsageError, type Console } from './command';
@@ -44,12 +44,10 @@ function numbersOf(list: string): number[] {
 function examplesOf(data: Dataset, numbers: readonly number[]): Map<number, Required<Example>> {
   const last = numbers.at(-1)!;
   if (last > data.length)
-    throw new LoRAError(
+    throw loraError(
+      'inspect',
       'ERR_ARGUMENT',
-      `[inspect] expected examples from 1 to ${data.length} but received ${last}`,
-      {
-        op: 'inspect',
-      },
+      `expected examples from 1 to ${data.length} but received ${last}`,
     );
   const found = new Map<number, Required<Example>>();
   let number = 0;
@@ -81,8 +79,7 @@ export async function inspectData(path: string, flags: DataFlags, console: Conso
   const columns = dataColumns(flags.columns);
   const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console, flags));
   const tokenizer = await Tokenizer.fromDirectory(folder);
-  if (!tokenizer)
-    throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer`, { op: 'inspect' });
+  if (!tokenizer) throw loraError('inspect', 'ERR_FILE', `${flags.model} has no tokenizer`);
   const data = await loadDataset(path, {
     tokenizer,
     maxLength,

@@ -1,5 +1,5 @@
 /** Whether a run fits into memory: what is said and refused before the weights of a model are read. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { sourceFolder } from '../hub/source';
 import type { ModelConfig } from '../models/config';
 import { modelConfigOf, openModelFiles } from '../models/model_source';
@@ -100,10 +100,10 @@ export async function checkMemory(
   });
   const { weights } = fit.estimate;
   if (weights > fit.free)
-    throw new LoRAError(
+    throw loraError(
+      'train',
       'ERR_OUT_OF_MEMORY',
-      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)${fit.remedy === undefined ? '' : `: with ${fit.remedy} the run would fit`}`,
-      { op: 'train' },
+      `the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)${fit.remedy === undefined ? '' : `: with ${fit.remedy} the run would fit`}`,
     );
   note(console, fitText(fit));
 }

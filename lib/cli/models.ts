@@ -9,7 +9,7 @@ import {
 import { tryLock } from '../hub/lock';
 import { repositoryId } from '../hub/names';
 import { cacheFolder } from '../hub/settings';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { binding } from '../native/calls';
 import type { NativeLock } from '../native/handles';
 import { defineCommand, helpFlag, UsageError } from './command';
@@ -69,20 +69,13 @@ async function removeModel(cache: string, name: string): Promise<{ id: string; b
   if (id === undefined)
     throw new UsageError(`models needs --remove org/name but received ${JSON.stringify(name)}`);
   const cached = new CachedRepository(cache, id);
-  if (!(await isCached(cached)))
-    throw new LoRAError('ERR_HUB', `[models] the cache has no ${id}: ${cache}`, { op: 'models' });
+  if (!(await isCached(cached))) throw loraError('models', 'ERR_HUB', `the cache has no ${id}: ${cache}`);
   const held: NativeLock[] = [];
   try {
     for (const path of await lockFiles(cached)) {
       const lock = await tryLock(path);
       if (lock === null)
-        throw new LoRAError(
-          'ERR_BUSY',
-          `[models] ${id} is being downloaded: wait for it, or end that process`,
-          {
-            op: 'models',
-          },
-        );
+        throw loraError('models', 'ERR_BUSY', `${id} is being downloaded: wait for it, or end that process`);
       held.push(lock);
     }
     const [entry] = (await listCache(cache)).filter((found) => found.id === id);

@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { readText } from '../formats/json';
 import { adapterConfigFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
@@ -182,10 +182,12 @@ async function listen(server: Server, host: string, port: number): Promise<strin
   try {
     await once(server, 'listening');
   } catch (cause) {
-    throw new LoRAError('ERR_ARGUMENT', `[serve] cannot listen on ${host}:${port}: ${systemReason(cause)}`, {
-      op: 'serve',
+    throw loraError(
+      'serve',
+      'ERR_ARGUMENT',
+      `cannot listen on ${host}:${port}: ${systemReason(cause)}`,
       cause,
-    });
+    );
   }
   const { address, port: bound, family } = server.address() as AddressInfo;
   return `http://${family === 'IPv6' ? `[${address}]` : address}:${bound}`;

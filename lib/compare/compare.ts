@@ -2,7 +2,7 @@
 import { loadDataset } from '../data/dataset';
 import type { DataSource } from '../data/example';
 import { measuringFile } from '../data/folders';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { toPath } from '../formats/paths';
 import { plannedRun, type RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
@@ -64,10 +64,10 @@ function roomOf(options: ResolvedCompare, context: number): number {
 
 async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, Comparison, void> {
   if (busy)
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_BUSY',
-      `[${op}] another comparison runs in this thread, and would count the memory of this one: await it first`,
-      { op },
+      'another comparison runs in this thread, and would count the memory of this one: await it first',
     );
   busy = true;
   try {

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DataSource } from '../data/example';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
 import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import type { CausalLM } from '../models/causal_lm';
@@ -166,10 +166,10 @@ export class ComparisonRun {
     const [only] = options.rates[method]!;
     const finite = trials.filter(({ loss }) => loss !== null);
     if (trials.length > 0 && finite.length === 0)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_NON_FINITE',
-        `[${op}] no learning rate of ${method} gave a loss that is a number: tried were ${trials.map(({ lr }) => lr).join(', ')}; give others as learningRates`,
-        { op },
+        `no learning rate of ${method} gave a loss that is a number: tried were ${trials.map(({ lr }) => lr).join(', ')}; give others as learningRates`,
       );
     const lr = finite.length === 0 ? only! : finite.reduce((a, b) => (b.loss! < a.loss! ? b : a)).lr;
     const tried = trials.map((trial) => trial.lr);

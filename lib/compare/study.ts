@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { makeDirectory, writeFileAtomic } from '../formats/atomic';
 import { readJson } from '../formats/json';
 import { refuseLink } from '../formats/links';
@@ -65,27 +65,24 @@ export class Study {
       const own = JSON.parse(JSON.stringify(question)) as Record<string, unknown>;
       const differs = isRecord(saved) ? difference(saved, own) : `it is ${describe(saved)}`;
       if (differs === undefined) return study;
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_ARGUMENT',
-        `[${op}] ${dir} holds the results of another question: ${differs}; choose another outDir, or ask as before`,
-        { op },
+        `${dir} holds the results of another question: ${differs}; choose another outDir, or ask as before`,
       );
     }
     try {
       await makeDirectory(dir);
       const other = (await readdir(dir)).find((name) => !name.startsWith('.'));
       if (other !== undefined)
-        throw new LoRAError(
+        throw loraError(
+          op,
           'ERR_FILE',
-          `[${op}] ${dir} holds files but no comparison (${other}): choose another outDir`,
-          { op },
+          `${dir} holds files but no comparison (${other}): choose another outDir`,
         );
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
-      throw new LoRAError('ERR_FILE', `[${op}] cannot write to outDir ${dir}: ${systemReason(cause)}`, {
-        op,
-        cause,
-      });
+      throw loraError(op, 'ERR_FILE', `cannot write to outDir ${dir}: ${systemReason(cause)}`, cause);
     }
     await writeFileAtomic(file, `${JSON.stringify(question, null, 2)}\n`);
     return study;
@@ -104,10 +101,10 @@ export class Study {
       ? misfit(shape, value)
       : `expected an object but received ${describe(value)}`;
     if (wrong === undefined) return value as T;
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_FILE',
-      `[${op}] ${path} is no finding of this comparison: ${wrong}; remove it, and it is found again`,
-      { op },
+      `${path} is no finding of this comparison: ${wrong}; remove it, and it is found again`,
     );
   }
 

@@ -1,6 +1,6 @@
 /** A model as a GGUF file of llama.cpp. */
 import { basename } from 'node:path';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { stageFile } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
 import { quantizedBlocks } from '../formats/gguf_blocks';
@@ -49,7 +49,7 @@ const typeOf = <F extends GgufFormat>(format: F): Uppercase<F> => format.toUpper
 const fileTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, q5_0: 8, q4_k: 14, bf16: 32 } as const;
 
 function unsupported(message: string): never {
-  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${message}`, { op });
+  throw loraError(op, 'ERR_UNSUPPORTED', message);
 }
 
 /** The values that llama.cpp computes a model by. */
@@ -90,11 +90,7 @@ function configFields(config: ModelConfig): Map<string, GgufField> {
 async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise<Map<string, GgufField>> {
   const json = await folder.json('tokenizer.json', 'tokenizerBytes');
   if (!isRecord(json))
-    throw new LoRAError(
-      'ERR_FILE',
-      `[${op}] ${folder.dir} has no tokenizer.json, which a GGUF file contains`,
-      { op },
-    );
+    throw loraError(op, 'ERR_FILE', `${folder.dir} has no tokenizer.json, which a GGUF file contains`);
   const tokenizer = (await Tokenizer.fromFiles(folder))!;
   const fields = ggufTokenizer(json, config.vocabSize);
   const around = tokenizer.encode('');

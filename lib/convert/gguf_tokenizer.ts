@@ -1,6 +1,6 @@
 /** A tokenizer.json as llama.cpp has tokenizers: the kinds that it knows, recognized by what they consist of. */
 import { isDeepStrictEqual } from 'node:util';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { GgufField } from '../formats/gguf_write';
 import { preTokenizers, tokenTypes as types } from '../text/gguf_kinds';
 import { isRecord } from '../validate';
@@ -8,10 +8,10 @@ import { isRecord } from '../validate';
 const op = 'convertModel';
 
 function unsupported(what: string): never {
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_UNSUPPORTED',
-    `[${op}] tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
-    { op },
+    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
   );
 }
 
@@ -39,12 +39,10 @@ function tokensOf(json: Readonly<Record<string, unknown>>, vocabSize: number): T
   }));
   const set = (id: unknown, text: string, type: number): void => {
     if (!Number.isSafeInteger(id) || (id as number) < 0 || (id as number) >= vocabSize)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_FILE',
-        `[${op}] tokenizer.json has the id ${String(id)}, and the model has ${vocabSize}`,
-        {
-          op,
-        },
+        `tokenizer.json has the id ${String(id)}, and the model has ${vocabSize}`,
       );
     tokens[id as number] = { text, type };
   };

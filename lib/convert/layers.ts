@@ -1,5 +1,5 @@
 /** The layers of a PEFT directory, for a model, and what the other formats make of their numbers. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { floatsOf } from '../formats/floats';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import type { ModelConfig } from '../models/config';
@@ -22,10 +22,10 @@ export async function layersOf(
 ): Promise<{ layers: AdapterLayer[]; about: AboutAdapter }> {
   const { config, raw } = fromPeftJson(json);
   if (config.useDora || config.modulesToSave !== null)
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] the adapter has ${config.useDora ? 'DoRA (use_dora)' : `whole modules (modules_to_save ${JSON.stringify(config.modulesToSave)})`}, which only PEFT's format has`,
-      { op },
+      `the adapter has ${config.useDora ? 'DoRA (use_dora)' : `whole modules (modules_to_save ${JSON.stringify(config.modulesToSave)})`}, which only PEFT's format has`,
     );
   const modules = linearModules(model);
   const targets = resolveTargets(config, modules);

@@ -3,7 +3,7 @@
  * rank and one scale, which is a factor and not an α; the change is y += scale · (x · lora_a) · lora_b.
  */
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { bytesOfFloats, floatsOf } from '../formats/floats';
@@ -31,10 +31,10 @@ const inBlock = /^model\.layers\.(\d+)\.(.+)$/;
 function placeOf(op: string, path: string): { block: number; module: string } {
   const [, block, module] = inBlock.exec(path) ?? [];
   if (block === undefined || module === undefined)
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] the adapter changes ${path}, and mlx_lm adapts layers inside the blocks only`,
-      { op },
+      `the adapter changes ${path}, and mlx_lm adapts layers inside the blocks only`,
     );
   return { block: Number(block), module };
 }

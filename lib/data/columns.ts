@@ -1,6 +1,6 @@
 /** Numbers of data sets, outside JavaScript's heap: what does not fit there ends the process, what does not fit here is an error. */
 import { freemem } from 'node:os';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { ownMemory } from '../formats/input';
 import type { Example } from './example';
 
@@ -51,10 +51,10 @@ export class Column {
   #grow(): void {
     const bytes = blockLength * (this.kind === 'i32' ? 4 : 8);
     if (freeBytes() < bytes + reservedBytes)
-      throw new LoRAError(
+      throw loraError(
+        'loadDataset',
         'ERR_OUT_OF_MEMORY',
-        `[loadDataset] ${this.path}: there is no memory left for its examples: read it with inMemory: false, or a part of it`,
-        { op: 'loadDataset' },
+        `${this.path}: there is no memory left for its examples: read it with inMemory: false, or a part of it`,
       );
     const { buffer } = ownMemory(bytes, this.path);
     this.#blocks.push(this.kind === 'i32' ? new Int32Array(buffer) : new Float64Array(buffer));

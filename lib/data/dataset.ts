@@ -1,4 +1,4 @@
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { InputFile } from '../formats/input';
 import { toPath } from '../formats/paths';
 import { datasetOptions } from '../options/table';
@@ -121,12 +121,10 @@ export async function loadDataset(
   const { examples, places, truncated, dropped, tokens } = reader;
   const { length } = inMemory ? examples : places;
   if (length === 0)
-    throw new LoRAError(
+    throw loraError(
+      'loadDataset',
       'ERR_DATA',
-      `[loadDataset] ${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
-      {
-        op: 'loadDataset',
-      },
+      `${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
     );
   const counts = { maxLength, truncated, dropped, tokens, path: file };
   if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
@@ -245,12 +243,10 @@ const otherFormats: Readonly<Partial<Record<DataFormat, string>>> = {
 /** Throws unless rows can be read again by their places; gives the stamp of the file. */
 async function checkSeekable(path: string, format: DataFormat, stream: boolean): Promise<string> {
   const refuse = (what: string): never => {
-    throw new LoRAError(
+    throw loraError(
+      'loadDataset',
       'ERR_UNSUPPORTED',
-      `[loadDataset] ${path}: inMemory: false is for plain JSONL files, not for ${what}`,
-      {
-        op: 'loadDataset',
-      },
+      `${path}: inMemory: false is for plain JSONL files, not for ${what}`,
     );
   };
   const other = otherFormats[format];
@@ -364,10 +360,10 @@ class Reader {
   get #tokenizer(): TextEncoder {
     const { tokenizer } = this.options;
     if (tokenizer) return tokenizer;
-    throw new LoRAError(
+    throw loraError(
+      'loadDataset',
       'ERR_ARGUMENT',
-      `[loadDataset] expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
-      { op: 'loadDataset' },
+      `expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
     );
   }
 

@@ -1,4 +1,4 @@
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { describe, isListOf } from '../validate';
 
 /** One training example: token ids, and per position the id it must be predicted as, or −100 for "does not count". */
@@ -37,7 +37,7 @@ const isIds = (value: unknown): value is number[] => isListOf(value, Number.isIn
 /** Throws ERR_DATA, naming the example's place, unless `value` is a well-formed example; gives its labels too. */
 export function checkExample(op: string, value: unknown, place: string): Required<Example> {
   const fail = (message: string): never => {
-    throw new LoRAError('ERR_DATA', `[${op}] ${place}: ${message}`, { op });
+    throw loraError(op, 'ERR_DATA', `${place}: ${message}`);
   };
   if (typeof value !== 'object' || value === null)
     return fail(`expected an example { inputIds, labels? } but received ${describe(value)}`);

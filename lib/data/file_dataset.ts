@@ -1,5 +1,5 @@
 /** Examples that stay in their file: the places of the rows are known, and a row is read when it is wanted. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { InputFile } from '../formats/input';
 import { check, describe } from '../validate';
 import { Column } from './columns';
@@ -84,9 +84,7 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
     const file = await InputFile.open(this.path);
     try {
       if (file.stamp !== this.stamp)
-        throw new LoRAError('ERR_FILE', `[loadDataset] ${this.path} has changed since it was loaded`, {
-          op: 'loadDataset',
-        });
+        throw loraError('loadDataset', 'ERR_FILE', `${this.path} has changed since it was loaded`);
       const bytes = await file.bytes(this.places.offset.at(index), this.places.bytes.at(index));
       return await this.example(new TextDecoder().decode(bytes), this.places.number.at(index));
     } finally {

@@ -1,7 +1,7 @@
 /** Folders of data sets: a file for training, and files that measure. */
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 
 /** Which file of a folder is read. */
@@ -35,7 +35,7 @@ async function filesOf(folder: string, split: DataSplit): Promise<string[]> {
       .filter((name) => names[split].includes(name.replace(extension, '').toLowerCase()))
       .sort();
   } catch (cause) {
-    throw new LoRAError('ERR_FILE', `[${op}] cannot read ${folder}: ${systemReason(cause)}`, { op, cause });
+    throw loraError(op, 'ERR_FILE', `cannot read ${folder}: ${systemReason(cause)}`, cause);
   }
 }
 
@@ -46,9 +46,7 @@ async function filesOf(folder: string, split: DataSplit): Promise<string[]> {
 export async function splitFile(path: string, split: DataSplit | undefined): Promise<string> {
   if (!(await isFolder(path))) {
     if (split === undefined) return path;
-    throw new LoRAError('ERR_ARGUMENT', `[${op}] expected a folder beside split but received ${path}`, {
-      op,
-    });
+    throw loraError(op, 'ERR_ARGUMENT', `expected a folder beside split but received ${path}`);
   }
   const wanted = split ?? 'train';
   const files = await filesOf(path, wanted);

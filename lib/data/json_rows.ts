@@ -1,5 +1,5 @@
 /** Rows of a JSONL file, one object on each line, with errors that name file and line. */
-import { LoRAError, type ErrorCode } from '../errors';
+import { type ErrorCode, loraError } from '../errors';
 import { jsonFault } from '../formats/json_scanner';
 import { describe } from '../validate';
 
@@ -14,7 +14,7 @@ const op = 'loadDataset';
 
 /** Throws `message`, with the place. */
 export function failAt({ file, line }: RowPlace, message: string, code: ErrorCode = 'ERR_DATA'): never {
-  throw new LoRAError(code, `[${op}] ${file}:${line}: ${message}`, { op });
+  throw loraError(op, code, `${file}:${line}: ${message}`);
 }
 
 /** The object that a text holds: a line, or a part of one. @throws ERR_DATA, with the place. */

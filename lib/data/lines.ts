@@ -3,7 +3,7 @@ import { constants } from 'node:buffer';
 import { extname } from 'node:path';
 import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { JsonObjects } from './json_objects';
 import { fileSource, streamSource, type Line } from './sources';
@@ -52,13 +52,11 @@ function refuse(file: string, kind: string): void {
   const refused = Object.hasOwn(refusedNames, kind) ? refusedNames[kind] : undefined;
   if (refused === undefined) return;
   const [what, help] = refused;
-  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${file}: ${supported} but received ${what}: ${help}`, {
-    op,
-  });
+  throw loraError(op, 'ERR_UNSUPPORTED', `${file}: ${supported} but received ${what}: ${help}`);
 }
 
 function dataError(file: string, message: string, cause?: unknown): LoRAError {
-  return new LoRAError('ERR_DATA', `[${op}] ${file}${message}`, { op, cause });
+  return loraError(op, 'ERR_DATA', `${file}${message}`, cause);
 }
 
 /** How a file is read: objects on lines, objects of a list, a table, or text. */
@@ -245,7 +243,7 @@ async function* cutBy(cutter: Cutter, file: string, options: LineOptions): Async
     signal?.throwIfAborted();
     if (cause instanceof LoRAError) {
       if (cause.op !== undefined) throw cause;
-      throw new LoRAError(cause.code, `[${op}] ${cause.message}`, { op, cause });
+      throw loraError(op, cause.code, `${cause.message}`, cause);
     }
     const code = (cause as NodeJS.ErrnoException).code ?? '';
     if (code.startsWith('Z_'))
@@ -254,7 +252,7 @@ async function* cutBy(cutter: Cutter, file: string, options: LineOptions): Async
         `: the gzip data is damaged or cut short, after line ${cutter.number} (${(cause as Error).message})`,
         cause,
       );
-    throw new LoRAError('ERR_FILE', `[${op}] cannot read ${file}: ${systemReason(cause)}`, { op, cause });
+    throw loraError(op, 'ERR_FILE', `cannot read ${file}: ${systemReason(cause)}`, cause);
   }
 }
 

@@ -2,7 +2,7 @@
  * Generates for many requests at once. One loop per model: in each turn it enqueues a part of a prompt and one step for all
  * sequences that run, hands out the tokens of the step before while the device computes, and waits for those of this one.
  */
-import { isOutOfMemory, LoRAError } from '../errors';
+import { isOutOfMemory, loraError } from '../errors';
 import { threadSetting } from '../native/device';
 import { defaultsOf, engineOptions } from '../options/serving';
 import type { Adapter } from '../peft/adapter';
@@ -141,10 +141,10 @@ export class Engine {
   submit(plan: RequestPlan): Request {
     const { maxQueued, kvCacheBytes } = this.#limits;
     if (this.#scheduler.waiting >= maxQueued)
-      throw new LoRAError(
+      throw loraError(
+        'generate',
         'ERR_BUSY',
-        `[generate] ${maxQueued} requests wait already (configureEngine({ maxQueued }) allows more)`,
-        { op: 'generate' },
+        `${maxQueued} requests wait already (configureEngine({ maxQueued }) allows more)`,
       );
     const request = new Request(plan, this.#arrivals++, this.#pool, () => this.#wake());
     check(

@@ -3,7 +3,7 @@
  * gets a part of its prompt computed. Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models" (2022).
  */
 import { vectorsAmong } from '../data/sequence_plan';
-import { isOutOfMemory, LoRAError } from '../errors';
+import { isOutOfMemory, loraError } from '../errors';
 import { pageLength, pagesFor, type Page, type PagePool } from './pages';
 import type { PrefixCache } from './prefixes';
 import type { Request } from './request';
@@ -290,10 +290,11 @@ export class Scheduler {
 export function tooLarge(request: Request, error: unknown): unknown {
   if (!isOutOfMemory(error)) return error;
   const reason = error.message.replace(/^\[\w+\] /, '');
-  return new LoRAError(
+  return loraError(
+    'generate',
     'ERR_OUT_OF_MEMORY',
-    `[generate] expected memory for the keys and values of ${request.ids.length} tokens and the work on them, but with all that could be given back it ${reason}`,
-    { op: 'generate', cause: error },
+    `expected memory for the keys and values of ${request.ids.length} tokens and the work on them, but with all that could be given back it ${reason}`,
+    error,
   );
 }
 

@@ -1,5 +1,5 @@
 /** The values of a GGUF file's metadata, read strictly: one of the wrong kind is an error that names its key. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { describe } from '../validate';
 import type { GgufValue, NumericList } from './gguf_header';
 
@@ -43,7 +43,7 @@ export class GgufValues {
 
   /** @throws with the name of the file. */
   fail(message: string, code: 'ERR_FILE' | 'ERR_UNSUPPORTED' = 'ERR_FILE'): never {
-    throw new LoRAError(code, `[${op}] ${this.path} ${message}`, { op });
+    throw loraError(op, code, `${this.path} ${message}`);
   }
 
   #wrong(key: string, expected: string, received: unknown): never {

@@ -1,6 +1,6 @@
 /** A thread that says which tokens may come next in texts that follow a grammar. */
 import { Worker } from 'node:worker_threads';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import type { Match, Matcher } from './match';
 import script from './matcher.worker.js';
 import { packagePath } from './package';
@@ -121,7 +121,7 @@ export class GrammarThread implements Matcher {
 
   /** Ends it; texts that are not finished fail. */
   async dispose(): Promise<void> {
-    const error = new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
+    const error = loraError(op, 'ERR_DISPOSED', 'the model has been disposed');
     for (const text of this.#ids.keys()) text.fail(error);
     this.#end();
     await this.#worker.terminate();

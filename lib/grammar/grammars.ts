@@ -1,5 +1,5 @@
 /** The texts of a model that follow a grammar, and the threads that they are in. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { inSlices } from '../tensor/pace';
 import type { Tokenizer } from '../text/tokenizer';
 import type { TokenConstraint } from './constraint';
@@ -48,10 +48,10 @@ export class Grammars implements Matcher {
   ): Promise<TokenConstraint[]> {
     const most = Math.floor(maxLooks / this.#vocabSize);
     if (grammar.states > most)
-      throw new LoRAError(
+      throw loraError(
+        'generate',
         'ERR_UNSUPPORTED',
-        `[generate] expected minLength, maxLength and patterns of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${this.#vocabSize} tokens, but received ${grammar.states}`,
-        { op: 'generate' },
+        `expected minLength, maxLength and patterns of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${this.#vocabSize} tokens, but received ${grammar.states}`,
       );
     await this.#spell(tokenizer);
     signal?.throwIfAborted();

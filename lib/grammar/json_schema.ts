@@ -2,7 +2,7 @@
  * JSON Schema (draft 2020-12, https://json-schema.org/draft/2020-12) as a grammar. What the grammar allows is valid under the schema; a
  * keyword that it could not hold to is refused.
  */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { describe, isRecord, listed } from '../validate';
 import { schemaOfAll } from './all_of';
 import { literal } from './alphabet';
@@ -404,10 +404,7 @@ export function schemaGrammar(schema: unknown): SchemaGrammar {
     json = JSON.stringify(schema);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new LoRAError('ERR_ARGUMENT', `[${op}] expected jsonSchema to be JSON but ${reason}`, {
-      op,
-      cause,
-    });
+    throw loraError(op, 'ERR_ARGUMENT', `expected jsonSchema to be JSON but ${reason}`, cause);
   }
   if (json.length > maxCharacters)
     malformed('#', `at most ${maxCharacters} characters of JSON`, describe(json.length));

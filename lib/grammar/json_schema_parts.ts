@@ -1,5 +1,5 @@
 /** The parts of a JSON Schema, read with errors that name their place. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { describe, isRecord } from '../validate';
 import { digitsBehind, steppedFractions, type Fractions } from './json_numbers';
 
@@ -86,15 +86,11 @@ export function ordered(least: number, most: number, path: string, low: string, 
 }
 
 export function malformed(path: string, expected: string, received: string): never {
-  throw new LoRAError(
-    'ERR_ARGUMENT',
-    `[${op}] jsonSchema at ${path}: expected ${expected} but received ${received}`,
-    { op },
-  );
+  throw loraError(op, 'ERR_ARGUMENT', `jsonSchema at ${path}: expected ${expected} but received ${received}`);
 }
 
 export function unsupported(path: string, what: string): never {
-  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] jsonSchema at ${path}: no support for ${what}`, { op });
+  throw loraError(op, 'ERR_UNSUPPORTED', `jsonSchema at ${path}: no support for ${what}`);
 }
 
 /** Throws unless a reference stays within its schema. */

@@ -1,5 +1,5 @@
 /** Finds the optional package that matches grammars. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 
 const name = '@mlc-ai/web-xgrammar';
 
@@ -11,10 +11,11 @@ export function packagePath(): string {
   try {
     return require.resolve('@mlc-ai/web-xgrammar');
   } catch (cause) {
-    throw new LoRAError(
+    throw loraError(
+      'generate',
       'ERR_UNSUPPORTED',
-      `[generate] jsonSchema needs the optional package ${name}, which is not installed: npm install ${name}`,
-      { op: 'generate', cause },
+      `jsonSchema needs the optional package ${name}, which is not installed: npm install ${name}`,
+      cause,
     );
   }
 }

@@ -1,5 +1,5 @@
 /** What the tokens of a tokenizer add to a text, in the alphabet of grammars. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { Library } from '../text/library';
 import { spell, spellByte } from './alphabet';
 import { isRecord } from '../validate';
@@ -69,10 +69,10 @@ function spellingsOf(decoder: unknown): [Spelling, added: Spelling] {
     const spelling = pieces(space, types.includes('ByteFallback'));
     return [spelling, spelling];
   }
-  throw new LoRAError(
+  throw loraError(
+    'generate',
     'ERR_UNSUPPORTED',
-    `[generate] expected a tokenizer for jsonSchema whose decoder is ByteLevel, or has the parts of SentencePiece's, but received ${types.join(', ') || 'none'}`,
-    { op: 'generate' },
+    `expected a tokenizer for jsonSchema whose decoder is ByteLevel, or has the parts of SentencePiece's, but received ${types.join(', ') || 'none'}`,
   );
 }
 

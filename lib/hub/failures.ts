@@ -1,5 +1,5 @@
 /** Sentences for what the hub refuses: what is the matter, and what to do. */
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import type { Answer } from './connection';
 import type { RepositoryName } from './names';
 import type { HubSettings } from './settings';
@@ -12,7 +12,7 @@ export interface Subject {
 }
 
 export function hubError({ op }: Subject, message: string, cause?: unknown): LoRAError {
-  return new LoRAError('ERR_HUB', `[${op}] ${message}`, { op, cause });
+  return loraError(op, 'ERR_HUB', message, cause);
 }
 
 /** The page where terms are accepted. */

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { check } from '../validate';
 
@@ -83,10 +83,7 @@ export async function findToken(op: string, option?: string, env: Environment = 
     if (text.trim() !== '') return checked(op, text, path);
   } catch (cause) {
     if (!['ENOENT', 'ENOTDIR'].includes((cause as NodeJS.ErrnoException).code ?? ''))
-      throw new LoRAError('ERR_FILE', `[${op}] cannot read the token in ${path}: ${systemReason(cause)}`, {
-        op,
-        cause,
-      });
+      throw loraError(op, 'ERR_FILE', `cannot read the token in ${path}: ${systemReason(cause)}`, cause);
   }
   return { from: `none (HF_TOKEN, or ${path})` };
 }

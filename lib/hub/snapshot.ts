@@ -1,7 +1,7 @@
 /** A revision of a repository in the cache: what the hub says of it, and the files of it that a call needs. */
 import { indexFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { downloadBlob, type FileFacts } from './blob';
 import { CachedRepository } from './cache';
 import { Connection, passing, Passing, Refused, textOf, type Answer } from './connection';
@@ -82,10 +82,11 @@ export class Snapshot {
     if (error instanceof LoRAError) return error;
     if (error instanceof Passing) return unreachable(this.subject, error);
     if (typeof (error as NodeJS.ErrnoException).syscall === 'string')
-      return new LoRAError(
+      return loraError(
+        this.subject.op,
         'ERR_FILE',
-        `[${this.subject.op}] cannot write to ${this.#cached.folder}: ${systemReason(error)}`,
-        { op: this.subject.op, cause: error },
+        `cannot write to ${this.#cached.folder}: ${systemReason(error)}`,
+        error,
       );
     return error instanceof Refused ? hubError(this.subject, error.message) : error;
   }

@@ -1,6 +1,6 @@
 /** A frozen linear layer with a trainable low-rank change. */
 import { inspect } from 'node:util';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
 import { adoptParameter, tensor } from '../tensor/create';
@@ -275,9 +275,7 @@ export class LoRALinear {
   [prepare](state: StateDict): () => void {
     this.#check('loadStateDict');
     if (this.merged) {
-      throw new LoRAError('ERR_BUSY', `[${op}] the layer is merged; unmerge() it before loading a state`, {
-        op,
-      });
+      throw loraError(op, 'ERR_BUSY', 'the layer is merged; unmerge() it before loading a state');
     }
     checkOptions(op, state, ['up', 'down', 'forwards', 'frozen']);
     const { up, down, forwards, frozen } = state;
@@ -333,6 +331,6 @@ export class LoRALinear {
 
   #check(name: string): void {
     if (!this.#disposed) return;
-    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name}: the layer has been disposed`, { op });
+    throw loraError(op, 'ERR_DISPOSED', `${name}: the layer has been disposed`);
   }
 }

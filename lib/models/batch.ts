@@ -3,7 +3,7 @@ import { ignoredLabel } from '../data/example';
 import { binding } from '../native/calls';
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { view } from '../ops';
 import { Tensor } from '../tensor/tensor';
 import { check, describe, isListOf, shapeText } from '../validate';
@@ -41,7 +41,7 @@ function checkRows(rows: unknown, what: string): asserts rows is readonly (reado
 }
 
 function dataError(message: string): never {
-  throw new LoRAError('ERR_DATA', `[${TAG}] ${message}`, { op: TAG });
+  throw loraError(TAG, 'ERR_DATA', message);
 }
 
 /** ids [batch, longest row] on the device. @throws ERR_ARGUMENT for empty rows, ERR_DATA for ids outside the vocabulary. */

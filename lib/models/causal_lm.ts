@@ -3,7 +3,7 @@ import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import type { RunHandle } from '../handle';
@@ -151,10 +151,10 @@ export class CausalLM {
   /** The tokenizer of the model. @throws ERR_UNSUPPORTED when it has none. */
   get tokenizer(): Tokenizer {
     if (this.#tokenizer) return this.#tokenizer;
-    throw new LoRAError(
+    throw loraError(
+      'tokenizer',
       'ERR_UNSUPPORTED',
-      `[tokenizer] ${this.directory} has no tokenizer.json: pass token ids instead of text`,
-      { op: 'tokenizer' },
+      `${this.directory} has no tokenizer.json: pass token ids instead of text`,
     );
   }
 
@@ -558,6 +558,6 @@ export class CausalLM {
   }
 
   #checkAlive(op: string): void {
-    if (this.disposed) throw new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
+    if (this.disposed) throw loraError(op, 'ERR_DISPOSED', 'the model has been disposed');
   }
 }

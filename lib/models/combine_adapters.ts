@@ -1,5 +1,5 @@
 /** Reads the adapters of a model, and makes one of them. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { addedOperands, type Linear } from '../linear/linear';
 import type { Adapter } from '../peft/adapter';
 import type { AdapterFiles } from '../peft/adapter_files';
@@ -11,10 +11,10 @@ import { inSlices } from '../tensor/pace';
 function checkPlain(op: string, { name, method, config }: Adapter): void {
   const plain = method === 'lora' && 'useDora' in config && !config.useDora && config.modulesToSave === null;
   if (!plain)
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] adapter '${name}' is no plain LoRA, whose changes alone can be added up`,
-      { op },
+      `adapter '${name}' is no plain LoRA, whose changes alone can be added up`,
     );
 }
 

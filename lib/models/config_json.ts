@@ -1,10 +1,10 @@
 /** The values of config.json, read strictly. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 
 /** @throws what says why the model is not loaded. */
 export function refuse(code: 'ERR_UNSUPPORTED' | 'ERR_FILE', message: string): never {
-  throw new LoRAError(code, `[from_pretrained] ${message}`, { op: 'from_pretrained' });
+  throw loraError('from_pretrained', code, message);
 }
 
 /** A parsed config.json. Each reader throws ERR_FILE for a value that is missing or of the wrong kind. */

@@ -2,7 +2,7 @@
 import { batches } from '../data/batches';
 import type { DataSource } from '../data/example';
 import type { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { Adapter } from '../peft/adapter';
 import type { Tensor } from '../tensor/tensor';
 
@@ -47,8 +47,6 @@ export async function evaluate(
     tokens += counted;
   }
   if (tokens === 0)
-    throw new LoRAError('ERR_DATA', '[evaluate] expected labels that count but the data has none', {
-      op: 'evaluate',
-    });
+    throw loraError('evaluate', 'ERR_DATA', 'expected labels that count but the data has none');
   return { loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens };
 }

@@ -1,6 +1,6 @@
 /** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
 import type { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { Engine } from '../engine/engine';
 import type { GeneratedToken, TokenLogprobs } from '../engine/delivery';
 import type { Request } from '../engine/request';
@@ -153,9 +153,7 @@ export class RunningGeneration {
   }
 
   /** `reason`: what the consumer gets to see. */
-  cancel(
-    reason: unknown = new LoRAError('ERR_DISPOSED', `[${TAG}] the generation was left`, { op: TAG }),
-  ): void {
+  cancel(reason: unknown = loraError(TAG, 'ERR_DISPOSED', 'the generation was left')): void {
     for (const request of this.#requests) request.cancel(reason);
   }
 

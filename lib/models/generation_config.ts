@@ -1,6 +1,6 @@
 /** What a model's generation_config.json says, in the meaning of transformers. */
 import { longestStop, plainDefaults, type GenerationDefaults } from '../engine/sampling';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { tokenIds, type ModelConfig } from './config';
 import type { Tokenizer } from '../text/tokenizer';
@@ -94,10 +94,10 @@ class Fields {
     checkLimit(this.#limits, 'stopStrings', list.length, what, { op });
     const long = list.find((s) => typeof s === 'string' && s.length > longestStop) as string | undefined;
     if (long !== undefined)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_FILE',
-        `[${op}] generation_config.json has one of ${name} with ${long.length} characters: the limit is ${longestStop}`,
-        { op },
+        `generation_config.json has one of ${name} with ${long.length} characters: the limit is ${longestStop}`,
       );
     if (list.every((s): s is string => typeof s === 'string' && s !== '')) return list;
     this.ignored.push(name);

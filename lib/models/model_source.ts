@@ -1,6 +1,6 @@
 /** Where a model is: a Hugging Face directory, a GGUF file, or a folder with one. */
 import { existsSync } from 'node:fs';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { ggufAt } from '../formats/gguf_set';
 import type { Reading } from '../formats/json';
 import { configFile } from '../formats/model_files';
@@ -17,7 +17,7 @@ const expected = 'expected a Hugging Face model directory or a GGUF file';
 export async function openModelFiles(op: string, path: string, reading: Reading = {}): Promise<ModelFiles> {
   reading.signal?.throwIfAborted();
   const fail = (what: string): never => {
-    throw new LoRAError('ERR_FILE', `[${op}] ${path} ${what}`, { op });
+    throw loraError(op, 'ERR_FILE', `${path} ${what}`);
   };
   const gguf = await ggufAt(path);
   if (gguf !== undefined) return GgufModel.open(gguf, reading);

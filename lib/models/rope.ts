@@ -2,7 +2,7 @@
  * Rotary position embeddings: the frequencies of the variants that transformers knows, and their tables.
  * Angles are computed in double and rounded once, so that a table does not depend on the device.
  */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { keep, noGrad } from '../tensor/scope';
 import { tensor } from '../tensor/create';
 import type { Tensor } from '../tensor/tensor';
@@ -38,17 +38,17 @@ const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function unsupported(message: string): never {
-  throw new LoRAError('ERR_UNSUPPORTED', `[from_pretrained] ${message}`, { op: 'from_pretrained' });
+  throw loraError('from_pretrained', 'ERR_UNSUPPORTED', message);
 }
 
 /** A positive number of the rope settings, or its default; anything else is an error that names the key. */
 function positive(rope: Json, key: string, fallback?: number): number {
   const value = rope[key] ?? fallback;
   if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0)
-    throw new LoRAError(
+    throw loraError(
+      'from_pretrained',
       'ERR_FILE',
-      `[from_pretrained] expected a positive number for ${key} of the rope settings in config.json but received ${JSON.stringify(rope[key])}`,
-      { op: 'from_pretrained' },
+      `expected a positive number for ${key} of the rope settings in config.json but received ${JSON.stringify(rope[key])}`,
     );
   return value;
 }

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { targetOf, writeNewFile } from '../formats/atomic';
 import { storedDType, torchNames } from '../formats/dtypes';
 import { SavedFolder, saveTogether } from '../formats/file_group';
@@ -55,7 +55,7 @@ export interface SavedModel {
 }
 
 function fail(message: string, op = 'save'): never {
-  throw new LoRAError('ERR_FILE', `[${op}] ${message}`, { op });
+  throw loraError(op, 'ERR_FILE', message);
 }
 
 /** @throws ERR_FILE where both are one folder. */
@@ -68,7 +68,7 @@ export async function checkNotSource(dir: string, source: string, op: string): P
 export async function checkUnused(op: string, dir: string): Promise<void> {
   const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === 'ENOENT') return [];
-    throw new LoRAError('ERR_FILE', `[${op}] cannot write to ${dir}: ${systemReason(cause)}`, { op, cause });
+    throw loraError(op, 'ERR_FILE', `cannot write to ${dir}: ${systemReason(cause)}`, cause);
   });
   const first = names.find((name) => !name.startsWith('.')); // hidden ones are of a save that was killed
   if (first !== undefined)
@@ -258,13 +258,7 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
     }
     const check = async (folder: string): Promise<void> => {
       if (revision() !== begun)
-        throw new LoRAError(
-          'ERR_BUSY',
-          '[save] the weights were trained while they were written: await save()',
-          {
-            op: 'save',
-          },
-        );
+        throw loraError('save', 'ERR_BUSY', 'the weights were trained while they were written: await save()');
       await run?.more?.(folder);
     };
     await writeModel(dir, { source, limits, json, tensors, op: 'save', check });

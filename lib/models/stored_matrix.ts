@@ -2,7 +2,7 @@
  * The ways in which checkpoints keep a matrix [out, in]: as floats, as int8 rows with scales (compressed-tensors, bitsandbytes), as 4-bit
  * codes with scales of blocks (bitsandbytes), or as blocks of GGUF files. Each says which tensors a file must hold for it, and reads what a frozen matrix is packed of.
  */
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { floatOfStored, storedFloats, torchNames } from '../formats/dtypes';
 import { parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
@@ -128,7 +128,7 @@ export interface StoredMatrix {
 type Shape = readonly [out: number, inside: number];
 
 const fail = (name: string, problem: string, code: 'ERR_FILE' | 'ERR_UNSUPPORTED' = 'ERR_FILE'): LoRAError =>
-  new LoRAError(code, `[${op}] ${name} ${problem}`, { op });
+  loraError(op, code, `${name} ${problem}`);
 
 async function bytesOf(stored: ModelTensors, name: string, wanted: Plane['dtype']): Promise<Uint8Array> {
   const { dtype } = stored.get(name);

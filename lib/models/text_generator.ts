@@ -3,7 +3,7 @@ import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineSta
 import { SequencePlan } from '../data/sequence_plan';
 import type { GeneratedToken } from '../engine/delivery';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { TokenConstraint } from '../grammar/constraint';
 import { Grammars } from '../grammar/grammars';
 import { packagePath } from '../grammar/package';
@@ -122,10 +122,10 @@ export class TextGenerator {
     this.#model.neededTokenizer();
     packagePath();
     if (this.#defaults.eosTokenIds.size > 0) return;
-    throw new LoRAError(
+    throw loraError(
+      'generate',
       'ERR_UNSUPPORTED',
-      `[generate] jsonSchema needs an end-of-text token, and ${this.#model.directory} names none`,
-      { op: 'generate' },
+      `jsonSchema needs an end-of-text token, and ${this.#model.directory} names none`,
     );
   }
 
@@ -141,9 +141,7 @@ export class TextGenerator {
   configureEngine(options: EngineOptions): void {
     const limits = engineLimits(options);
     if (this.#engine?.busy)
-      throw new LoRAError('ERR_BUSY', '[configureEngine] a generation runs: await it, or leave its loop', {
-        op: 'configureEngine',
-      });
+      throw loraError('configureEngine', 'ERR_BUSY', 'a generation runs: await it, or leave its loop');
     this.#engine?.dispose();
     this.#engine = undefined;
     this.#limits = limits;

@@ -1,5 +1,5 @@
 /** The weights of a model as parameters: full fine-tuning, of all of them or of those that patterns name. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { adoptParameter } from '../tensor/create';
 import { isPacked } from '../tensor/frozen_weight';
 import { trimHostMemory } from '../tensor/gradient_memory';
@@ -162,9 +162,9 @@ function refuseQuantized(entry: NamedWeight): void {
   if ('tensor' in entry) return;
   const { format } = matrixOf(entry);
   if (!isPacked(format)) return;
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_UNSUPPORTED',
-    `[${op}] ${entry.name} is kept in ${format} and cannot be trained: load whole weights, or train an adapter`,
-    { op },
+    `${entry.name} is kept in ${format} and cannot be trained: load whole weights, or train an adapter`,
   );
 }

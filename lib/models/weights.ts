@@ -1,5 +1,5 @@
 /** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
 import { isStoredInBlocks, storedBlocks } from '../formats/gguf_types';
 import type { ModelFiles } from '../formats/model_folder';
@@ -63,10 +63,7 @@ export async function checkNames(
   if (missing.length) problems.push(`the weights lack ${listed(missing)}`);
   if (unexpected.length) problems.push(`the weights hold unexpected ${listed(unexpected)}`);
   if (wrong.length) problems.push(`the configuration asks for ${listed(wrong)}`);
-  if (problems.length)
-    throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, {
-      op: 'from_pretrained',
-    });
+  if (problems.length) throw loraError('from_pretrained', 'ERR_FILE', `${dir}: ${problems.join('; ')}`);
   return { shapes, quantized };
 }
 
@@ -76,10 +73,10 @@ export function dtypeOf(stored: ModelTensors, name: string): FloatDType {
   const dtype = floatOfStored(found);
   if (dtype) return dtype;
   const blocks = shape.length === 2 && isStoredInBlocks(found) ? `, ${storedBlocks}` : '';
-  throw new LoRAError(
+  throw loraError(
+    'from_pretrained',
     'ERR_UNSUPPORTED',
-    `[from_pretrained] ${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}${blocks}`,
-    { op: 'from_pretrained' },
+    `${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}${blocks}`,
   );
 }
 
@@ -209,10 +206,10 @@ export async function codesOf(
     const found = new Float32Array(await binding().read(magnitudes));
     const bad = found.findIndex((magnitude) => !Number.isFinite(magnitude));
     if (bad >= 0)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_FILE',
-        `[${op}] expected finite weights to quantize but received NaN or an infinity in ${name}`,
-        { op },
+        `expected finite weights to quantize but received NaN or an infinity in ${name}`,
       );
     return { values, magnitudes: found };
   } catch (error) {

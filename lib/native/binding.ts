@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BlockFormat, WrittenBlocks } from './block_formats';
 import type { DType } from './dtype';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type {
   NativeDevice,
   NativeFile,
@@ -278,10 +278,10 @@ export function useEmulated(): void {
   if (emulated !== undefined) return;
   const path = emulatedPath();
   if (loaded !== undefined || path === undefined)
-    throw new LoRAError(
+    throw loraError(
+      'device',
       'ERR_DEVICE_UNAVAILABLE',
-      `[device] cannot open cuda-emulated: ${loaded ? 'another device was used before it' : 'only builds with tests have it (node scripts/ctest.mjs)'}`,
-      { op: 'device' },
+      `cannot open cuda-emulated: ${loaded ? 'another device was used before it' : 'only builds with tests have it (node scripts/ctest.mjs)'}`,
     );
   emulated = path;
 }

@@ -11,7 +11,7 @@ import { familySync, GLIBC, versionSync } from 'detect-libc';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve, sep } from 'node:path';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { bundledSentence } from './bundled';
 import platforms from './platforms.json';
 import { isRecord } from '../validate';
@@ -111,7 +111,7 @@ export function platformPackage(host: Host): string | undefined {
 }
 
 const binaryError = (message: string, cause?: unknown): LoRAError =>
-  new LoRAError('ERR_BINARY', `[native] ${message}`, { op: 'native', cause });
+  loraError('native', 'ERR_BINARY', message, cause);
 
 const fromSource = 'build it from source: npx lora-native build';
 

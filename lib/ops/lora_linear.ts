@@ -4,7 +4,7 @@
  * Per branch, with g the gradient of y times the factor, and u = upᵀ·g:
  *   dx = Wᵀ·g + drop(scale·downᵀ·u),  dUp = scale·gᵀ·h,  dDown = scale·uᵀ·drop(x)
  */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { type BackwardFunction, type InputGradients, needsGrad, record } from '../tensor/autograd';
 import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
@@ -73,10 +73,10 @@ export function loraLinearGroup(
     );
   }
   if (own && needsGrad([x]))
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] rows with their own adapters of a table have no gradient: run the call in noGrad()`,
-      { op },
+      'rows with their own adapters of a table have no gradient: run the call in noGrad()',
     );
   const [y, kept] = call().loraLinearForward(
     handleOf(x, op, 'x'),

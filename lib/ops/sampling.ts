@@ -1,5 +1,5 @@
 /** Logits are changed before a token is drawn from them; each row is drawn by rules of its own; and log-probabilities are reported. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
 import { fromBytes } from '../tensor/create';
@@ -68,7 +68,7 @@ export function drawnId(id: number): number {
     id === -0x80000000
       ? 'expected a finite logit but all are -Infinity'
       : `logits hold NaN or Infinity at token ${-1 - id}`;
-  throw new LoRAError('ERR_NON_FINITE', `[sample] ${why}`, { op: 'sample' });
+  throw loraError('sample', 'ERR_NON_FINITE', why);
 }
 
 /** Entries of {@link adjustLogits}, in arrays of one length. No two may have the same row and id. */

@@ -3,7 +3,7 @@ import { inspect } from 'node:util';
 import type { NativeGuard, NativeSegment, NativeTensor } from '../native/binding';
 import { alreadyReported, binding, entry } from '../native/calls';
 import { nativeDevice } from '../native/device';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { gradientsFreed } from '../tensor/gradient_memory';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
@@ -412,7 +412,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
   #check(name: string): void {
     if (!this.#disposed) return;
     const { op } = this.#rule;
-    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name}: the optimizer has been disposed`, { op });
+    throw loraError(op, 'ERR_DISPOSED', `${name}: the optimizer has been disposed`);
   }
 }
 

@@ -1,6 +1,6 @@
 /** An adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import type { Delta } from '../linear/delta';
 import type { AppliedDelta } from '../linear/linear';
@@ -211,8 +211,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   }
 
   #refuse(what: string, why: string | undefined, op: string): void {
-    if (why !== undefined)
-      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] adapter '${this.name}' ${what}: ${why}`, { op });
+    if (why !== undefined) throw loraError(op, 'ERR_UNSUPPORTED', `adapter '${this.name}' ${what}: ${why}`);
   }
 
   /** Whether an optimizer has changed it since it was made. */
@@ -272,8 +271,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     return this.#disposed;
   }
   #checkAlive(): void {
-    if (this.#disposed)
-      throw new LoRAError('ERR_DISPOSED', `[${TAG}] adapter '${this.name}' was removed`, { op: TAG });
+    if (this.#disposed) throw loraError(TAG, 'ERR_DISPOSED', `adapter '${this.name}' was removed`);
   }
   /** @internal Frees it: programs call model.removeAdapter(). */
   dispose(): void {

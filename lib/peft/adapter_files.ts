@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { saveTogether, SavedFolder } from '../formats/file_group';
 import { isGguf } from '../formats/gguf';
@@ -78,13 +78,7 @@ async function refuseFile(op: string, path: string): Promise<void> {
   const how = (await isGguf(path))
     ? `; this is a GGUF file, of which \`lora-native convert ${path} DIR --format peft --base MODEL\` makes one if it is an adapter`
     : '';
-  throw new LoRAError(
-    'ERR_FILE',
-    `[${op}] ${path} is a file: expected an adapter directory of PEFT's${how}`,
-    {
-      op,
-    },
-  );
+  throw loraError(op, 'ERR_FILE', `${path} is a file: expected an adapter directory of PEFT's${how}`);
 }
 
 /** How often a pair of files is read that a save beside this one replaces meanwhile. */

@@ -1,5 +1,5 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { disposeMerged, type Linear, type Merged } from '../linear/linear';
 import { binding } from '../native/calls';
 import { nativeDevice, roomInQueue } from '../native/device';
@@ -20,7 +20,7 @@ export interface AddAdapterOptions {
 export type AdapterChoice = string | Adapter | null | undefined;
 
 function busy(op: string, message: string): never {
-  throw new LoRAError('ERR_BUSY', `[${op}] ${message}`, { op });
+  throw loraError(op, 'ERR_BUSY', message);
 }
 
 /** Puts W' in the place of W in every layer that the adapter changes, in all or in none; returns these layers. */

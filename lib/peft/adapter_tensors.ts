@@ -1,7 +1,7 @@
 /** Tensors of an adapter file: their names, and the checks before they become parameters. */
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { floatOfStored } from '../formats/dtypes';
 import { sliceBytes } from '../formats/input';
 import type { SafetensorsTensor } from '../formats/safetensors';
@@ -54,12 +54,10 @@ export function* checkAdapterTensors(
   if (wrong.length) problems.push(`expected ${listed(wrong)}`);
   if (broken.length) problems.push(`values that are not finite in ${listed(broken)}`);
   if (problems.length)
-    throw new LoRAError(
+    throw loraError(
+      'adapter',
       'ERR_ADAPTER',
-      `[adapter] adapter '${name}'${typeof trainedFor === 'string' ? `, which was trained for ${trainedFor},` : ''} does not fit the model: ${problems.join('; ')}`,
-      {
-        op: 'adapter',
-      },
+      `adapter '${name}'${typeof trainedFor === 'string' ? `, which was trained for ${trainedFor},` : ''} does not fit the model: ${problems.join('; ')}`,
     );
 }
 

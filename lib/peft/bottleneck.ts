@@ -1,5 +1,5 @@
 /** Bottleneck adapters, behind the attention and the MLP of each block (houlsby) or behind the MLP alone (pfeiffer), in files of our own. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { bottleneckActivations, bottleneckKind, type BottleneckActivation } from '../linear/bottleneck';
 import { checkOptions, isDropout } from '../validate';
 import {
@@ -131,10 +131,10 @@ export const bottleneck: AdapterMethod<BottleneckConfig> = {
       }),
     );
     if (planned.length > 0) return planned;
-    throw new LoRAError(
+    throw loraError(
+      'adapter',
       'ERR_UNSUPPORTED',
-      '[adapter] expected blocks with self_attn.o_proj and mlp.down_proj for bottleneck adapters but the model has none',
-      { op: 'adapter' },
+      'expected blocks with self_attn.o_proj and mlp.down_proj for bottleneck adapters but the model has none',
     );
   },
 

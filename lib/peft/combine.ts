@@ -1,5 +1,5 @@
 /** Several adapters as one: PEFT's add_weighted_adapter, computed in double and rounded once to f32. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { Random } from '../data/random';
 import { check, checkInteger, checkNumber, checkOneOf, describe, isListOf } from '../validate';
 import { f32Tensor, type AdapterLayer } from './adapter_layers';
@@ -215,10 +215,10 @@ function mixedFactors(layer: LayerParts, plan: CombinePlan, random: Random, op: 
   const { path, parts } = layer;
   const { r } = parts[0]!;
   if (parts.some((part) => part.r !== r))
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_ARGUMENT',
-      `[${op}] expected adapters of one rank with ${plan.method} but received ${parts.map((part) => part.r).join(', ')} in ${path}: take 'cat' or 'svd'`,
-      { op },
+      `expected adapters of one rank with ${plan.method} but received ${parts.map((part) => part.r).join(', ')} in ${path}: take 'cat' or 'svd'`,
     );
   const roots = parts.map(({ factor }) => Math.sqrt(Math.abs(factor)));
   const signed = parts.map(({ factor }, i) => Math.sign(factor) * roots[i]!);

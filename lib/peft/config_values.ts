@@ -1,6 +1,6 @@
 /** What the configurations of all methods share: how their values are checked, and their form in adapter_config.json. */
 import { isDeepStrictEqual } from 'node:util';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { describe, isListOf, isRecord } from '../validate';
 import { Deadline, fullMatch, matchAround } from './python_regex';
 
@@ -108,10 +108,10 @@ export class ConfigReader<Field extends string> {
 export const refuseOption =
   (op: string): Refuse =>
   (field, expected, value) => {
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_ARGUMENT',
-      `[${op}] expected ${field} to be ${expected} but received ${describe(value)}`,
-      { op },
+      `expected ${field} to be ${expected} but received ${describe(value)}`,
     );
   };
 

@@ -1,5 +1,5 @@
 /** What a method of adapting a model is: a file beside this one that gives an AdapterMethod, and a line in methods.ts. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { Linear } from '../linear/linear';
 import type { Tensor } from '../tensor/tensor';
@@ -106,16 +106,15 @@ export function refuseStrangers(
   const strangers = unmatchedTargets(config, modulePaths(linears));
   if (strangers.length === 0) return;
   const names = [...new Set(linears.map(({ path }) => lastPart(path)))].join(', ');
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_ADAPTER',
-    `[${op}] targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}`,
-    { op },
+    `targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}`,
   );
 }
 
 /** @throws ERR_UNSUPPORTED for a layer that a kind of change cannot change. */
 export function refuseUnchangeable(linear: Linear, kind: DeltaKind): void {
   const why = kind.refuses?.(linear);
-  if (why !== undefined)
-    throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${linear.path} cannot be trained: ${why}`, { op });
+  if (why !== undefined) throw loraError(op, 'ERR_UNSUPPORTED', `${linear.path} cannot be trained: ${why}`);
 }

@@ -1,6 +1,6 @@
 /** The methods of adapting a model, by name. */
 import { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { checkOneOf, isRecord } from '../validate';
 import { bottleneck, type BottleneckConfig, type BottleneckConfigInput } from './bottleneck';
 import type { LoRAConfig, LoRAConfigInput } from './config';
@@ -84,9 +84,9 @@ export function methodOfJson(json: unknown, where = 'adapter_config.json'): Meth
 /** @throws ERR_ADAPTER for an adapter of another method than the one that is expected. */
 export function checkMethod(op: string, { method }: MethodChoice, expected: AdapterMethodName): void {
   if (method === expected) return;
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_ADAPTER',
-    `[${op}] expected an adapter of method '${expected}' but received one of method '${method}' (peft_type ${methods[method].file.peftType})`,
-    { op },
+    `expected an adapter of method '${expected}' but received one of method '${method}' (peft_type ${methods[method].file.peftType})`,
   );
 }

@@ -3,7 +3,7 @@
  * Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning" (2021).
  */
 import { Random } from '../data/random';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { randomNormal } from '../ops/random';
 import { methodOptions } from '../options/table';
 import type { Tensor } from '../tensor/tensor';
@@ -141,7 +141,7 @@ function firstIds({ numVirtualTokens, promptTuningInitText }: PromptConfig, base
 }
 
 function misfit(what: string): never {
-  throw new LoRAError('ERR_ADAPTER', `[adapter] adapter_config.json ${what}`, { op: 'adapter' });
+  throw loraError('adapter', 'ERR_ADAPTER', `adapter_config.json ${what}`);
 }
 
 export const prompt: AdapterMethod<PromptConfig> = {

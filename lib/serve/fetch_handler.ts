@@ -1,5 +1,5 @@
 /** OpenAI's API over one base and many adapters, as a function from a Request to its Response. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import { describe } from '../validate';
 import { Handler } from './handler';
@@ -28,10 +28,10 @@ const op = 'createOpenAIFetchHandler';
 function checkRequest(request: unknown): asserts request is Request {
   const { url, headers, signal } = (request ?? {}) as Partial<Request>;
   if (typeof url === 'string' && typeof headers?.get === 'function' && signal) return;
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_ARGUMENT',
-    `[${op}] expected a Request but received ${describe(request)}; createOpenAIHandler() takes the requests of node:http`,
-    { op },
+    `expected a Request but received ${describe(request)}; createOpenAIHandler() takes the requests of node:http`,
   );
 }
 

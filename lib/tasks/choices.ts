@@ -2,7 +2,7 @@
 import { failAt, parseRow, type RowPlace } from '../data/json_rows';
 import { readLines, type LineOptions } from '../data/lines';
 import { ignoredLabel, type Example } from '../data/example';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { Pace } from '../tensor/pace';
 import type { Tokenizer } from '../text/tokenizer';
 import { describe, isListOf, isRecord } from '../validate';
@@ -147,7 +147,7 @@ export function checkChoices(op: string, rows: readonly unknown[]): ChoiceRow[] 
       return readShape(isRecord(row) ? row : {});
     } catch (error) {
       if (!(error instanceof ShapeError)) throw error;
-      throw new LoRAError('ERR_DATA', `[${op}] row ${i}: ${error.message}`, { op });
+      throw loraError(op, 'ERR_DATA', `row ${i}: ${error.message}`);
     }
   });
 }
@@ -225,10 +225,10 @@ export async function encodeChoices(
     const ids = before === '' ? await encode(end) : (await encode(before + end)).slice(queryIds.length);
     // The first token of a row is predicted by nothing.
     if (ids.length === 0 || ids.length >= context)
-      throw new LoRAError(
+      throw loraError(
+        'evaluateTask',
         'ERR_DATA',
-        `[evaluateTask] expected choice ${i} of ${describe(query)} to have from 1 to ${context - 1} tokens behind it but it has ${ids.length}`,
-        { op: 'evaluateTask' },
+        `expected choice ${i} of ${describe(query)} to have from 1 to ${context - 1} tokens behind it but it has ${ids.length}`,
       );
     const from = Math.max(0, queryIds.length + ids.length - context);
     const kept = queryIds.slice(from);

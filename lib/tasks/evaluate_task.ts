@@ -2,7 +2,7 @@
 import { batches, checkSource } from '../data/batches';
 import { loadDataset, type LoadDatasetOptions } from '../data/dataset';
 import type { DataSource, Example } from '../data/example';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { toPath } from '../formats/paths';
 import { isValidJson, schemaCheck, type SchemaCheck } from '../grammar/schema_check';
 import type { Adapter } from '../peft/adapter';
@@ -121,9 +121,7 @@ export class TaskRun {
       if (examples.length === this.#limit) break;
     }
     if (examples.length > 0) return examples;
-    throw new LoRAError('ERR_DATA', `[${op}] expected data with at least one example but received none`, {
-      op,
-    });
+    throw loraError(op, 'ERR_DATA', 'expected data with at least one example but received none');
   }
 
   /** A function that tells of a row that is done. */
@@ -145,10 +143,10 @@ export class TaskRun {
     const writes = generate && (this.subject.hasTokenizer || jsonSchema !== undefined);
     const answers = writes ? examples.flatMap((one) => answersOf(one, this.subject.tokenizer())) : [];
     if (jsonSchema !== undefined && answers.length === 0)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_DATA',
-        `[${op}] expected rows with a prompt and an answer, since jsonSchema is given, but all of their tokens count`,
-        { op },
+        'expected rows with a prompt and an answer, since jsonSchema is given, but all of their tokens count',
       );
     const tick = this.#progress('loss', examples.length * this.adapters.length);
     const results: TaskResult[] = [];

@@ -3,7 +3,7 @@ import type { NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../n
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import type { DType, FloatDType } from '../native/dtype';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { blockBytes, isBlockFormat, type BlockFormat } from '../native/block_formats';
 import { checkFloat } from './arguments';
 import { adoptParameter } from './create';
@@ -229,10 +229,10 @@ export class FrozenWeight {
   /** @throws ERR_UNSUPPORTED where the device does not read the format for activations of `dtype`. */
   static checkReads(op: string, format: PackedFormat, dtype: FloatDType, device: Device): void {
     if (binding().reads(nativeDevice(device), format, dtype)) return;
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] ${device} does not read ${format} weights for ${dtype} activations`,
-      { op },
+      `${device} does not read ${format} weights for ${dtype} activations`,
     );
   }
 
@@ -259,7 +259,7 @@ export class FrozenWeight {
 
   /** @internal ERR_DISPOSED when it is gone. */
   check(op: string): void {
-    if (this.#disposed) throw new LoRAError('ERR_DISPOSED', `[${op}] the weight has been disposed`, { op });
+    if (this.#disposed) throw loraError(op, 'ERR_DISPOSED', 'the weight has been disposed');
   }
 
   /** @internal One more holder, which calls release() when it is done. */

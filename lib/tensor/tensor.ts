@@ -1,7 +1,7 @@
 /** Tensors: a shape, a dtype and a counted reference to memory on a device. */
 /* eslint-disable @typescript-eslint/no-unsafe-declaration-merging -- a method that is missing is a type error in ops/methods.ts */
 import { inspect } from 'node:util';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { NativeTensor } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
@@ -202,10 +202,10 @@ export class Tensor {
   }
 
   [Symbol.toPrimitive](): never {
-    throw new LoRAError(
+    throw loraError(
+      'Tensor',
       'ERR_ARGUMENT',
-      '[Tensor] a tensor is not a number or a string; its value is read with await loss.item()',
-      { op: 'Tensor' },
+      'a tensor is not a number or a string; its value is read with await loss.item()',
     );
   }
 
@@ -369,7 +369,7 @@ export function alias(tensor: Tensor): Tensor {
 export function handleOf(value: Tensor, op: string, name = 'the tensor'): NativeTensor {
   check(value instanceof Tensor, op, `expected ${name} to be a tensor`);
   if (value.disposed) {
-    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name} has been disposed`, { op });
+    throw loraError(op, 'ERR_DISPOSED', `${name} has been disposed`);
   }
   return value.handle;
 }

@@ -1,5 +1,5 @@
 /** Chat templates: Jinja text of a model directory. */
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import { check, checkBoolean, describe, isRecord } from '../validate';
@@ -190,16 +190,16 @@ export class ChatTemplate {
     const name = withTools && this.#sources.has('tool_use') ? 'tool_use' : 'default';
     const source = this.#sources.get(name);
     if (source === undefined)
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_DATA',
-        `[${op}] expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
-        { op },
+        `expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
       );
     if (withTools && !/\btools\b/.test(source))
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_UNSUPPORTED',
-        `[${op}] the chat template of the model does not read tools: describe them in a message, or give a template that does`,
-        { op },
+        'the chat template of the model does not read tools: describe them in a message, or give a template that does',
       );
     return [name, source];
   }
@@ -245,20 +245,20 @@ export class ChatTemplate {
     const before = marked.slice(0, Math.max(0, marked.lastIndexOf(mark)));
     const found = [before, before.trimEnd()].find((part) => part !== '' && text.startsWith(part));
     if (found !== undefined) return found;
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_DATA',
-      `[${op}] the chat template does not tell where the last message ends, so that it cannot be continued`,
-      { op },
+      'the chat template does not tell where the last message ends, so that it cannot be continued',
     );
   }
 
   *#written(messages: readonly ChatMessage[], given: ChatTemplateOptions): Generator<void, Written, void> {
     const { messageValues } = this.#limits;
     if (holdsMore([messages, given.tools, given.variables], messageValues))
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_DATA',
-        `[${op}] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
-        { op },
+        `the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
       );
     const [name, source] = this.#choose(given);
     const forms = messageForms(messages);
@@ -320,10 +320,10 @@ export class ChatTemplate {
       // Some templates write the arguments alone.
       if (!unnamed.some && (yield* this.#writesCalls(form, text, index, [name, source], options))) return;
     }
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] the chat template '${name}' ${this.#origin} does not write the ${callsKey(form[index]!)} of message ${index + 1} (assistant): give a template that does`,
-      { op },
+      `the chat template '${name}' ${this.#origin} does not write the ${callsKey(form[index]!)} of message ${index + 1} (assistant): give a template that does`,
     );
   }
 
@@ -385,10 +385,7 @@ export class ChatTemplate {
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
       const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, 1000);
-      throw new LoRAError('ERR_DATA', `[${op}] the chat template of the model failed: ${reason}`, {
-        op,
-        cause,
-      });
+      throw loraError(op, 'ERR_DATA', `the chat template of the model failed: ${reason}`, cause);
     }
   }
 }

@@ -1,5 +1,5 @@
 /** Marks in texts: characters of the private use area, which tell where something stands after a template has written it. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { check, describe } from '../validate';
 
 /** A text, and the places of its characters that no special token may hold: they are what somebody said. */
@@ -39,12 +39,10 @@ export function unusedMarks(text: string): [open: string, close: string] {
     if (used[i] === 0) free.push(String.fromCharCode(firstMark + i));
   const [open, close] = free;
   if (open === undefined || close === undefined)
-    throw new LoRAError(
+    throw loraError(
+      'chat_template',
       'ERR_DATA',
-      '[chat_template] expected a conversation that leaves two private use characters free',
-      {
-        op: 'chat_template',
-      },
+      'expected a conversation that leaves two private use characters free',
     );
   return [open, close];
 }

@@ -1,5 +1,5 @@
 /** The messages of a conversation: what a program or a data set gives, in the forms in which templates take it. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { check, describe, isListOf, isRecord, suggest } from '../validate';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
@@ -17,7 +17,7 @@ export interface ChatMessage {
 const op = 'chat_template';
 
 const refuse = (what: string, received: string): never => {
-  throw new LoRAError('ERR_DATA', `[${op}] expected ${what} but received ${received}`, { op });
+  throw loraError(op, 'ERR_DATA', `expected ${what} but received ${received}`);
 };
 
 const callsTools = ({ role, tool_calls: calls, function_call: call }: ChatMessage): boolean =>

@@ -1,6 +1,6 @@
 /** Chat templates that are ready to run, within a budget of steps. */
 import { Environment, parse, Template, tokenize } from '@huggingface/jinja';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { checkLimit, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import { BoundedInterpreter, type Node } from './template_interpreter';
@@ -69,10 +69,10 @@ export class BoundedTemplate {
       },
     );
     if (new RegExp(`\\s{${maxSpaces + 1}}`).test(source))
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_DATA',
-        `[${op}] the chat template of the model has more than ${maxSpaces} white-space characters in a row`,
-        { op },
+        `the chat template of the model has more than ${maxSpaces} white-space characters in a row`,
       );
     this.#limits = limits;
     this.#program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));

@@ -5,7 +5,7 @@
  * template within its budget renders is what the interpreter renders without one.
  */
 import { Environment, Interpreter } from '@huggingface/jinja';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { limitText, type Limits } from '../formats/limits';
 import { callCost, operatorCost, type Arguments } from './template_costs';
 import {
@@ -100,11 +100,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#left -= steps;
     if (this.#left < 0 || Number.isNaN(this.#left)) {
       const end = limitText(this.#limits, 'templateSteps');
-      throw new LoRAError(
-        'ERR_DATA',
-        `[${op}] the chat template of the model does not end within its steps: ${end}`,
-        { op },
-      );
+      throw loraError(op, 'ERR_DATA', `the chat template of the model does not end within its steps: ${end}`);
     }
   }
 
@@ -238,10 +234,10 @@ export class BoundedInterpreter extends Interpreter {
   #container(value: Value): Value {
     for (const child of itemsOf(value) ?? entriesOf(value)?.values() ?? [])
       if (child.type === 'NamespaceValue')
-        throw new LoRAError(
+        throw loraError(
+          op,
           'ERR_DATA',
-          `[${op}] the chat template of the model puts a namespace into a list or object`,
-          { op },
+          'the chat template of the model puts a namespace into a list or object',
         );
     if (this.#sizes.of(value).steps > this.#limits.templateSteps) this.spend(Infinity);
     return value;
@@ -252,11 +248,7 @@ export class BoundedInterpreter extends Interpreter {
     if (assignee.type !== 'MemberExpression' || !node['value']) return this.#inherited(node, scope);
     const value = this.#evaluate(node['value'], scope);
     if (value.type === 'NamespaceValue')
-      throw new LoRAError(
-        'ERR_DATA',
-        `[${op}] the chat template of the model puts a namespace into a namespace`,
-        { op },
-      );
+      throw loraError(op, 'ERR_DATA', 'the chat template of the model puts a namespace into a namespace');
     return this.#inherited(changed(node, { value: this.#known(value) }), scope);
   }
 

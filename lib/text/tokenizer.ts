@@ -1,6 +1,6 @@
 /** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
 import { ggufAt } from '../formats/gguf_set';
@@ -120,12 +120,10 @@ export class Tokenizer {
     const config = (await folder.json('tokenizer_config.json')) ?? {};
     const jinja = await folder.text('chat_template.jinja');
     if (!isRecord(config))
-      throw new LoRAError(
+      throw loraError(
+        'tokenizer',
         'ERR_FILE',
-        `[tokenizer] ${configPath}: expected a JSON object but received ${describe(config)}`,
-        {
-          op: 'tokenizer',
-        },
+        `${configPath}: expected a JSON object but received ${describe(config)}`,
       );
     const specials = config['additional_special_tokens'];
     if (specials != null && !(Array.isArray(specials) && specials.length <= maxSpecialTokens))
@@ -138,10 +136,7 @@ export class Tokenizer {
       return new Tokenizer(folder.dir, checked, config, jinja, folder.reading.limits);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new LoRAError('ERR_UNSUPPORTED', `[tokenizer] cannot use ${path}: ${reason}`, {
-        op: 'tokenizer',
-        cause,
-      });
+      throw loraError('tokenizer', 'ERR_UNSUPPORTED', `cannot use ${path}: ${reason}`, cause);
     }
   }
 
@@ -181,10 +176,11 @@ export class Tokenizer {
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_FILE',
-        `[${op}] the tokenizer of ${this.directory} cannot ${what} this: ${reason}`,
-        { op, cause },
+        `the tokenizer of ${this.directory} cannot ${what} this: ${reason}`,
+        cause,
       );
     }
   }
@@ -204,10 +200,11 @@ export class Tokenizer {
     } catch (cause) {
       if (!(cause instanceof RangeError)) throw cause;
       // The library's Unigram hands all tokens of a text to one call.
-      throw new LoRAError(
+      throw loraError(
+        op,
         'ERR_UNSUPPORTED',
-        `[${op}] a text of ${text.length} characters is too long for this kind of tokenizer: split it`,
-        { op, cause },
+        `a text of ${text.length} characters is too long for this kind of tokenizer: split it`,
+        cause,
       );
     }
     const ids: number[] = [];
@@ -219,10 +216,10 @@ export class Tokenizer {
       if (bytes) ids.push(...bytes);
       else if (typeof id === 'number') ids.push(id);
       else
-        throw new LoRAError(
+        throw loraError(
+          op,
           'ERR_DATA',
-          `[${op}] expected text that the tokenizer of ${this.directory} knows but received ${describe(token)}, and it has no token for the unknown`,
-          { op },
+          `expected text that the tokenizer of ${this.directory} knows but received ${describe(token)}, and it has no token for the unknown`,
         );
     }
     return ids;
@@ -411,10 +408,10 @@ export class Tokenizer {
     }
     const template = source === undefined ? this.#template : this.#own!.template;
     if (template) return template;
-    throw new LoRAError(
+    throw loraError(
+      'chat_template',
       'ERR_UNSUPPORTED',
-      `[chat_template] ${this.directory} has no chat template (chat_template.jinja, chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file)`,
-      { op: 'chat_template' },
+      `${this.directory} has no chat template (chat_template.jinja, chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file)`,
     );
   }
 

@@ -1,5 +1,5 @@
 /** Checks the normalizer, pre-tokenizer, post-processor and decoder of tokenizer.json, which @huggingface/tokenizers takes for granted. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { describe, isRecord } from '../validate';
 import { LinearPattern, publishedPatterns } from './split_patterns';
 
@@ -137,10 +137,10 @@ export class ComponentCheck {
       made[linearField] = new LinearPattern(regex);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
-      throw new LoRAError(
+      throw loraError(
+        'tokenizer',
         'ERR_UNSUPPORTED',
-        `[tokenizer] cannot use ${this.#path}: ${describe(regex)} of ${type} is none of the published patterns, and not an expression that runs in linear time (${reason})`,
-        { op: 'tokenizer' },
+        `cannot use ${this.#path}: ${describe(regex)} of ${type} is none of the published patterns, and not an expression that runs in linear time (${reason})`,
       );
     }
     made['pattern'] = { String: 'x' }; // until it is replaced by the above

@@ -1,5 +1,5 @@
 /** Checks tokenizer.json before @huggingface/tokenizers reads it, which takes its shape for granted. */
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { checkLimit, defaultLimits } from '../formats/limits';
 import { describe, isRecord } from '../validate';
 import { ComponentCheck, type Expect } from './tokenizer_components';
@@ -23,23 +23,17 @@ export interface CheckedTokenizer {
 export function checkTokenizerJson(json: unknown, path: string, limits = defaultLimits): CheckedTokenizer {
   const expect: Expect = (condition, what, received) => {
     if (!condition)
-      throw new LoRAError(
-        'ERR_FILE',
-        `[${op}] ${path}: expected ${what} but received ${describe(received)}`,
-        {
-          op,
-        },
-      );
+      throw loraError(op, 'ERR_FILE', `${path}: expected ${what} but received ${describe(received)}`);
   };
   expect(isRecord(json), 'a JSON object', json);
   const { model, added_tokens: added = [] } = json;
   expect(isRecord(model), '"model" to be an object', model);
   const type = modelType(model);
   if (!models.some((known) => known === type))
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_UNSUPPORTED',
-      `[${op}] cannot use ${path}: its model is of type ${describe(type)}; supported are ${models.join(', ')}`,
-      { op },
+      `cannot use ${path}: its model is of type ${describe(type)}; supported are ${models.join(', ')}`,
     );
   let largestId = checkModel(type as ModelType, model, expect);
   expect(Array.isArray(added), '"added_tokens" to be an array', added);

@@ -2,7 +2,7 @@
  * What the assistant says in a conversation that a chat template has written: marked by the template's own `{% generation %}` blocks, or else
  * found by writing the conversation up to each answer.
  */
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import type { Spellings } from './spellings';
 
 /** A conversation as its chat template writes it. */
@@ -70,10 +70,10 @@ export function endedSpans(
 export type WriteTurns = (messages: readonly number[], prompt: boolean) => Generator<void, string, void>;
 
 const ambiguous = (at: number, why: string): LoRAError =>
-  new LoRAError(
+  loraError(
+    'chat_template',
     'ERR_DATA',
-    `[chat_template] the chat template does not tell which tokens message ${at + 1} (assistant) adds: ${why}; train on all tokens, or give a chatTemplate with {% generation %} around what the assistant says`,
-    { op: 'chat_template' },
+    `the chat template does not tell which tokens message ${at + 1} (assistant) adds: ${why}; train on all tokens, or give a chatTemplate with {% generation %} around what the assistant says`,
   );
 
 /** Answers after which others stand for what is before. */

@@ -1,6 +1,6 @@
 /** Whether the disk holds what a run will write: a checkpoint of a whole model is as large as several models. */
 import { statfs } from 'node:fs/promises';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 
 /** What a run writes. */
 export interface DiskNeed {
@@ -25,9 +25,9 @@ export async function checkDisk(dir: string, { files, checkpoint, checkpoints }:
   const free = bavail * bsize;
   if (free >= need) return;
   const parts = `${checkpoints} checkpoints of ${gigabytes(checkpoint)} and the final files of ${gigabytes(files)}`;
-  throw new LoRAError(
+  throw loraError(
+    'Trainer',
     'ERR_FILE',
-    `[Trainer] the run writes ${gigabytes(need)} into ${dir} (${parts}) but only ${gigabytes(free)} are free: give saveLimit, a larger saveEvery, or another outDir`,
-    { op: 'Trainer' },
+    `the run writes ${gigabytes(need)} into ${dir} (${parts}) but only ${gigabytes(free)} are free: give saveLimit, a larger saveEvery, or another outDir`,
   );
 }

@@ -1,4 +1,4 @@
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 
 /** What runs train now, in all of this thread. */
 const inTraining = new WeakSet<object>();
@@ -12,10 +12,10 @@ const inTraining = new WeakSet<object>();
 export function takeForTraining(items: ReadonlySet<object>, label: string): () => void {
   for (const item of items)
     if (inTraining.has(item))
-      throw new LoRAError(
+      throw loraError(
+        'Trainer',
         'ERR_BUSY',
-        `[Trainer] another run trains ${label}, or shares parameters or the optimizer with this one: await it first`,
-        { op: 'Trainer' },
+        `another run trains ${label}, or shares parameters or the optimizer with this one: await it first`,
       );
   for (const item of items) inTraining.add(item);
   return () => {

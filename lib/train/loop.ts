@@ -1,6 +1,6 @@
 /** The loop of a training run: its steps, evaluations and checkpoints, and what is kept when it ends early or fails. */
 import type { DataSource } from '../data/example';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import { settle } from '../tensor/state';
@@ -212,10 +212,10 @@ export class TrainingLoop {
     const { ofTotal } = options;
     const saved = await readRunState(dir, { settings, maxSteps: this.#step, ofTotal });
     if (saved.step !== best.step)
-      throw new LoRAError(
+      throw loraError(
+        'Trainer',
         'ERR_FILE',
-        `[Trainer] expected the adapter of step ${best.step}, the best evaluation, in ${dir} but found that of step ${saved.step}`,
-        { op: 'Trainer' },
+        `expected the adapter of step ${best.step}, the best evaluation, in ${dir} but found that of step ${saved.step}`,
       );
     await output.saveFinal(subject, card, dir);
     // Last, so that after a failure before it the adapter is still that of the last step.

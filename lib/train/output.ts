@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { streamCheckpoint } from '../formats/checkpoint';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { refuseLink } from '../formats/links';
@@ -43,20 +43,18 @@ export class OutputDirectory {
         (file) => [adapterConfigFile, configFile].includes(file) || /^checkpoint-\d+$/.test(file),
       );
       if (earlier === undefined || resume) return;
-      throw new LoRAError(
+      throw loraError(
+        'Trainer',
         'ERR_FILE',
-        `[Trainer] ${this.dir} holds a run already (${earlier}): choose another outDir, or remove it${earlier.startsWith('checkpoint') ? ', or resume it' : ''}`,
-        { op: 'Trainer' },
+        `${this.dir} holds a run already (${earlier}): choose another outDir, or remove it${earlier.startsWith('checkpoint') ? ', or resume it' : ''}`,
       );
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
-      throw new LoRAError(
+      throw loraError(
+        'Trainer',
         'ERR_FILE',
-        `[Trainer] cannot write to outDir ${this.dir}: ${systemReason(cause)}`,
-        {
-          op: 'Trainer',
-          cause,
-        },
+        `cannot write to outDir ${this.dir}: ${systemReason(cause)}`,
+        cause,
       );
     }
   }
@@ -100,10 +98,7 @@ export class OutputDirectory {
         await rm(doomed, { recursive: true, force: true });
       } catch (cause) {
         if ((cause as NodeJS.ErrnoException).code === 'ENOENT') continue; // somebody has removed it
-        throw new LoRAError('ERR_FILE', `[Trainer] cannot remove ${path}: ${systemReason(cause)}`, {
-          op: 'Trainer',
-          cause,
-        });
+        throw loraError('Trainer', 'ERR_FILE', `cannot remove ${path}: ${systemReason(cause)}`, cause);
       }
     }
   }

@@ -2,7 +2,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import type { Batch } from '../data/batches';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { loadCheckpoint } from '../formats/checkpoint';
 import { SavedFolder } from '../formats/file_group';
 import { parseJson } from '../formats/json';
@@ -226,7 +226,7 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
   ) => {
     if (fits) return;
     const sentence = `expected ${name} to be ${what} but received ${describe(value)}`;
-    throw new LoRAError('ERR_FILE', `[${op}] ${dir} cannot be continued: ${sentence}`, { op });
+    throw loraError(op, 'ERR_FILE', `${dir} cannot be continued: ${sentence}`);
   };
   const whole = (name: string, value: unknown, least: number, most: number): number => {
     const what = `a whole number of at least ${least}${most < Number.MAX_SAFE_INTEGER ? ` and at most ${most}` : ''}`;
@@ -270,10 +270,10 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
   const free = earlierEnd(settings, own.settings) === undefined ? [] : own.ofTotal;
   const differs = difference(without(settings, free), without(own.settings, free));
   if (differs !== undefined)
-    throw new LoRAError(
+    throw loraError(
+      op,
       'ERR_ARGUMENT',
-      `[${op}] ${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
-      { op },
+      `${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
     );
   if (step > (own.maxSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.maxSteps!);
   return { step, settings, data, evaluations: { best, waited, at } };
@@ -290,10 +290,10 @@ export async function replay(
   { maxTokens = Infinity, signal }: { maxTokens: number | undefined; signal: AbortSignal | undefined },
 ): Promise<number> {
   const otherData = (): LoRAError =>
-    new LoRAError(
+    loraError(
+      op,
       'ERR_DATA',
-      `[${op}] the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
-      { op },
+      `the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
     );
   let tokens = 0;
   const pace = new Pace(); // an epoch of few examples in memory is too short to pause in
@@ -311,9 +311,7 @@ export async function replay(
 }
 
 const beyondTheEnd = (dir: string, step: number, end: number): LoRAError =>
-  new LoRAError('ERR_ARGUMENT', `[${op}] ${dir} is of step ${step}, and this run ends after step ${end}`, {
-    op,
-  });
+  loraError(op, 'ERR_ARGUMENT', `${dir} is of step ${step}, and this run ends after step ${end}`);
 
 /**
  * Where the adapter of the best evaluation lies, when a run that keeps it goes on.
@@ -329,9 +327,9 @@ export async function bestCheckpoint(from: Resumed, outDir: string): Promise<str
     await refuseLink(found.path);
     return found.path;
   }
-  throw new LoRAError(
+  throw loraError(
+    op,
     'ERR_FILE',
-    `[${op}] expected checkpoint-${best.step}, the best evaluation so far, beside ${from.dir}, since keepBest is given: put it there, or resume without keepBest`,
-    { op },
+    `expected checkpoint-${best.step}, the best evaluation so far, beside ${from.dir}, since keepBest is given: put it there, or resume without keepBest`,
   );
 }

@@ -2,7 +2,7 @@
 import { checkLengths } from '../data/batches';
 import type { DataSource } from '../data/example';
 import { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { AdapterSubject } from './adapter_subject';
@@ -15,7 +15,7 @@ import type { TrainingSubject } from './subject';
  */
 export function subjectOf(model: CausalLM, train: 'adapter' | 'all' | undefined): TrainingSubject {
   const refuse = (sentence: string): never => {
-    throw new LoRAError('ERR_ARGUMENT', `[Trainer] ${sentence}`, { op: 'Trainer' });
+    throw loraError('Trainer', 'ERR_ARGUMENT', sentence);
   };
   const whole = model.trainedParameters.length > 0;
   if (train === 'all' && !whole)

@@ -1,6 +1,6 @@
 import { checkRereadable } from '../data/batches';
 import type { DataSource } from '../data/example';
-import { LoRAError } from '../errors';
+import { loraError } from '../errors';
 import { holdFor, plannedRun, type RunHandle } from '../handle';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
@@ -112,9 +112,7 @@ export class Trainer {
 
   async *#run({ signal }: RunOptions, handle: object): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     if (this.#ran)
-      throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected a fresh Trainer but this one has already run', {
-        op: 'Trainer',
-      });
+      throw loraError('Trainer', 'ERR_ARGUMENT', 'expected a fresh Trainer but this one has already run');
     const release = holdFor(handle, this.#take());
     try {
       this.#ran = true;

@@ -2,7 +2,7 @@
 import type { Batch } from '../data/batches';
 import { ignoredLabel } from '../data/example';
 import { SequencePlan } from '../data/sequence_plan';
-import { LoRAError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { roomInQueue } from '../native/device';
 import type { CausalLM } from '../models/causal_lm';
 import { clipGradNorm } from '../optim/clip';
@@ -45,12 +45,10 @@ export class Updates {
     const counts = group.map(({ labels, segmentIds }) => plan.countedLabels(labels, segmentIds));
     const counted = counts.reduce((sum, count) => sum + count, 0);
     if (counted === 0)
-      throw new LoRAError(
+      throw loraError(
+        'Trainer',
         'ERR_DATA',
-        `[Trainer] step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
-        {
-          op: 'Trainer',
-        },
+        `step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
       );
     const last = counts.findLastIndex((count) => count > 0);
     let loss = 0;
