@@ -67,10 +67,9 @@ function simdBuild(asked = 'native') {
 /** Those of the command line, and those of the environment that the command line does not have. */
 function definitions() {
   const has = (definition) => given.some((one) => one.startsWith(definition.replace(/=.*/, '=')));
-  const { LORA_CUDA_BUILD, LORA_SIMD_BUILD } = process.env;
   try {
-    const chosen = [simdBuild(LORA_SIMD_BUILD || undefined)];
-    if (!has('-DLORA_CUDA=')) chosen.push(cudaBuild(LORA_CUDA_BUILD));
+    const chosen = [simdBuild(process.env.LORA_SIMD_BUILD || undefined)];
+    if (!has('-DLORA_CUDA=')) chosen.push(cudaBuild(process.env.LORA_CUDA_BUILD));
     for (const { meaning } of chosen) console.log(`build: ${meaning}`);
     return [
       ...chosen.flatMap(({ definitions }) => definitions).filter((definition) => !has(definition)),
