@@ -45,6 +45,6 @@ export async function questionAsked(
     evalData: await dataAsked(evalData, signal),
     ...{ evalLimit, maxNewTokens, stop },
     model: model.config.raw,
-    weights: await fingerprintOf(model.linears()[0]!.base),
+    weights: await fingerprintOf(model.core.linears()[0]!.base),
   };
 }

@@ -3,11 +3,8 @@ import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
-import { loraError } from '../errors';
-import type { Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import type { RunHandle } from '../handle';
-import type { Linear } from '../linear/linear';
 import type { AdapterFiles } from '../peft/adapter_files';
 import type { BottleneckConfigInput } from '../peft/bottleneck';
 import type { LoRAConfigInput } from '../peft/config';
@@ -19,30 +16,29 @@ import { tidy } from '../tensor/scope';
 import type { QuantizedFormat } from '../tensor/frozen_weight';
 import type { Parameter } from '../tensor/tensor';
 import type { EvaluateOptions, Evaluation } from './evaluate';
-import { check, checkOptions, describe, refuseF16Training } from '../validate';
+import { check, checkOptions } from '../validate';
 import type { Adapter } from '../peft/adapter';
-import { AdapterSet, type AddAdapterOptions } from '../peft/adapter_set';
+import type { AddAdapterOptions } from '../peft/adapter_set';
 import type { CombineAdaptersOptions } from '../peft/combine';
 import type { ModelConfig } from './config';
-import { forwardSteps, planForward } from './forward';
+import { plannedForward } from './forward';
 import type { GenerationResult, Prompt } from './generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/delivery';
 import { loadModel, type LoadedModel } from './load_model';
-import { quantizePlan, type QuantizeOptions } from './quantize_options';
-import { saveModel, type SavedModel, type SaveRequest } from './save';
-import { RopeTable } from './rope';
+import type { QuantizeOptions } from './quantize_options';
+import { saveModel, type SavedModel } from './save';
 import type { Tokenizer } from '../text/tokenizer';
 import type { EvaluateTaskOptions, TaskData, TaskEvaluation } from '../tasks/options';
 import { ModelAdapters } from './model_adapters';
+import { ModelCore } from './model_core';
 import { ModelEvaluations } from './model_evaluations';
 import { TextGenerator } from './text_generator';
-import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
+import { expectedTensors } from './tensor_table';
 import type { ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
-import type { Decoder } from './decoder';
-import { TrainedBase, type TrainAllOptions } from './trained_base';
+import type { TrainAllOptions } from './trained_base';
 import type {
   ForwardOptions,
   ForwardOutput,
@@ -72,49 +68,23 @@ export class CausalLM {
   readonly dtype: ModelDType;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
-  readonly #decoder: Decoder;
-  readonly #tokenizer: Tokenizer | undefined;
-  readonly #adapters = new AdapterSet();
-  readonly #trained: TrainedBase;
+  /** @internal */
+  readonly core: ModelCore;
   readonly #maker: ModelAdapters;
   readonly #generator: TextGenerator;
   readonly #evaluations: ModelEvaluations;
-  readonly #limits: Limits;
   #disposing: Promise<void> | undefined;
 
   private constructor(loaded: LoadedModel) {
-    const { directory, config, weights, dtype, device, tokenizer, defaults } = loaded;
-    this.#limits = loaded.limits;
-    this.directory = directory;
-    this.config = config;
-    this.device = device;
-    this.dtype = dtype;
-    this.#trained = new TrainedBase(config, weights, dtype);
-    const rope = new RopeTable(config.rope, config.headDim, device);
-    this.#decoder = { config, weights, trained: this.#trained, rope, dtype };
-    this.#tokenizer = tokenizer;
-    const checkAlive = (op: string): void => this.#checkAlive(op);
-    this.#maker = new ModelAdapters({
-      ...{ directory, config, device, checkAlive },
-      adapters: this.#adapters,
-      linears: () => this.linears(),
-      embedding: () => this.#decoder.weights.embedding,
-      tokenizer: () => this.tokenizer,
-    });
-    this.#generator = new TextGenerator({
-      directory,
-      device,
-      decoder: this.#decoder,
-      adapters: this.#adapters,
-      defaults,
-      tokenizer,
-      neededTokenizer: () => this.tokenizer,
-      checkAlive,
-    });
-    this.#evaluations = new ModelEvaluations({
-      ...{ config, adapters: this.#adapters, checkAlive },
-      tokenizer: () => this.tokenizer,
-      hasTokenizer: tokenizer !== undefined,
+    const core = new ModelCore(loaded);
+    this.core = core;
+    this.directory = core.directory;
+    this.config = core.config;
+    this.device = core.device;
+    this.dtype = core.dtype;
+    this.#maker = new ModelAdapters(core);
+    this.#generator = new TextGenerator(core);
+    this.#evaluations = new ModelEvaluations(core, {
       lanes: () => this.#generator.maxBatchSize,
       forward: (ids, options) => this.forwardInSlices(ids, options),
       generate: (prompt, options) => this.generate(prompt, options),
@@ -145,17 +115,12 @@ export class CausalLM {
 
   /** Whether the directory has a tokenizer.json, or the GGUF file a tokenizer. */
   get hasTokenizer(): boolean {
-    return this.#tokenizer !== undefined;
+    return this.core.hasTokenizer;
   }
 
   /** The tokenizer of the model. @throws ERR_UNSUPPORTED when it has none. */
   get tokenizer(): Tokenizer {
-    if (this.#tokenizer) return this.#tokenizer;
-    throw loraError(
-      'tokenizer',
-      'ERR_UNSUPPORTED',
-      `${this.directory} has no tokenizer.json: pass token ids instead of text`,
-    );
+    return this.core.tokenizer;
   }
 
   /** How many numbers the base has. */
@@ -167,11 +132,11 @@ export class CausalLM {
 
   /** Its adapters by name. */
   get adapters(): ReadonlyMap<string, Adapter> {
-    return this.#adapters.all;
+    return this.core.adapters.all;
   }
   /** The adapter of calls that name none; null: the base alone, or with what is merged into it. */
   get activeAdapter(): Adapter | null {
-    return this.#adapters.active;
+    return this.core.adapters.active;
   }
 
   /**
@@ -188,7 +153,7 @@ export class CausalLM {
   addAdapter(config: PromptConfigInput, options?: AddAdapterOptions): Adapter<'prompt'>;
   addAdapter(config: AdapterConfigInput, options?: AddAdapterOptions): Adapter;
   addAdapter(config: AdapterConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
-    this.#checkAlive('addAdapter');
+    this.core.checkAlive('addAdapter');
     return this.#maker.add(config, options);
   }
 
@@ -203,7 +168,7 @@ export class CausalLM {
     from: string | URL | AdapterFiles,
     options: LoadAdapterOptions<Name> = {},
   ): Promise<Adapter<Name>> {
-    this.#checkAlive('loadAdapter');
+    this.core.checkAlive('loadAdapter');
     return this.#maker.load(from, options);
   }
 
@@ -227,7 +192,7 @@ export class CausalLM {
     adapters: readonly (string | Adapter)[],
     options: CombineAdaptersOptions = {},
   ): Promise<Adapter> {
-    this.#checkAlive('combineAdapters');
+    this.core.checkAlive('combineAdapters');
     return this.#maker.combine(adapters, options);
   }
 
@@ -240,16 +205,16 @@ export class CausalLM {
    * model.setAdapter(null);
    */
   setAdapter(adapter: string | Adapter | null): void {
-    this.#checkAlive('setAdapter');
+    this.core.checkAlive('setAdapter');
     check(adapter !== undefined, 'setAdapter', 'expected a name or null but received undefined');
-    this.#adapters.activate(adapter);
+    this.core.adapters.activate(adapter);
   }
 
   /** Frees an adapter. @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
   async removeAdapter(name: string): Promise<void> {
-    this.#checkAlive('removeAdapter');
-    const adapter = this.#adapters.all.get(name);
-    this.#adapters.remove(name);
+    this.core.checkAlive('removeAdapter');
+    const adapter = this.core.adapters.all.get(name);
+    this.core.adapters.remove(name);
     if (adapter) this.#generator.adapterRemoved(adapter);
   }
 
@@ -268,19 +233,10 @@ export class CausalLM {
    * model.freeze();
    */
   trainAll(options: TrainAllOptions = {}): Parameter[] {
-    const op = 'trainAll';
-    this.#checkAlive(op);
-    checkOptions(op, options, ['only', 'stochasticRounding']);
-    if (this.dtype === 'f16') refuseF16Training(op);
-    const release = this.#adapters.lockBase(op);
-    try {
-      const parameters = entry(() => this.#trained.start(options));
-      this.#generator.baseChanged(); // what it recorded reads weights that are gone
-      return parameters;
-    } catch (error) {
-      release();
-      throw error;
-    }
+    this.core.checkAlive('trainAll');
+    const parameters = this.core.decoder.trained.start(options);
+    this.#generator.baseChanged(); // what it recorded reads weights that are gone
+    return parameters;
   }
 
   /**
@@ -293,41 +249,21 @@ export class CausalLM {
    * const adapter = model.addAdapter({ r: 8 });
    */
   freeze(): void {
-    this.#checkAlive('freeze');
-    if (!this.#trained.active) return;
-    this.#adapters.unlockBase('freeze', () => entry(() => this.#trained.freeze()));
+    this.core.checkAlive('freeze');
+    const { trained } = this.core.decoder;
+    if (!trained.active) return;
+    trained.freeze();
     this.#generator.baseChanged();
   }
 
   /** The numbers that gradients fill: those of trainable adapters, or after trainAll() those of the weights that are trained. */
   get numTrainable(): number {
-    const adapters = [...this.#adapters.all.values()].filter(({ trainable }) => trainable);
-    const parameters = [...this.#trained.parameters, ...adapters.flatMap((adapter) => adapter.parameters())];
-    return parameters.reduce((sum, { numel }) => sum + numel, 0);
-  }
-
-  /** @internal What a call names to run on the weights as they are: null, or undefined while an adapter is merged into them. */
-  get noAdapter(): null | undefined {
-    return this.#adapters.merged === null ? null : undefined;
+    return this.core.numTrainable;
   }
 
   /** @internal The temperature of a server's requests that name none. */
   get servedTemperature(): number {
     return this.#generator.servedTemperature;
-  }
-
-  /** @internal What trainAll() gave; none while all is frozen. */
-  get trainedParameters(): Parameter[] {
-    return this.#trained.parameters;
-  }
-
-  /**
-   * @internal Holds an adapter, or the base alone, for its training: it cannot be removed, the base not be merged, and the model not be
-   * disposed of, until the returned function is called.
-   */
-  acquireForTraining(op: string, adapter: Adapter | null): () => void {
-    this.#checkAlive(op);
-    return this.#adapters.acquire(op, this.#adapters.resolve(op, adapter), { training: true });
   }
 
   /**
@@ -341,7 +277,7 @@ export class CausalLM {
     ids: TokenRows,
     options: O & NoOther<O> = {} as O & NoOther<O>,
   ): ForwardOutput<O> {
-    const steps = this.#forwardSteps(ids, options);
+    const steps = plannedForward(this.core, ids, options);
     return entry(() => tidy(() => atOnce(steps))) as ForwardOutput<O>;
   }
 
@@ -350,15 +286,8 @@ export class CausalLM {
     ids: TokenRows,
     options: O & NoOther<O>,
   ): Promise<ForwardOutput<O>> {
-    const steps = this.#forwardSteps(ids, options);
+    const steps = plannedForward(this.core, ids, options);
     return (await tidy(() => enqueueInSlices(this.device, steps))) as ForwardOutput<O>;
-  }
-
-  /** Checks the options at once. */
-  #forwardSteps(ids: TokenRows, options: ForwardOptions): ReturnType<typeof forwardSteps> {
-    this.#checkAlive('forward');
-    const plan = planForward(options, this.#adapters);
-    return forwardSteps(this.#decoder, { ...plan, ids, device: this.device });
   }
 
   /**
@@ -381,7 +310,7 @@ export class CausalLM {
    * model.configureEngine({ maxBatchSize: 32, maxQueued: 1000, kvCacheBytes: 4 * 2 ** 30 });
    */
   configureEngine(options: EngineOptions = {}): void {
-    this.#checkAlive('configureEngine');
+    this.core.checkAlive('configureEngine');
     this.#generator.configureEngine(options);
   }
 
@@ -392,7 +321,7 @@ export class CausalLM {
    * const { running, waiting, kvCacheBytes, prefixHits } = model.engineStats();
    */
   engineStats(): EngineStats {
-    this.#checkAlive('engineStats');
+    this.core.checkAlive('engineStats');
     return this.#generator.stats;
   }
 
@@ -432,15 +361,15 @@ export class CausalLM {
    * await model.unmerge();
    */
   async merge(name: string): Promise<void> {
-    this.#checkAlive('merge');
-    await this.#adapters.merge(this.linears(), name);
+    this.core.checkAlive('merge');
+    await this.core.adapters.merge(this.core.linears(), name);
     this.#generator.baseChanged();
   }
 
   /** Undoes merge(), bit for bit; an adapter that was active is so again. */
   async unmerge(): Promise<void> {
-    this.#checkAlive('unmerge');
-    this.#adapters.unmerge();
+    this.core.checkAlive('unmerge');
+    this.core.adapters.unmerge();
     this.#generator.baseChanged();
   }
 
@@ -461,46 +390,17 @@ export class CausalLM {
     options: { merge?: string; quantize?: QuantizedFormat | QuantizeOptions } = {},
   ): Promise<SavedModel> {
     checkOptions('save', options, ['merge', 'quantize']);
-    return this.#save(dir, options);
+    return saveModel(this.core, dir, options);
   }
 
   /** @internal save() into the folder of a run; `more` puts further files there, which appear together with those of the model. */
   async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
-    await this.#save(dir, {}, { more });
-  }
-
-  async #save(
-    dir: string,
-    options: { merge?: string; quantize?: QuantizedFormat | QuantizeOptions },
-    run?: SaveRequest['run'],
-  ): Promise<SavedModel> {
-    const op = 'save';
-    this.#checkAlive(op);
-    const quantize = quantizePlan(op, options.quantize);
-    check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
-    const merge = this.#adapters.chooseToMerge(op, options.merge);
-    const release = this.#adapters.acquire(op, merge);
-    try {
-      const { config, directory, dtype } = this;
-      return await saveModel(dir, {
-        source: directory,
-        limits: this.#limits,
-        config,
-        dtype,
-        weights: this.#decoder.weights,
-        revision: () => this.#trained.revision,
-        ...(run && { run }),
-        ...(merge ? { merge } : {}),
-        ...(quantize ? { quantize } : {}),
-      });
-    } finally {
-      release();
-    }
+    await saveModel(this.core, dir, {}, { more });
   }
 
   /** Whether dispose() was called. */
   get disposed(): boolean {
-    return this.#disposing !== undefined;
+    return this.core.disposed;
   }
 
   /**
@@ -510,37 +410,31 @@ export class CausalLM {
    * @throws ERR_BUSY while a Trainer trains an adapter of the model.
    */
   async dispose(): Promise<void> {
-    if (!this.#disposing) this.#adapters.checkNoTraining('dispose');
-    return (this.#disposing ??= this.#dispose());
+    if (!this.#disposing) this.core.adapters.checkNoTraining('dispose');
+    this.#disposing ??= this.#dispose();
+    this.core.disposed = true;
+    return this.#disposing;
   }
 
   async #dispose(): Promise<void> {
     await this.#generator.end('the model was disposed of');
-    await this.#adapters.idle();
+    await this.core.adapters.idle();
     await this.#generator.dispose();
-    this.#adapters.dispose();
-    this.#decoder.rope.dispose();
-    disposeWeights(this.config, this.#decoder.weights);
+    this.core.dispose();
   }
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
   /** For `using`, which cannot wait: frees everything as soon as running generations have ended. */
   [Symbol.dispose](): void {
-    if (!this.#disposing) this.#adapters.checkNoTraining('dispose'); // a promise would tell nobody
+    if (!this.#disposing) this.core.adapters.checkNoTraining('dispose'); // a promise would tell nobody
     void this.dispose();
   }
 
   /** A short description for logs. */
   toJSON(): object {
-    const { directory, device, dtype } = this;
-    return {
-      directory,
-      modelType: this.config.modelType,
-      device,
-      dtype,
-      adapters: [...this.adapters.keys()],
-    };
+    const { directory, device, dtype, config, adapters } = this;
+    return { directory, modelType: config.modelType, device, dtype, adapters: [...adapters.keys()] };
   }
 
   toString(): string {
@@ -550,14 +444,5 @@ export class CausalLM {
 
   [inspect.custom](): string {
     return this.toString();
-  }
-
-  /** @internal */
-  linears(): Linear[] {
-    return linearsOf(this.config, this.#decoder.weights);
-  }
-
-  #checkAlive(op: string): void {
-    if (this.disposed) throw loraError(op, 'ERR_DISPOSED', 'the model has been disposed');
   }
 }

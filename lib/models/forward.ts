@@ -12,6 +12,7 @@ import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { deltasOf, finalNorm, headLogits, hiddenStatesByBlock, type Decoder } from './decoder';
 import { InputLayout } from './input_layout';
+import type { ModelCore } from './model_core';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
 import { RowAdapters } from './row_adapters';
@@ -34,7 +35,7 @@ interface ForwardPlan {
   use: ForwardUse;
 }
 
-export interface ForwardRequest extends ForwardPlan {
+interface ForwardRequest extends ForwardPlan {
   ids: TokenRows;
   device: Device;
 }
@@ -62,7 +63,7 @@ function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet)
 }
 
 /** Checks the options of a call, and chooses its adapter. */
-export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
+function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
   const op = 'forward';
   checkOptions(
     op,
@@ -114,10 +115,7 @@ function layoutOf(
 /**
  * Yields after each block. It runs inside one scope of the caller's, which frees what is left when a check fails midway.
  */
-export function* forwardSteps(
-  decoder: Decoder,
-  request: ForwardRequest,
-): Generator<void, ForwardResult, void> {
+function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<void, ForwardResult, void> {
   const { use, device } = request;
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
@@ -186,4 +184,15 @@ export function* forwardSteps(
     logits = undefined;
   }
   return { loss, logits };
+}
+
+/** The steps of CausalLM.forward. Checks the options at once. */
+export function plannedForward(
+  model: ModelCore,
+  ids: TokenRows,
+  options: ForwardOptions,
+): ReturnType<typeof forwardSteps> {
+  model.checkAlive('forward');
+  const plan = planForward(options, model.adapters);
+  return forwardSteps(model.decoder, { ...plan, ids, device: model.device });
 }

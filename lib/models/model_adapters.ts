@@ -1,13 +1,11 @@
 /** What makes the adapters of a model: new ones, those of files, and one of several. */
 import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
-import type { Linear } from '../linear/linear';
-import type { Device } from '../native/device';
 import { embedding } from '../ops';
 import { Adapter } from '../peft/adapter';
 import type { AdapterSource } from '../peft/adapter_parts';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
-import type { AdapterSet, AddAdapterOptions } from '../peft/adapter_set';
+import type { AddAdapterOptions } from '../peft/adapter_set';
 import { combineOptions, combinePlan, type CombineAdaptersOptions } from '../peft/combine';
 import type { AdaptedBase } from '../peft/method';
 import {
@@ -19,32 +17,15 @@ import {
   type AdapterMethodName,
 } from '../peft/methods';
 import { tensor } from '../tensor/create';
-import type { FrozenWeight } from '../tensor/frozen_weight';
 import { moved } from '../tensor/scope';
-import type { Tokenizer } from '../text/tokenizer';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
 import { combineAdapters } from './combine_adapters';
-import type { ModelConfig } from './config';
+import type { ModelCore } from './model_core';
 import type { LoadAdapterOptions } from './options';
-
-/** The model that is adapted. */
-export interface AdaptedModel {
-  readonly directory: string;
-  readonly config: ModelConfig;
-  readonly device: Device;
-  readonly adapters: AdapterSet;
-  linears(): Linear[];
-  /** The matrix of the embeddings. */
-  embedding(): FrozenWeight;
-  /** @throws ERR_UNSUPPORTED without a tokenizer. */
-  tokenizer(): Tokenizer;
-  /** @throws ERR_DISPOSED */
-  checkAlive(op: string): void;
-}
 
 /** @internal The methods are those of CausalLM, where they are documented. */
 export class ModelAdapters {
-  constructor(private readonly model: AdaptedModel) {}
+  constructor(private readonly model: ModelCore) {}
 
   add(config: AdapterConfigInput, options: AddAdapterOptions): Adapter {
     const op = 'addAdapter';
@@ -128,10 +109,10 @@ export class ModelAdapters {
     return {
       ...config,
       linears: this.model.linears(),
-      encode: (text) => this.model.tokenizer().encode(text),
+      encode: (text) => this.model.tokenizer.encode(text),
       embed: (ids) => {
         const rows = moved(tensor([...ids], { dtype: 'i32', device }), (t) =>
-          embedding(this.model.embedding(), t),
+          embedding(this.model.decoder.weights.embedding, t),
         );
         return moved(rows, (t) => t.to({ dtype: 'f32' }));
       },

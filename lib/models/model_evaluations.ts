@@ -2,7 +2,6 @@
 import type { DataSource } from '../data/example';
 import { SequencePlan } from '../data/sequence_plan';
 import type { Adapter } from '../peft/adapter';
-import type { AdapterSet } from '../peft/adapter_set';
 import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
 import {
   checkTaskOptions,
@@ -14,27 +13,26 @@ import { noGrad } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { checkOptions, checkSignal } from '../validate';
 import type { TokenRows } from './batch';
-import type { ModelConfig } from './config';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
 import type { ForwardResult } from './forward';
+import type { ModelCore } from './model_core';
 import type { ForwardOptions, GenerateOptions } from './options';
 
-/** The model that is measured. */
-export interface MeasuredModel extends Pick<TaskSubject, 'tokenizer' | 'hasTokenizer'> {
-  readonly config: ModelConfig;
-  readonly adapters: AdapterSet;
+/** The calls of a model that are measured. */
+interface MeasuredCalls {
   /** Sequences that are generated at once. */
   lanes(): number;
   generate(prompt: number[], options: GenerateOptions): ReturnType<TaskSubject['generate']>;
   /** A forward pass during which the event loop goes on. */
   forward(ids: TokenRows, options: ForwardOptions): Promise<ForwardResult>;
-  /** @throws ERR_DISPOSED */
-  checkAlive(op: string): void;
 }
 
 /** @internal The methods are those of CausalLM, where they are documented. */
 export class ModelEvaluations {
-  constructor(private readonly model: MeasuredModel) {}
+  constructor(
+    private readonly model: ModelCore,
+    private readonly calls: MeasuredCalls,
+  ) {}
 
   async evaluate(data: DataSource, options: EvaluateOptions): Promise<Evaluation> {
     const op = 'evaluate';
@@ -70,20 +68,20 @@ export class ModelEvaluations {
   }
 
   #subject(adapters: readonly (Adapter | null)[]): TaskSubject {
-    const { model } = this;
-    const { config, tokenizer, hasTokenizer, adapters: choices } = model;
+    const { model, calls } = this;
+    const { config, hasTokenizer, adapters: choices } = model;
     const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = config;
     const rooms = adapters.map((adapter) => new SequencePlan(adapter, maxPositionEmbeddings).room);
     return {
-      tokenizer,
+      tokenizer: () => model.tokenizer,
       hasTokenizer,
       context: Math.min(...rooms), // all adapters read the same texts
       prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
-      lanes: this.model.lanes(),
+      lanes: calls.lanes(),
       evaluate: (examples, wanted) =>
         this.evaluate(examples, { ...wanted, adapter: choices.choiceOf(wanted.adapter) }),
       generate: (prompt, wanted) =>
-        model.generate(prompt, { ...wanted, adapter: choices.choiceOf(wanted.adapter) }),
+        calls.generate(prompt, { ...wanted, adapter: choices.choiceOf(wanted.adapter) }),
       rowLosses: async (rows, adapter) => {
         const ids = rows.map(({ inputIds }) => inputIds);
         const labels = rows.map((row) => row.labels);
@@ -102,6 +100,6 @@ export class ModelEvaluations {
     resolved: Adapter | null,
   ): Promise<ForwardResult> {
     const adapter = this.model.adapters.choiceOf(resolved);
-    return noGrad(() => this.model.forward(ids, { ...options, adapter, train: false }));
+    return noGrad(() => this.calls.forward(ids, { ...options, adapter, train: false }));
   }
 }

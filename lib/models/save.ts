@@ -16,36 +16,40 @@ import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import type { DType, FloatDType } from '../native/dtype';
-import { isPacked, type FrozenWeight } from '../tensor/frozen_weight';
+import { isPacked, type FrozenWeight, type QuantizedFormat } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import { rawCast } from '../tensor/raw';
 import { Parameter, type Tensor } from '../tensor/tensor';
-import { listed } from '../validate';
+import { check, describe, listed } from '../validate';
 import type { ModelConfig } from './config';
 import { GgufModel } from './gguf_model';
+import type { ModelCore } from './model_core';
 import { planesOf, quantizationConfig } from './quantized_planes';
-import { quantizedModules, type QuantizePlan } from './quantize_options';
+import { quantizedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
 import { Requantizer } from './requantizer';
-import { HEAD, namedWeights, type ModelWeights } from './tensor_table';
-import type { ModelDType } from './weights';
+import { HEAD, namedWeights } from './tensor_table';
 
-export interface SaveRequest {
-  source: string;
-  /** Bounds on what the source may ask for, of which a GGUF file is read again. */
-  limits: Limits;
-  config: ModelConfig;
-  weights: ModelWeights;
-  dtype: ModelDType;
-  /** Counts the changes of the weights, which may be trained. */
-  revision: () => number;
-  /** Given, `dir` is the folder of a training run, which has other files too, and `more` puts files beside those of the model. */
-  run?: { readonly more: ((folder: string) => Promise<void>) | undefined };
+/** The options of `CausalLM.save`, and what a training run saves beside. */
+interface SaveOptions {
+  merge?: string | undefined;
+  quantize?: QuantizedFormat | QuantizeOptions | undefined;
+}
+
+/** The folder of a training run has other files too; `more` puts files beside those of the model. */
+interface RunFolder {
+  readonly more: ((folder: string) => Promise<void>) | undefined;
+}
+
+/** What is written. */
+interface SavePlan {
   /** Its sum with the base is written; the model in memory stays as it is. */
-  merge?: Adapter;
+  readonly merge: Adapter | null;
   /** What is written is quantized; of a base that is, the matrices that are. */
-  quantize?: QuantizePlan;
+  readonly quantize: QuantizePlan | undefined;
+  /** Absent: the directory is the model's alone. */
+  readonly run: RunFolder | undefined;
 }
 
 /** What `CausalLM.save` wrote. */
@@ -159,10 +163,10 @@ interface NamedTensor {
 }
 
 /** All that is written, and whether the head is the embedding. */
-function tensorsOf({ config, weights, merge, dtype: activations }: SaveRequest): {
-  tensors: NamedTensor[];
-  tied: boolean;
-} {
+function tensorsOf(
+  { config, decoder: { weights }, dtype: activations }: ModelCore,
+  merge: Adapter | null,
+): { tensors: NamedTensor[]; tied: boolean } {
   const ofLinear = (name: string, linear: Linear): NamedTensor => {
     const { dtype, rows, cols } = linear.weight;
     const change = merge?.applied(linear.path);
@@ -220,31 +224,63 @@ function quantizedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly 
   return kept.length === 0 ? chosen : new Set(kept.filter((path) => chosen.has(path)));
 }
 
-/**
- * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged,
- * quantized and written one by one.
- */
-export async function saveModel(dir: string, request: SaveRequest): Promise<SavedModel> {
-  const { source, limits, config, dtype, revision, run, quantize: plan } = request;
-  const begun = revision();
-  if (run) await checkNotSource(dir, source, 'save');
-  else await checkTarget(toPath(dir, 'save'), source);
-  const { tensors: all, tied } = tensorsOf(request);
-  const quantized = plan ? quantizedOf(config, plan, all) : new Set<string>();
+/** config.json of the model with these tensors. */
+function savedConfig(
+  { config, dtype }: ModelCore,
+  tied: boolean,
+  plan: QuantizePlan | undefined,
+  quantized: Set<string>,
+): Record<string, unknown> {
   const json: Record<string, unknown> = { ...config.raw };
   delete json['quantization_config']; // of the base: what is written has its own
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
   const name = torchNames[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;
   if ('dtype' in json || !('torch_dtype' in json)) json['dtype'] = name;
-  if (plan)
-    json['quantization_config'] = quantizationConfig(
-      { ...config, tieWordEmbeddings: tied },
-      plan,
-      quantized,
-      dtype,
-    );
+  if (plan) {
+    const saved = { ...config, tieWordEmbeddings: tied };
+    json['quantization_config'] = quantizationConfig(saved, plan, quantized, dtype);
+  }
+  return json;
+}
 
+/** Saves a model, as CausalLM.save says. `run`: into the folder of a training run. */
+export async function saveModel(
+  model: ModelCore,
+  dir: string,
+  options: SaveOptions,
+  run?: RunFolder,
+): Promise<SavedModel> {
+  const op = 'save';
+  model.checkAlive(op);
+  const quantize = quantizePlan(op, options.quantize);
+  check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
+  const merge = model.adapters.chooseToMerge(op, options.merge);
+  const release = model.adapters.acquire(op, merge);
+  try {
+    return await write(model, dir, { merge, quantize, run });
+  } finally {
+    release();
+  }
+}
+
+/**
+ * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged,
+ * quantized and written one by one.
+ */
+async function write(
+  model: ModelCore,
+  dir: string,
+  { merge, quantize: plan, run }: SavePlan,
+): Promise<SavedModel> {
+  const { directory: source, limits, config } = model;
+  const { trained } = model.decoder;
+  const begun = trained.revision;
+  if (run) await checkNotSource(dir, source, 'save');
+  else await checkTarget(toPath(dir, 'save'), source);
+  const { tensors: all, tied } = tensorsOf(model, merge);
+  const quantized = plan ? quantizedOf(config, plan, all) : new Set<string>();
+  const json = savedConfig(model, tied, plan, quantized);
   const requantizer = plan && new Requantizer(plan);
   try {
     const tensors = new Map<string, LateTensor>();
@@ -256,12 +292,12 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
         for (const [plane, tensor] of planes) tensors.set(plane, tensor);
       } else tensors.set(name, late(device, dtype, shape, make, owned));
     }
-    const check = async (folder: string): Promise<void> => {
-      if (revision() !== begun)
+    const finish = async (folder: string): Promise<void> => {
+      if (trained.revision !== begun)
         throw loraError('save', 'ERR_BUSY', 'the weights were trained while they were written: await save()');
       await run?.more?.(folder);
     };
-    await writeModel(dir, { source, limits, json, tensors, op: 'save', check });
+    await writeModel(dir, { source, limits, json, tensors, op: 'save', check: finish });
     return requantizer ? { quantizationError: requantizer.error } : {};
   } finally {
     requantizer?.dispose();

@@ -8,11 +8,9 @@ import type { TokenConstraint } from '../grammar/constraint';
 import { Grammars } from '../grammar/grammars';
 import { packagePath } from '../grammar/package';
 import { plannedRun, type RunHandle } from '../handle';
-import type { Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
-import type { AdapterSet } from '../peft/adapter_set';
 import type { Tokenizer } from '../text/tokenizer';
-import { engineModel, type Decoder } from './decoder';
+import { engineModel } from './decoder';
 import {
   checkedLimit,
   conversationOptions,
@@ -23,38 +21,24 @@ import {
   type Prompt,
 } from './generate';
 import { Generations } from './generations';
+import type { ModelCore } from './model_core';
 import type { GenerateOptions } from './options';
-import { linearsOf } from './tensor_table';
-
-/** The model that texts are generated with. */
-export interface GeneratingModel {
-  readonly directory: string;
-  readonly device: Device;
-  readonly decoder: Decoder;
-  readonly adapters: AdapterSet;
-  readonly defaults: GenerationDefaults;
-  readonly tokenizer: Tokenizer | undefined;
-  /** The tokenizer. @throws ERR_UNSUPPORTED when there is none. */
-  neededTokenizer(): Tokenizer;
-  /** @throws ERR_DISPOSED */
-  checkAlive(op: string): void;
-}
 
 /** @internal The methods are those of CausalLM, where they are documented. */
 export class TextGenerator {
-  readonly #model: GeneratingModel;
+  readonly #model: ModelCore;
   readonly #defaults: GenerationDefaults;
   readonly #generations = new Generations();
   readonly #grammars: Grammars;
   #limits = defaultLimits;
   #engine: Engine | undefined;
 
-  constructor(model: GeneratingModel) {
+  constructor(model: ModelCore) {
     this.#model = model;
-    const { defaults, tokenizer, decoder } = model;
+    const { defaults, hasTokenizer, decoder } = model;
     this.#grammars = new Grammars(decoder.config.vocabSize, [...defaults.eosTokenIds]);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
-    this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
+    this.#defaults = hasTokenizer ? defaults : { ...defaults, stop: [] };
   }
 
   generate(prompt: Prompt, options: GenerateOptions): RunHandle<GeneratedToken, GenerationResult> {
@@ -82,8 +66,8 @@ export class TextGenerator {
     adapter: Adapter | null,
     handle: RunHandle<GeneratedToken, GenerationResult>,
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
-    const { adapters, decoder, tokenizer } = this.#model;
-    const neededTokenizer = (): Tokenizer => this.#model.neededTokenizer();
+    const { adapters, decoder, hasTokenizer } = this.#model;
+    const neededTokenizer = (): Tokenizer => this.#model.tokenizer;
     const held: { generation?: RunningGeneration; constraints?: TokenConstraint[] } = {};
     const releaseAdapter = adapters.acquire('generate', adapter);
     const release = this.#generations.add(handle, () => {
@@ -103,6 +87,7 @@ export class TextGenerator {
         held.constraints = await this.#grammars.start(plan.grammar, plan.n, neededTokenizer(), signal);
       const engine = this.#startedEngine();
       const { constraints } = held;
+      const tokenizer = hasTokenizer ? neededTokenizer() : undefined;
       const request = { adapter, sequence, prompt: ids, maxNewTokens };
       const running = (held.generation = new RunningGeneration({
         ...request,
@@ -119,7 +104,7 @@ export class TextGenerator {
 
   /** What a schema needs beside itself. */
   #checkGrammar(): void {
-    this.#model.neededTokenizer();
+    void this.#model.tokenizer; // throws where there is none
     packagePath();
     if (this.#defaults.eosTokenIds.size > 0) return;
     throw loraError(
@@ -132,10 +117,7 @@ export class TextGenerator {
   /** The engine, which is made for the first call that needs it. */
   #startedEngine(): Engine {
     const { decoder, device } = this.#model;
-    return (this.#engine ??= new Engine(
-      engineModel(decoder, linearsOf(decoder.config, decoder.weights), device),
-      this.#limits,
-    ));
+    return (this.#engine ??= new Engine(engineModel(decoder, this.#model.linears(), device), this.#limits));
   }
 
   configureEngine(options: EngineOptions): void {

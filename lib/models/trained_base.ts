@@ -1,12 +1,23 @@
 /** The weights of a model as parameters: full fine-tuning, of all of them or of those that patterns name. */
 import { loraError } from '../errors';
+import { entry } from '../native/calls';
+import type { AdapterSet } from '../peft/adapter_set';
 import { adoptParameter } from '../tensor/create';
 import { isPacked } from '../tensor/frozen_weight';
 import { trimHostMemory } from '../tensor/gradient_memory';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { Parameter } from '../tensor/tensor';
-import { check, checkBoolean, describe, isListOf, listed, suggest } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkOptions,
+  describe,
+  isListOf,
+  listed,
+  refuseF16Training,
+  suggest,
+} from '../validate';
 import type { ModelConfig } from './config';
 import { EMBEDDING, HEAD, namedWeights, type ModelWeights, type NamedWeight } from './tensor_table';
 import type { ModelDType } from './weights';
@@ -73,6 +84,7 @@ export class TrainedBase {
     private readonly config: ModelConfig,
     private readonly weights: ModelWeights,
     private readonly dtype: ModelDType,
+    private readonly adapters: AdapterSet,
   ) {}
 
   /** The parameters, in the order of the files; none while all is frozen. */
@@ -93,10 +105,22 @@ export class TrainedBase {
 
   /**
    * Makes a master copy, which is trained, of each tensor that `only` names: in f32, or in bf16 with stochastic rounding.
-   * @throws ERR_ARGUMENT for a pattern that names no tensor, and for stochastic rounding of a model in another dtype than bf16; ERR_UNSUPPORTED for a
+   * @throws ERR_BUSY beside adapters, and while anything reads the weights; ERR_ARGUMENT for a pattern that names no tensor, and for stochastic rounding of a model in another dtype than bf16; ERR_UNSUPPORTED for a
    * quantized model; ERR_OUT_OF_MEMORY, after which all weights are frozen.
    */
-  start({ only = ['*'], stochasticRounding = false }: TrainAllOptions): Parameter[] {
+  start(options: TrainAllOptions): Parameter[] {
+    checkOptions(op, options, ['only', 'stochasticRounding']);
+    if (this.dtype === 'f16') refuseF16Training(op);
+    const release = this.adapters.lockBase(op);
+    try {
+      return entry(() => this.#start(options));
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  #start({ only = ['*'], stochasticRounding = false }: TrainAllOptions): Parameter[] {
     checkBoolean(op, 'stochasticRounding', stochasticRounding);
     check(
       !stochasticRounding || this.dtype === 'bf16',
@@ -127,12 +151,18 @@ export class TrainedBase {
     return this.parameters;
   }
 
-  /** Keeps the values that the parameters have now, rounded to the dtype of the model. What is frozen stays so where a later one fails. */
+  /**
+   * Keeps the values that the parameters have now, rounded to the dtype of the model. What is frozen stays so where a later one fails.
+   * @throws ERR_BUSY while anything reads the weights.
+   */
   freeze(): void {
-    for (const one of this.#trained) {
-      this.#freeze(one);
-      this.#trained = this.#trained.slice(1);
-    }
+    const freezeAll = (): void => {
+      for (const one of this.#trained) {
+        this.#freeze(one);
+        this.#trained = this.#trained.slice(1);
+      }
+    };
+    this.adapters.unlockBase('freeze', () => entry(freezeAll));
   }
 
   #freeze([entry, parameter]: readonly [NamedWeight, Parameter]): void {

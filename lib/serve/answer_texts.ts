@@ -145,7 +145,7 @@ async function generate(
       temperature: sampling.temperature ?? settings.defaultTemperature,
       maxNewTokens: limits[i],
       logprobs,
-      adapter: adapter ?? model.noAdapter,
+      adapter: adapter ?? model.core.noAdapter,
       signal,
     }),
   );

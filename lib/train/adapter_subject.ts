@@ -50,7 +50,7 @@ export class AdapterSubject implements TrainingSubject {
   }
 
   acquire(op: string): () => void {
-    return this.model.acquireForTraining(op, this.adapter);
+    return this.model.core.acquireForTraining(op, this.adapter);
   }
 
   settings(): Readonly<Record<string, unknown>> {

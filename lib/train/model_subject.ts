@@ -46,7 +46,7 @@ export class ModelSubject implements TrainingSubject {
   readonly #parameters: readonly Parameter[];
 
   constructor(private readonly model: CausalLM) {
-    this.#parameters = model.trainedParameters;
+    this.#parameters = model.core.trainedParameters;
   }
 
   /** Whether the files hold all of the parameters: those of f32, and of bf16 where there are no f32 masters. */
@@ -88,7 +88,7 @@ export class ModelSubject implements TrainingSubject {
   }
 
   acquire(by: string): () => void {
-    return this.model.acquireForTraining(by, null);
+    return this.model.core.acquireForTraining(by, null);
   }
 
   settings(): Readonly<Record<string, unknown>> {

@@ -151,7 +151,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   checkOptions(op, options, Object.keys(trainerOptions satisfies Record<keyof TrainerOptions, unknown>));
   const { model, data, evalData, earlyStopping, resume = false } = options;
   check(
-    typeof (model as Partial<CausalLM> | undefined)?.acquireForTraining === 'function',
+    typeof (model as Partial<CausalLM> | undefined)?.forwardInSlices === 'function',
     op,
     `expected model to be a CausalLM but received ${describe(model)}`,
   );

@@ -54,7 +54,7 @@ export async function settingsOf(
     dtype: model.dtype,
     model: model.config.raw,
     ...quantizedLayers(model),
-    weights: await fingerprintOf(model.linears()[0]!.base),
+    weights: await fingerprintOf(model.core.linears()[0]!.base),
     ...(await quantizedValues(model)),
     ...subject.settings(),
   };
@@ -65,16 +65,16 @@ const isQuantized = ({ format }: FrozenWeight): boolean => isPacked(format);
 /** How many layers are kept in which format of few bits, and which are not, where some are. */
 function quantizedLayers(model: CausalLM): { quantized?: Record<string, unknown> } {
   const counts: Record<string, number> = {};
-  for (const { base } of model.linears())
+  for (const { base } of model.core.linears())
     if (isQuantized(base)) counts[base.format] = (counts[base.format] ?? 0) + 1;
   if (Object.keys(counts).length === 0) return {};
-  const whole = model.linears().filter(({ base }) => !isQuantized(base));
+  const whole = model.core.linears().filter(({ base }) => !isQuantized(base));
   return { quantized: { ...counts, whole: whole.map(({ path }) => path) } };
 }
 
 /** A digest of the values of one layer of few bits, where there is one: a fingerprint does not tell two roundings of one weight apart. */
 async function quantizedValues(model: CausalLM): Promise<{ quantizedValues?: string }> {
-  const layer = model.linears().find(({ base }) => isQuantized(base));
+  const layer = model.core.linears().find(({ base }) => isQuantized(base));
   if (!layer) return {};
   const values = runDetached(null, () => layer.base.unpack());
   try {

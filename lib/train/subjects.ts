@@ -17,7 +17,7 @@ export function subjectOf(model: CausalLM, train: 'adapter' | 'all' | undefined)
   const refuse = (sentence: string): never => {
     throw loraError('Trainer', 'ERR_ARGUMENT', sentence);
   };
-  const whole = model.trainedParameters.length > 0;
+  const whole = model.core.trainedParameters.length > 0;
   if (train === 'all' && !whole)
     refuse("expected trainable weights, since train is 'all': call model.trainAll() first");
   if (train === 'adapter' && whole)

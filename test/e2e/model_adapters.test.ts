@@ -283,7 +283,7 @@ async function refusesOthers(model: CausalLM, other: Adapter): Promise<void> {
   }
   expect(() => model.forward(rows, { labels: rows, adapter: other })).toThrow(busy); // it would be trained
   expect(() => model.addAdapter({}, { name: 'third', activate: true })).toThrow(busy);
-  expect(() => model.acquireForTraining('Trainer', other)).toThrow(busy);
+  expect(() => model.core.acquireForTraining('Trainer', other)).toThrow(busy);
 }
 
 test('calls without an adapter get the merged weights, those made before merge() or unmerge() nothing else', async () => {
@@ -494,7 +494,7 @@ test('save writes the values of the moment of the call, though training goes on'
 test('a run that holds an adapter keeps it', async () => {
   const model = await load();
   const a = model.addAdapter({ r: 2 });
-  const release = model.acquireForTraining('Trainer', a);
+  const release = model.core.acquireForTraining('Trainer', a);
   await expect(model.removeAdapter('default')).rejects.toMatchObject({ code: 'ERR_BUSY' });
   await expect(model.dispose()).rejects.toMatchObject({
     code: 'ERR_BUSY',
