@@ -42,12 +42,11 @@ const scratch = mkdtempSync(join(tmpdir(), 'cuda-report-'));
 /** The files as they are built: units, which include several, and the others. */
 function builtFiles() {
   const alone = new Set(readdirSync(kernels).filter((name) => name.endsWith('.cu')));
-  const units = readFileSync(join(kernels, 'units.cmake'), 'utf8').matchAll(
-    /set\(LORA_CUDA_UNIT_(\w+)([^)]*)\)/g,
-  );
+  const units = readFileSync(join(kernels, 'units.cmake'), 'utf8');
+  const long = new RegExp(`^(${/LORA_CUDA_ALONE "(.*)"/.exec(units)[1]})`);
   const files = [];
-  for (const [, unit, list] of units) {
-    const names = list.trim().split(/\s+/);
+  for (const unit of /LORA_CUDA_UNITS (.*)\)/.exec(units)[1].split(' ')) {
+    const names = [...alone].filter((name) => new RegExp(`^[${unit}]`).test(name) && !long.test(name)).sort();
     for (const name of names) alone.delete(name);
     files.push(join(scratch, `unit_${unit}.cu`));
     writeFileSync(files.at(-1), names.map((name) => `#include "backend/cuda/${name}"\n`).join(''));

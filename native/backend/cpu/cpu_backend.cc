@@ -1,12 +1,18 @@
 // Fills the CPU backend's table of ops.
 #include "backend/cpu/formats/pack.h"
-#include "backend/cpu/kernels.h"
 #include "backend/cpu/product/panels.h"
 #include "backend/cpu/runtime/context.h"
 #include "backend/cpu/runtime/targets.h"
 #include "core/ops/backend.h"
 
 namespace lora {
+namespace cpu {
+
+// Its definition is instantiated in the file of each op (kernels.h).
+template <class Args>
+PlannedCall Plan(const Args&, int threads);
+
+}  // namespace cpu
 namespace {
 
 std::unique_ptr<Context> CreateContext(int threads) {
@@ -33,7 +39,7 @@ Backend MakeBackend() {
   b.bf16_deltas = true;
   b.packed_bytes = PackedBytes;
   b.copied_bytes = CopiedBytes;
-  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::PlanCall}; });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::Plan}; });
   return b;
 }
 

@@ -12,4 +12,5 @@ void Run(const AccumulateArgs& args, Scratch, Context& context) {
                              Blocks(params.count, Params::kThreads * Params::kPerThread), params);
 }
 
+template PlannedCall Plan(const AccumulateArgs&, int);
 }  // namespace lora::cuda

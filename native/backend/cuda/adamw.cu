@@ -7,4 +7,5 @@ void Run(const AdamWArgs& args, Scratch, Context& context) {
   RunStep(args, device::AdamWRule{FactorsOf(args)}, context);
 }
 
+template PlannedCall Plan(const AdamWArgs&, int);
 }  // namespace lora::cuda

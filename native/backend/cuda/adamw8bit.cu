@@ -24,4 +24,5 @@ void Run(const AdamW8bitArgs& args, Scratch, Context& context) {
   RunAdamW8bit<true>(args, context);
 }
 
+template PlannedCall Plan(const AdamW8bitArgs&, int);
 }  // namespace lora::cuda

@@ -39,4 +39,6 @@ void Run(const MaskLogitsArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const AdjustLogitsArgs&, int);
+template PlannedCall Plan(const MaskLogitsArgs&, int);
 }  // namespace lora::cuda

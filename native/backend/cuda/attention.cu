@@ -28,4 +28,5 @@ void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
                 scratch, context);
 }
 
+template PlannedCall Plan(const AttentionForwardArgs&, int);
 }  // namespace lora::cuda

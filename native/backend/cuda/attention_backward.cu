@@ -106,4 +106,5 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const AttentionBackwardArgs&, int);
 }  // namespace lora::cuda

@@ -42,4 +42,5 @@ void Run(const AttentionPagedArgs& args, Scratch scratch, Context& context) {
                 context);
 }
 
+template PlannedCall Plan(const AttentionPagedArgs&, int);
 }  // namespace lora::cuda

@@ -41,4 +41,5 @@ void Run(const BinaryArgs& args, Scratch, Context& context) {
   }
 }
 
+template PlannedCall Plan(const BinaryArgs&, int);
 }  // namespace lora::cuda

@@ -108,4 +108,6 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context
   SoftmaxGradient("cross_entropy", rows, Data<const float>(args.lse), to, context);
 }
 
+template PlannedCall Plan(const CrossEntropyForwardArgs&, int);
+template PlannedCall Plan(const CrossEntropyBackwardArgs&, int);
 }  // namespace lora::cuda

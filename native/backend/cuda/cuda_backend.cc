@@ -1,10 +1,17 @@
 // Fills the CUDA backend's table of ops.
 #include "backend/cuda/context.h"
-#include "backend/cuda/kernels.h"
+#include "backend/cuda/pack.h"
 #include "backend/cuda/runtime.h"
 #include "core/ops/backend.h"
 
 namespace lora {
+namespace cuda {
+
+// Its definition is instantiated in the file of each op (kernels.h).
+template <class Args>
+PlannedCall Plan(const Args&, int threads);
+
+}  // namespace cuda
 namespace {
 
 Backend MakeBackend() {
@@ -16,7 +23,7 @@ Backend MakeBackend() {
   b.f16_activations = true;
   b.reads = Fits;
   b.packed_bytes = cuda::PackedBytes;
-  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::Plan}; });
   return b;
 }
 

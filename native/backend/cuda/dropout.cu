@@ -17,4 +17,5 @@ void Run(const DropoutArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const DropoutArgs&, int);
 }  // namespace lora::cuda

@@ -54,4 +54,6 @@ void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const EmbeddingBackwardArgs&, int);
+template PlannedCall Plan(const EmbeddingArgs&, int);
 }  // namespace lora::cuda

@@ -34,4 +34,5 @@ void Run(const FillArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const FillArgs&, int);
 }  // namespace lora::cuda

@@ -46,4 +46,6 @@ void Run(const ClipByNormArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const GlobalNormArgs&, int);
+template PlannedCall Plan(const ClipByNormArgs&, int);
 }  // namespace lora::cuda

@@ -122,4 +122,5 @@ PlannedCall PlanCall(const LinearCrossEntropyArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const LinearCrossEntropyArgs&, int);
 }  // namespace lora::cuda

@@ -7,4 +7,5 @@ void Run(const LionArgs& args, Scratch, Context& context) {
   RunStep(args, device::LionRule{FactorsOf(args)}, context);
 }
 
+template PlannedCall Plan(const LionArgs&, int);
 }  // namespace lora::cuda

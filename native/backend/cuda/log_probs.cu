@@ -14,4 +14,5 @@ void Run(const LogProbsArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const LogProbsArgs&, int);
 }  // namespace lora::cuda

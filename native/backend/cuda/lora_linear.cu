@@ -347,4 +347,6 @@ PlannedCall PlanCall(const LoraLinearBackwardArgs& args, int threads) {
   return Planned(Backward(args, threads));
 }
 
+template PlannedCall Plan(const LoraLinearForwardArgs&, int);
+template PlannedCall Plan(const LoraLinearBackwardArgs&, int);
 }  // namespace lora::cuda

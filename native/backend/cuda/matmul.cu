@@ -42,4 +42,5 @@ PlannedCall PlanCall(const MatmulArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const MatmulArgs&, int);
 }  // namespace lora::cuda

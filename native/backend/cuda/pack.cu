@@ -6,10 +6,13 @@
 #include "backend/cuda/copy.h"
 #include "backend/cuda/expand.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/pack.h"
 #include "core/maths/block_formats.h"
 #include "core/maths/row_major.h"
 
 namespace lora::cuda {
+
+void Run(const UnaryArgs&, Scratch, Context&);  // unary.cu
 
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
   const size_t bytes = RowMajorBytes(format, rows, cols);
@@ -41,4 +44,6 @@ void Run(const UnpackArgs& args, Scratch, Context& context) {
   Run(UnaryArgs{UnaryKind::kCopy, 1, stored, args.dst}, {}, context);
 }
 
+template PlannedCall Plan(const PackArgs&, int);
+template PlannedCall Plan(const UnpackArgs&, int);
 }  // namespace lora::cuda

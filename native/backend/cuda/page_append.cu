@@ -47,4 +47,5 @@ void Run(const PageAppendArgs& args, Scratch scratch, Context& context) {
   LaunchRope("page_append", call, context);
 }
 
+template PlannedCall Plan(const PageAppendArgs&, int);
 }  // namespace lora::cuda

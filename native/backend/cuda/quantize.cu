@@ -24,4 +24,5 @@ void Run(const QuantizeArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const QuantizeArgs&, int);
 }  // namespace lora::cuda

@@ -7,6 +7,8 @@
 
 namespace lora::cuda {
 
+void Run(const FillArgs&, Scratch, Context&);  // fill.cu
+
 size_t ScratchBytes(const ReduceSumArgs& args, int threads) {
   if (args.x.numel() == 0) return 0;
   return PartialBytes(PlanReduceSum(args.x.shape, args.y.shape, threads));
@@ -36,4 +38,5 @@ void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
   }
 }
 
+template PlannedCall Plan(const ReduceSumArgs&, int);
 }  // namespace lora::cuda

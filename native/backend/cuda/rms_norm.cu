@@ -74,4 +74,6 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const RmsNormForwardArgs&, int);
+template PlannedCall Plan(const RmsNormBackwardArgs&, int);
 }  // namespace lora::cuda

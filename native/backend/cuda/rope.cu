@@ -66,4 +66,5 @@ void Run(const RopeArgs& args, Scratch scratch, Context& context) {
   LaunchRope("rope", call, context);
 }
 
+template PlannedCall Plan(const RopeArgs&, int);
 }  // namespace lora::cuda

@@ -132,4 +132,5 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   keep_ids();
 }
 
+template PlannedCall Plan(const SampleArgs&, int);
 }  // namespace lora::cuda

@@ -12,4 +12,5 @@ void Run(const SgdArgs& args, Scratch, Context& context) {
   }
 }
 
+template PlannedCall Plan(const SgdArgs&, int);
 }  // namespace lora::cuda

@@ -29,4 +29,6 @@ void Run(const SwigluBackwardArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const SwigluForwardArgs&, int);
+template PlannedCall Plan(const SwigluBackwardArgs&, int);
 }  // namespace lora::cuda

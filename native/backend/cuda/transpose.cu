@@ -74,4 +74,5 @@ void Run(const TransposeArgs& args, Scratch, Context& context) {
   }
 }
 
+template PlannedCall Plan(const TransposeArgs&, int);
 }  // namespace lora::cuda

@@ -63,4 +63,6 @@ void Run(const UnaryBackwardArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const UnaryArgs&, int);
+template PlannedCall Plan(const UnaryBackwardArgs&, int);
 }  // namespace lora::cuda

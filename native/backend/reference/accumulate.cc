@@ -10,4 +10,5 @@ void Run(const AccumulateArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const AccumulateArgs&, int);
 }  // namespace lora::reference

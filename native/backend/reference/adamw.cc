@@ -17,4 +17,5 @@ void Run(const AdamWArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const AdamWArgs&, int);
 }  // namespace lora::reference

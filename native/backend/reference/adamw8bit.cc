@@ -65,4 +65,5 @@ void Run(const AdamW8bitArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const AdamW8bitArgs&, int);
 }  // namespace lora::reference

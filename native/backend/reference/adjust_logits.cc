@@ -32,4 +32,6 @@ void Run(const MaskLogitsArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const AdjustLogitsArgs&, int);
+template PlannedCall Plan(const MaskLogitsArgs&, int);
 }  // namespace lora::reference

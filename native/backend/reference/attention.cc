@@ -84,4 +84,6 @@ void Run(const AttentionBackwardArgs& args, Scratch, Context&) {
   StoreRange(args.dv, 0, dv);
 }
 
+template PlannedCall Plan(const AttentionForwardArgs&, int);
+template PlannedCall Plan(const AttentionBackwardArgs&, int);
 }  // namespace lora::reference

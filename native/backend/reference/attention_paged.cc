@@ -27,4 +27,5 @@ void Run(const AttentionPagedArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const AttentionPagedArgs&, int);
 }  // namespace lora::reference

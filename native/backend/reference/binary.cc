@@ -31,4 +31,5 @@ void Run(const BinaryArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const BinaryArgs&, int);
 }  // namespace lora::reference

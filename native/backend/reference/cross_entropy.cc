@@ -36,4 +36,6 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const CrossEntropyForwardArgs&, int);
+template PlannedCall Plan(const CrossEntropyBackwardArgs&, int);
 }  // namespace lora::reference

@@ -9,4 +9,5 @@ void Run(const DropoutArgs& args, Scratch, Context&) {
     StoreRange(args.y, row * args.y.dim(1), DroppedRow(args.x, row, args.dropout));
 }
 
+template PlannedCall Plan(const DropoutArgs&, int);
 }  // namespace lora::reference

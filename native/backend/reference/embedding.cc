@@ -42,4 +42,6 @@ void Run(const EmbeddingBackwardArgs& args, Scratch, Context&) {
   for (const auto& [id, sum] : sums) StoreRange(args.dw, id * dim, sum);
 }
 
+template PlannedCall Plan(const EmbeddingArgs&, int);
+template PlannedCall Plan(const EmbeddingBackwardArgs&, int);
 }  // namespace lora::reference

@@ -25,4 +25,6 @@ void Run(const ClipByNormArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const GlobalNormArgs&, int);
+template PlannedCall Plan(const ClipByNormArgs&, int);
 }  // namespace lora::reference

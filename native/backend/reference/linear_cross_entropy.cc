@@ -36,4 +36,5 @@ void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
   Store(args.loss, 0, loss);
 }
 
+template PlannedCall Plan(const LinearCrossEntropyArgs&, int);
 }  // namespace lora::reference

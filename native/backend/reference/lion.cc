@@ -24,4 +24,5 @@ void Run(const LionArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const LionArgs&, int);
 }  // namespace lora::reference

@@ -46,4 +46,5 @@ void Run(const LogProbsArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const LogProbsArgs&, int);
 }  // namespace lora::reference

@@ -144,4 +144,6 @@ void Run(const LoraLinearBackwardArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const LoraLinearForwardArgs&, int);
+template PlannedCall Plan(const LoraLinearBackwardArgs&, int);
 }  // namespace lora::reference

@@ -35,4 +35,5 @@ void Run(const MatmulArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const MatmulArgs&, int);
 }  // namespace lora::reference

@@ -22,4 +22,6 @@ void Run(const UnpackArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.dst.numel(); ++i) Store(args.dst, i, Load(args.src, i));
 }
 
+template PlannedCall Plan(const PackArgs&, int);
+template PlannedCall Plan(const UnpackArgs&, int);
 }  // namespace lora::reference

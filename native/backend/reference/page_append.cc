@@ -34,4 +34,5 @@ void Run(const PageAppendArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const PageAppendArgs&, int);
 }  // namespace lora::reference

@@ -41,4 +41,5 @@ void Run(const QuantizeArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const QuantizeArgs&, int);
 }  // namespace lora::reference

@@ -22,4 +22,5 @@ void Run(const RandomArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const RandomArgs&, int);
 }  // namespace lora::reference

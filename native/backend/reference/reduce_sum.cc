@@ -13,4 +13,5 @@ void Run(const ReduceSumArgs& args, Scratch, Context&) {
   StoreRange(args.y, 0, sums);
 }
 
+template PlannedCall Plan(const ReduceSumArgs&, int);
 }  // namespace lora::reference

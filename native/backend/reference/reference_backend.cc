@@ -1,10 +1,15 @@
 // The reference backend defines what is correct: its ops are scalar loops with double accumulators,
 // which are slow and easy to check.
-#include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
+#include "core/ops/backend.h"
 
 namespace lora {
 namespace reference {
+
+// Its definition is instantiated in the file of each op (kernels.h).
+template <class Args>
+PlannedCall Plan(const Args&, int threads);
+
 namespace {
 
 class ReferenceContext final : public Context {};
@@ -23,7 +28,7 @@ Backend Table() {
   b.bf16_deltas = true;
   b.reads = Fits;
   b.packed_bytes = PackedBytes;
-  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {PlanCall}; });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {Plan}; });
   return b;
 }
 

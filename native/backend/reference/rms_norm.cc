@@ -65,4 +65,6 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const RmsNormForwardArgs&, int);
+template PlannedCall Plan(const RmsNormBackwardArgs&, int);
 }  // namespace lora::reference

@@ -30,4 +30,5 @@ void Run(const RopeArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const RopeArgs&, int);
 }  // namespace lora::reference

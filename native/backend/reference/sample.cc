@@ -21,4 +21,5 @@ void Run(const SampleArgs& args, Scratch scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const SampleArgs&, int);
 }  // namespace lora::reference

@@ -22,4 +22,5 @@ void Run(const SgdArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const SgdArgs&, int);
 }  // namespace lora::reference

@@ -27,4 +27,6 @@ void Run(const SwigluBackwardArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const SwigluForwardArgs&, int);
+template PlannedCall Plan(const SwigluBackwardArgs&, int);
 }  // namespace lora::reference

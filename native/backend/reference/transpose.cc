@@ -25,4 +25,5 @@ void Run(const TransposeArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const TransposeArgs&, int);
 }  // namespace lora::reference

@@ -82,4 +82,6 @@ void Run(const UnaryBackwardArgs& args, Scratch, Context&) {
   }
 }
 
+template PlannedCall Plan(const UnaryArgs&, int);
+template PlannedCall Plan(const UnaryBackwardArgs&, int);
 }  // namespace lora::reference

@@ -51,6 +51,30 @@ PlannedCall CallOf(const Args& args, size_t scratch_bytes,
           [args = args, run](Scratch scratch, Context& context) { run(args, scratch, context); }};
 }
 
+// Plans a call by the functions that its op has in the namespace of a backend, which is that of
+// Here. They are looked up by the types of their arguments, so the number of threads and the
+// scratch are of types that name Here.
+template <class Here>
+struct ThreadsIn {
+  int count;
+  operator int() const { return count; }
+};
+template <class Here>
+struct ScratchIn : Scratch {};
+template <class Here, class Args>
+PlannedCall PlanIn(const Args& args, ThreadsIn<Here> threads) {
+  if constexpr (requires { PlanCall(args, threads); }) {
+    return PlanCall(args, threads);
+  } else {
+    size_t scratch_bytes = 0;
+    if constexpr (requires { ScratchBytes(args, threads); })
+      scratch_bytes = ScratchBytes(args, threads);
+    return CallOf<Args>(args, scratch_bytes, [](const Args& a, Scratch scratch, Context& context) {
+      Run(a, ScratchIn<Here>{scratch}, context);
+    });
+  }
+}
+
 struct Backend {
   const char* name = "";
   std::unique_ptr<Context> (*create_context)(int threads) = nullptr;

@@ -35,7 +35,8 @@
 //     which node/ops.cc makes. It takes its arguments in the order of the fields, and its error
 //     sentences use the fields' names. Its type in TypeScript follows too
 //     (test/core/op_types_test.cc).
-//   - The op's entry in the table of every backend (backend.h).
+//   - The op's entry in the table of every backend (backend.h), which the op's file there fills
+//     (backend/NAME/kernels.h).
 #pragma once
 
 #include <cctype>

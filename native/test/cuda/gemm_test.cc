@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "backend/cuda/gemm_plan.h"
-#include "backend/cuda/kernels.h"
 #include "test/cuda/gemm_product.h"
 #include "test/support/close.h"
 #include "test/support/rounding.h"
@@ -270,8 +269,8 @@ TEST_CASE("cuda gemm: a programmatic launch reads what the one before writes aft
       const Tensor before = product.Run(context);
       cuda::GemmProblem p = product.Problem();
       // a of the second segment becomes 2 everywhere.
-      cuda::Run(FillArgs{2, TensorView(const_cast<void*>(p.segments[1].a), dtype, {40, 16})}, {},
-                context.device);
+      const TensorView a(const_cast<void*>(p.segments[1].a), dtype, {40, 16});
+      CudaBackend()->op<FillArgs>().plan({2, a}, 1).run({}, context.device);
       p.programmatic = true;
       p.segments[1].late = true;
       const Tensor after = product.Run(context, p);

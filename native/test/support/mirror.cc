@@ -7,8 +7,8 @@
 #include <map>
 #include <vector>
 
-#include "backend/cuda/kernels.h"
 #include "backend/cuda/launches.h"
+#include "backend/cuda/pack.h"
 #include "test/support/schedules.h"
 
 namespace lora::test {

@@ -259,5 +259,7 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const AttentionForwardArgs&, int);
+template PlannedCall Plan(const AttentionBackwardArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

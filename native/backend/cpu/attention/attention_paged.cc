@@ -19,4 +19,5 @@ PlannedCall PlanCall(const AttentionPagedArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const AttentionPagedArgs&, int);
 }  // namespace lora::cpu

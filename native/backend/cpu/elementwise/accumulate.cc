@@ -45,5 +45,6 @@ void Run(const AccumulateArgs& args, Scratch, Context& context) {
       [&](size_t begin, size_t end) { HWY_DYNAMIC_DISPATCH(AccumulateRange)(args, begin, end); });
 }
 
+template PlannedCall Plan(const AccumulateArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

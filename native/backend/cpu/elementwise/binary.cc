@@ -126,5 +126,6 @@ void Run(const BinaryArgs& args, Scratch, Context& context) {
       [&](size_t begin, size_t end) { HWY_DYNAMIC_DISPATCH(BinaryRange)(args, nest, begin, end); });
 }
 
+template PlannedCall Plan(const BinaryArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -41,4 +41,5 @@ void Run(const DropoutArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const DropoutArgs&, int);
 }  // namespace lora::cpu

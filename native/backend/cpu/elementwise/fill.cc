@@ -30,4 +30,5 @@ void Run(const FillArgs& args, Scratch, Context& context) {
            });
 }
 
+template PlannedCall Plan(const FillArgs&, int);
 }  // namespace lora::cpu

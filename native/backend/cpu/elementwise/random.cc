@@ -13,4 +13,5 @@ void Run(const RandomArgs& args, Scratch, Context& context) {
            });
 }
 
+template PlannedCall Plan(const RandomArgs&, int);
 }  // namespace lora::cpu

@@ -169,5 +169,6 @@ PlannedCall PlanCall(const ReduceSumArgs& args, int) {
           }};
 }
 
+template PlannedCall Plan(const ReduceSumArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -152,5 +152,7 @@ void Run(const SwigluBackwardArgs& args, Scratch, Context& context) {
            });
 }
 
+template PlannedCall Plan(const SwigluForwardArgs&, int);
+template PlannedCall Plan(const SwigluBackwardArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -195,5 +195,7 @@ void Run(const UnaryBackwardArgs& args, Scratch, Context& context) {
            });
 }
 
+template PlannedCall Plan(const UnaryArgs&, int);
+template PlannedCall Plan(const UnaryBackwardArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

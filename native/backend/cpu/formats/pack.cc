@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "backend/cpu/kernels.h"
 #include "core/error.h"
 #include "core/maths/blocks.h"
 #include "core/maths/ceil_div.h"
@@ -293,4 +294,6 @@ void Run(const UnpackArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const PackArgs&, int);
+template PlannedCall Plan(const UnpackArgs&, int);
 }  // namespace lora::cpu

@@ -125,5 +125,6 @@ void Run(const QuantizeArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const QuantizeArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -52,4 +52,6 @@ void Run(const EmbeddingBackwardArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const EmbeddingArgs&, int);
+template PlannedCall Plan(const EmbeddingBackwardArgs&, int);
 }  // namespace lora::cpu

@@ -73,5 +73,6 @@ void Run(const PageAppendArgs& args, Scratch, Context& context) {
           });
 }
 
+template PlannedCall Plan(const PageAppendArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -200,5 +200,7 @@ void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const RmsNormForwardArgs&, int);
+template PlannedCall Plan(const RmsNormBackwardArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

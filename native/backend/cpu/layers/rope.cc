@@ -74,5 +74,6 @@ void Run(const RopeArgs& args, Scratch, Context& context) {
           [&](size_t begin, size_t end) { HWY_DYNAMIC_DISPATCH(RopeTokens)(args, begin, end); });
 }
 
+template PlannedCall Plan(const RopeArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

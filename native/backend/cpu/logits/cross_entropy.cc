@@ -144,5 +144,7 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const CrossEntropyForwardArgs&, int);
+template PlannedCall Plan(const CrossEntropyBackwardArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -93,4 +93,5 @@ void Run(const LogProbsArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const LogProbsArgs&, int);
 }  // namespace lora::cpu

@@ -284,4 +284,5 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const SampleArgs&, int);
 }  // namespace lora::cpu

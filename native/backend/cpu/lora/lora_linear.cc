@@ -323,4 +323,5 @@ PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const LoraLinearForwardArgs&, int);
 }  // namespace lora::cpu

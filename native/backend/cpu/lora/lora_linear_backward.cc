@@ -347,4 +347,5 @@ PlannedCall PlanCall(const LoraLinearBackwardArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const LoraLinearBackwardArgs&, int);
 }  // namespace lora::cpu

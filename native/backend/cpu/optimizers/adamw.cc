@@ -34,5 +34,6 @@ void Run(const AdamWArgs& args, Scratch, Context& context) {
               });
 }
 
+template PlannedCall Plan(const AdamWArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -117,5 +117,6 @@ void Run(const AdamW8bitArgs& args, Scratch, Context& context) {
       });
 }
 
+template PlannedCall Plan(const AdamW8bitArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

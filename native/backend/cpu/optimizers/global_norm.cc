@@ -112,5 +112,7 @@ void Run(const ClipByNormArgs& args, Scratch, Context& context) {
   });
 }
 
+template PlannedCall Plan(const GlobalNormArgs&, int);
+template PlannedCall Plan(const ClipByNormArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -49,5 +49,6 @@ void Run(const LionArgs& args, Scratch, Context& context) {
               });
 }
 
+template PlannedCall Plan(const LionArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

@@ -57,5 +57,6 @@ void Run(const SgdArgs& args, Scratch, Context& context) {
               });
 }
 
+template PlannedCall Plan(const SgdArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE

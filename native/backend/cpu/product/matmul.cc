@@ -190,4 +190,5 @@ PlannedCall PlanCall(const MatmulArgs& args, int threads) {
           }};
 }
 
+template PlannedCall Plan(const MatmulArgs&, int);
 }  // namespace lora::cpu
