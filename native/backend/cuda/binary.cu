@@ -21,24 +21,13 @@ void Run(const BinaryArgs& args, Scratch, Context& context) {
   params.a = Input("binary", args.a);
   params.b = Input("binary", args.b);
   params.y = Output("binary", args.y);
+  params.kind = args.kind;
   params.inner = inner.dim;
   params.rows = count / inner.dim;
   params.a_repeats = inner.strides[0] == 0;
   params.b_repeats = inner.strides[1] == 0;
-  const auto launch = [&]<BinaryKind kKind>() {
-    Launch<device::Binary<kKind>>("binary", context,
-                                  Blocks(params.rows * params.chunks(), params.kThreads), params);
-  };
-  switch (args.kind) {
-    case BinaryKind::kAdd:
-      return launch.operator()<BinaryKind::kAdd>();
-    case BinaryKind::kSub:
-      return launch.operator()<BinaryKind::kSub>();
-    case BinaryKind::kMul:
-      return launch.operator()<BinaryKind::kMul>();
-    case BinaryKind::kDiv:
-      return launch.operator()<BinaryKind::kDiv>();
-  }
+  Launch<device::Binary>("binary", context, Blocks(params.rows * params.chunks(), params.kThreads),
+                         params);
 }
 
 template PlannedCall Plan(const BinaryArgs&, int);

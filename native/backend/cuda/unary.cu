@@ -5,29 +5,6 @@
 #include "backend/cuda/launch.h"
 
 namespace lora::cuda {
-namespace {
-
-template <class F>
-void ForKind(UnaryKind kind, F&& f) {
-  switch (kind) {
-    case UnaryKind::kCopy:
-      return f.template operator()<UnaryKind::kCopy>();
-    case UnaryKind::kScale:
-      return f.template operator()<UnaryKind::kScale>();
-    case UnaryKind::kSquare:
-      return f.template operator()<UnaryKind::kSquare>();
-    case UnaryKind::kSqrt:
-      return f.template operator()<UnaryKind::kSqrt>();
-    case UnaryKind::kRelu:
-      return f.template operator()<UnaryKind::kRelu>();
-    case UnaryKind::kGelu:
-      return f.template operator()<UnaryKind::kGelu>();
-    case UnaryKind::kSilu:
-      return f.template operator()<UnaryKind::kSilu>();
-  }
-}
-
-}  // namespace
 
 void Run(const UnaryArgs& args, Scratch, Context& context) {
   const DType from = args.x.dtype, to = args.y.dtype;
@@ -46,21 +23,22 @@ void Run(const UnaryArgs& args, Scratch, Context& context) {
     }
   }
   using Params = device::UnaryParams;
-  const Params params{Input("unary", args.x), Output("unary", args.y), args.y.numel(), args.alpha};
-  ForKind(args.kind, [&]<UnaryKind kKind>() {
-    Launch<device::Unary<kKind>>(
-        "unary", context, Blocks(params.count, Params::kThreads * Params::kPerThread), params);
-  });
+  const Params params{Input("unary", args.x), Output("unary", args.y), args.y.numel(), args.kind,
+                      args.alpha};
+  Launch<device::Unary>("unary", context,
+                        Blocks(params.count, Params::kThreads * Params::kPerThread), params);
 }
 
 void Run(const UnaryBackwardArgs& args, Scratch, Context& context) {
   using Params = device::UnaryBackwardParams;
-  const Params params{Input("unary", args.x), Input("unary", args.g), Output("unary", args.dx),
-                      args.dx.numel(), args.alpha};
-  ForKind(args.kind, [&]<UnaryKind kKind>() {
-    Launch<device::UnaryBackward<kKind>>(
-        "unary", context, Blocks(params.count, Params::kThreads * Params::kPerThread), params);
-  });
+  const Params params{Input("unary", args.x),
+                      Input("unary", args.g),
+                      Output("unary", args.dx),
+                      args.dx.numel(),
+                      args.kind,
+                      args.alpha};
+  Launch<device::UnaryBackward>(
+      "unary", context, Blocks(params.count, Params::kThreads * Params::kPerThread), params);
 }
 
 template PlannedCall Plan(const UnaryArgs&, int);

@@ -2,10 +2,8 @@
 //   y     = silu(gate)·up
 //   dgate = g·up·σ(gate)·(1 + gate·(1 − σ(gate)))
 //   dup   = g·silu(gate)
-#include <cmath>
-
 #include "backend/reference/kernels.h"
-#include "backend/reference/sigmoid.h"
+#include "backend/reference/kinds.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
@@ -13,14 +11,14 @@ namespace lora::reference {
 void Run(const SwigluForwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.y.numel(); ++i) {
     const double gate = Load(args.gate, i);
-    Store(args.y, i, gate * Sigmoid(gate) * Load(args.up, i));
+    Store(args.y, i, gate * Sigmoid(gate).s * Load(args.up, i));
   }
 }
 
 void Run(const SwigluBackwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.g.numel(); ++i) {
     const double gate = Load(args.gate, i), up = Load(args.up, i), g = Load(args.g, i);
-    const double sigma = Sigmoid(gate);
+    const double sigma = Sigmoid(gate).s;
     Store(args.dgate, i, g * up * sigma * (1 + gate * (1 - sigma)));
     Store(args.dup, i, g * gate * sigma);
     if (args.y) Store(args.y, i, gate * sigma * up);

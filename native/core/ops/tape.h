@@ -6,13 +6,21 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/maths/kinds.h"
 #include "core/ops/describe.h"
 #include "core/ops/shapes.h"
 
 namespace lora {
 
-enum class BinaryKind : uint8_t { kAdd, kSub, kMul, kDiv };
-inline constexpr std::array<const char*, 4> kBinaryKinds{"add", "sub", "mul", "div"};
+#define LORA_KIND(Name, word) k##Name,
+enum class BinaryKind : uint8_t { LORA_BINARY_KINDS(LORA_KIND) };
+enum class UnaryKind : uint8_t { LORA_UNARY_KINDS(LORA_KIND) };
+#undef LORA_KIND
+#define LORA_KIND(Name, word) word,
+inline constexpr std::array kBinaryKinds =
+    std::to_array<const char*>({LORA_BINARY_KINDS(LORA_KIND)});
+inline constexpr std::array kUnaryKinds = std::to_array<const char*>({LORA_UNARY_KINDS(LORA_KIND)});
+#undef LORA_KIND
 
 // y = a ∘ b with NumPy broadcasting; dtypes of a, b and y may differ, arithmetic is f32.
 struct BinaryArgs {
@@ -37,11 +45,7 @@ struct BinaryArgs {
 };
 void Check(const BinaryArgs&);
 
-enum class UnaryKind : uint8_t { kCopy, kScale, kSquare, kSqrt, kRelu, kGelu, kSilu };
-inline constexpr std::array<const char*, 7> kUnaryKinds{"copy", "scale", "square", "sqrt",
-                                                        "relu", "gelu",  "silu"};
-
-// y = f(x); kCopy casts, kScale multiplies by alpha; kGelu is the exact one, x·Φ(x).
+// y = f(x); kCopy casts, kScale multiplies by alpha.
 struct UnaryArgs {
   UnaryKind kind;
   float alpha = 1;

@@ -11,25 +11,17 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise/binary.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "backend/cpu/simd/kinds-inl.h"
 #include "backend/cpu/simd/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
-struct AddFn {
-  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Add(a, b); }
+template <class Kind>
+struct BinaryValue {
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return Kind::Value(a, b); }
 };
-struct SubFn {
-  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Sub(a, b); }
-};
-struct MulFn {
-  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Mul(a, b); }
-};
-struct DivFn {
-  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Div(a, b); }
-};
-
 template <class F>
 struct WithScalarA {
   F f;
@@ -92,16 +84,8 @@ void Rows(const F& f, const BinaryArgs& args, const Nest<2>& nest, size_t begin,
 }  // namespace
 
 void BinaryRange(const BinaryArgs& args, const Nest<2>& nest, size_t begin, size_t end) {
-  switch (args.kind) {
-    case BinaryKind::kAdd:
-      return Rows(AddFn(), args, nest, begin, end);
-    case BinaryKind::kSub:
-      return Rows(SubFn(), args, nest, begin, end);
-    case BinaryKind::kMul:
-      return Rows(MulFn(), args, nest, begin, end);
-    case BinaryKind::kDiv:
-      return Rows(DivFn(), args, nest, begin, end);
-  }
+  binary::ForKind(args.kind,
+                  [&]<class Kind>() { Rows(BinaryValue<Kind>(), args, nest, begin, end); });
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

@@ -11,73 +11,22 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/elementwise/unary.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
-#include "backend/cpu/simd/math-inl.h"
+#include "backend/cpu/simd/kinds-inl.h"
 #include "backend/cpu/simd/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
-struct Copy {
-  HWY_INLINE VF operator()(DF, VF x) const { return x; }
-};
-struct Scale {
+template <class Kind>
+struct UnaryValue {
   float alpha;
-  HWY_INLINE VF operator()(DF d, VF x) const { return hn::Mul(x, hn::Set(d, alpha)); }
+  HWY_INLINE VF operator()(DF, VF x) const { return Kind::Value(x, alpha); }
 };
-struct Square {
-  HWY_INLINE VF operator()(DF, VF x) const { return hn::Mul(x, x); }
-};
-struct Sqrt {
-  HWY_INLINE VF operator()(DF, VF x) const { return hn::Sqrt(x); }
-};
-struct Relu {  // a NaN stays
-  HWY_INLINE VF operator()(DF d, VF x) const {
-    return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
-  }
-};
-struct Gelu {
-  HWY_INLINE VF operator()(DF, VF x) const { return hn::Mul(x, Normal(x).cdf); }
-};
-struct Silu {
-  HWY_INLINE VF operator()(DF, VF x) const {
-    const SigmoidParts<1> sigmoid({x});
-    return hn::Mul(sigmoid.x[0], sigmoid.s[0]);
-  }
-};
-
-struct CopyGradient {
-  HWY_INLINE VF operator()(DF, VF, VF g) const { return g; }
-};
-struct ScaleGradient {
+template <class Kind>
+struct UnaryGradient {
   float alpha;
-  HWY_INLINE VF operator()(DF d, VF, VF g) const { return hn::Mul(g, hn::Set(d, alpha)); }
-};
-struct SquareGradient {
-  HWY_INLINE VF operator()(DF, VF x, VF g) const { return hn::Mul(hn::Add(x, x), g); }
-};
-struct SqrtGradient {
-  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
-    return hn::Div(hn::Mul(g, hn::Set(d, 0.5f)), hn::Sqrt(x));
-  }
-};
-struct ReluGradient {
-  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
-    return hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), g);
-  }
-};
-struct GeluGradient {
-  HWY_INLINE VF operator()(DF, VF x, VF g) const {
-    const NormalPair normal = Normal(x);
-    return hn::Mul(g, hn::MulAdd(x, normal.density, normal.cdf));
-  }
-};
-struct SiluGradient {
-  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
-    const SigmoidParts<1> sigmoid({x});
-    return hn::Mul(hn::Mul(g, sigmoid.s[0]),
-                   hn::MulAdd(sigmoid.x[0], sigmoid.c[0], hn::Set(d, 1.0f)));
-  }
+  HWY_INLINE VF operator()(DF, VF x, VF g) const { return Kind::Gradient(x, g, alpha); }
 };
 
 template <class F>
@@ -106,41 +55,14 @@ void Backward(const UnaryBackwardArgs& args, const F& f, size_t begin, size_t en
 }  // namespace
 
 void UnaryRange(const UnaryArgs& args, size_t begin, size_t end) {
-  switch (args.kind) {
-    case UnaryKind::kCopy:
-      return Forward(args, Copy(), begin, end);
-    case UnaryKind::kScale:
-      return Forward(args, Scale{args.alpha}, begin, end);
-    case UnaryKind::kSquare:
-      return Forward(args, Square(), begin, end);
-    case UnaryKind::kSqrt:
-      return Forward(args, Sqrt(), begin, end);
-    case UnaryKind::kRelu:
-      return Forward(args, Relu(), begin, end);
-    case UnaryKind::kGelu:
-      return Forward(args, Gelu(), begin, end);
-    case UnaryKind::kSilu:
-      return Forward(args, Silu(), begin, end);
-  }
+  unary::ForKind(args.kind,
+                 [&]<class Kind>() { Forward(args, UnaryValue<Kind>{args.alpha}, begin, end); });
 }
 
 void UnaryBackwardRange(const UnaryBackwardArgs& args, size_t begin, size_t end) {
-  switch (args.kind) {
-    case UnaryKind::kCopy:
-      return Backward(args, CopyGradient(), begin, end);
-    case UnaryKind::kScale:
-      return Backward(args, ScaleGradient{args.alpha}, begin, end);
-    case UnaryKind::kSquare:
-      return Backward(args, SquareGradient(), begin, end);
-    case UnaryKind::kSqrt:
-      return Backward(args, SqrtGradient(), begin, end);
-    case UnaryKind::kRelu:
-      return Backward(args, ReluGradient(), begin, end);
-    case UnaryKind::kGelu:
-      return Backward(args, GeluGradient(), begin, end);
-    case UnaryKind::kSilu:
-      return Backward(args, SiluGradient(), begin, end);
-  }
+  unary::ForKind(args.kind, [&]<class Kind>() {
+    Backward(args, UnaryGradient<Kind>{args.alpha}, begin, end);
+  });
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE
@@ -154,9 +76,7 @@ HWY_EXPORT(UnaryBackwardRange);
 
 namespace {
 
-size_t Grain(UnaryKind kind) {
-  return kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? kCostlyGrain : kCheapGrain;
-}
+size_t Grain(UnaryKind kind) { return kind < UnaryKind::kGelu ? kCheapGrain : kCostlyGrain; }
 
 void CastInteger(const UnaryArgs& args, size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) {

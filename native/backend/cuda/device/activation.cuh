@@ -8,14 +8,14 @@ namespace lora::device {
 
 LORA_DEVICE float Absolute(float x) { return x < 0.0f ? -x : x; }
 
-// σ(x) and 1 − σ(x) = σ(−x), each accurate by itself and without overflow on the way.
-struct SigmoidPair {
-  float s, c;
+// Beside x, σ(x) and 1 − σ(x) = σ(−x), each accurate by itself and without overflow on the way.
+struct SigmoidParts {
+  float x, s, c;
 };
-LORA_DEVICE SigmoidPair Sigmoid(float x) {
+LORA_DEVICE SigmoidParts Sigmoid(float x) {
   const float e = Exp(-Absolute(x));
   const float big = 1.0f / (1.0f + e), small = e * big;
-  return x < 0.0f ? SigmoidPair{small, big} : SigmoidPair{big, small};
+  return x < 0.0f ? SigmoidParts{x, small, big} : SigmoidParts{x, big, small};
 }
 
 // Φ(x) and the density φ(x) of the normal distribution. With z = |x| / √2:

@@ -4,9 +4,9 @@
 #pragma once
 
 #include "backend/cuda/device/any_elements.cuh"
+#include "backend/cuda/device/kinds.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/nest.cuh"
-#include "core/ops/ops.h"
 
 namespace lora::device {
 
@@ -15,19 +15,12 @@ struct BinaryParams {
   static constexpr int kPerThread = 8;
   AnyInput a, b;
   AnyOutput y;
+  BinaryKind kind;
   int64_t rows, inner;
   bool a_repeats, b_repeats;  // along a row
   Nest<2> outer;              // where a row of a and b begins
   LORA_HOST_DEVICE int64_t chunks() const { return (inner + kPerThread - 1) / kPerThread; }
 };
-
-template <BinaryKind kKind>
-LORA_DEVICE float BinaryValue(float a, float b) {
-  if constexpr (kKind == BinaryKind::kAdd) return a + b;
-  if constexpr (kKind == BinaryKind::kSub) return a - b;
-  if constexpr (kKind == BinaryKind::kMul) return a * b;
-  if constexpr (kKind == BinaryKind::kDiv) return a / b;
-}
 
 template <int N>
 LORA_DEVICE void LoadOperand(float (&values)[N], const AnyInput& x, bool repeats, int64_t begin,
@@ -41,7 +34,6 @@ LORA_DEVICE void LoadOperand(float (&values)[N], const AnyInput& x, bool repeats
   }
 }
 
-template <BinaryKind kKind>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(BinaryParams::kThreads, BinaryParams::kMinBlocks)
     Binary(const LORA_GRID_CONSTANT BinaryParams p) {
   const auto [row, chunk] = Divide(GlobalIndex<BinaryParams::kThreads>(), p.chunks());
@@ -52,8 +44,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(BinaryParams::kThreads, BinaryParams::kMinBl
   float a[BinaryParams::kPerThread], b[BinaryParams::kPerThread];
   LoadOperand(a, p.a, p.a_repeats, begin[0], first, p.inner);
   LoadOperand(b, p.b, p.b_repeats, begin[1], first, p.inner);
-  LORA_UNROLL
-  for (int j = 0; j < BinaryParams::kPerThread; ++j) a[j] = BinaryValue<kKind>(a[j], b[j]);
+  binary::ForKind(p.kind, [&]<class Kind>() {
+    LORA_UNROLL
+    for (int j = 0; j < BinaryParams::kPerThread; ++j) a[j] = Kind::Value(a[j], b[j]);
+  });
   const int64_t y = row * p.inner;
   StoreElements(p.y, y + first, y + p.inner, a);
 }

@@ -56,7 +56,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SwigluBackwardParams<T>::kThreads,
   LoadElements(g, p.g, first, p.count);
   LORA_UNROLL
   for (int j = 0; j < kPerThread; ++j) {
-    const SigmoidPair sigmoid = Sigmoid(gate[j]);
+    const SigmoidParts sigmoid = Sigmoid(gate[j]);
     const float gs = g[j] * sigmoid.s, y = up[j] * (gate[j] * sigmoid.s);
     g[j] = gs * gate[j];
     gate[j] = gs * up[j] * Fma(gate[j], sigmoid.c, 1.0f);

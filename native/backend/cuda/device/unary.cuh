@@ -1,21 +1,13 @@
-// y[i] = f(x[i]) and dx[i] = g[i]·f'(x[i]):
-//           f(x)        f'(x)
-//   copy    x           1
-//   scale   α·x         α
-//   square  x²          2x
-//   sqrt    √x          1/(2√x)
-//   relu    max(x, 0)   [x > 0]
-//   gelu    x·Φ(x)      Φ(x) + x·φ(x)
-//   silu    x·σ(x)      σ(x)·(1 + x·(1 − σ(x)))
+// y[i] = f(x[i]) and dx[i] = g[i]·f'(x[i]), by the formulas of core/maths/kinds.h. All threads take
+// the branch of one kind.
 // A thread takes 8 consecutive elements and computes in f32, whatever the dtypes; y may be x.
 // CastInteger copies where x or y is i32 and rounds once.
 #pragma once
 
-#include "backend/cuda/device/activation.cuh"
 #include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/index.cuh"
+#include "backend/cuda/device/kinds.cuh"
 #include "backend/cuda/device/launch.h"
-#include "core/ops/ops.h"
 
 namespace lora::device {
 
@@ -25,46 +17,19 @@ struct UnaryParams {
   AnyInput x;
   AnyOutput y;
   int64_t count;
+  UnaryKind kind;
   float alpha;
 };
 
-template <UnaryKind kKind>
-LORA_DEVICE float UnaryValue(float x, float alpha) {
-  if constexpr (kKind == UnaryKind::kCopy) return x;
-  if constexpr (kKind == UnaryKind::kScale) return x * alpha;
-  if constexpr (kKind == UnaryKind::kSquare) return x * x;
-  if constexpr (kKind == UnaryKind::kSqrt) return Sqrt(x);
-  if constexpr (kKind == UnaryKind::kRelu) return x < 0.0f ? 0.0f : x;  // a NaN stays
-  if constexpr (kKind == UnaryKind::kGelu) return x * Normal(x).cdf;
-  if constexpr (kKind == UnaryKind::kSilu) return x * Sigmoid(x).s;
-}
-
-template <UnaryKind kKind>
-LORA_DEVICE float UnaryGradient(float x, float g, float alpha) {
-  if constexpr (kKind == UnaryKind::kCopy) return g;
-  if constexpr (kKind == UnaryKind::kScale) return g * alpha;
-  if constexpr (kKind == UnaryKind::kSquare) return (x + x) * g;
-  if constexpr (kKind == UnaryKind::kSqrt) return 0.5f * g / Sqrt(x);
-  if constexpr (kKind == UnaryKind::kRelu) return x > 0.0f ? g : 0.0f;
-  if constexpr (kKind == UnaryKind::kGelu) {
-    const NormalPair normal = Normal(x);
-    return g * Fma(x, normal.density, normal.cdf);
-  }
-  if constexpr (kKind == UnaryKind::kSilu) {
-    const SigmoidPair sigmoid = Sigmoid(x);
-    return g * sigmoid.s * Fma(x, sigmoid.c, 1.0f);
-  }
-}
-
-template <UnaryKind kKind>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(UnaryParams::kThreads, UnaryParams::kMinBlocks)
     Unary(const LORA_GRID_CONSTANT UnaryParams p) {
   const int64_t first = GlobalIndex<UnaryParams::kThreads>() * UnaryParams::kPerThread;
   float values[UnaryParams::kPerThread];
   LoadElements(values, p.x, first, p.count);
-  LORA_UNROLL
-  for (int j = 0; j < UnaryParams::kPerThread; ++j)
-    values[j] = UnaryValue<kKind>(values[j], p.alpha);
+  unary::ForKind(p.kind, [&]<class Kind>() {
+    LORA_UNROLL
+    for (int j = 0; j < UnaryParams::kPerThread; ++j) values[j] = Kind::Value(values[j], p.alpha);
+  });
   StoreElements(p.y, first, p.count, values);
 }
 
@@ -74,10 +39,10 @@ struct UnaryBackwardParams {
   AnyInput x, g;
   AnyOutput dx;
   int64_t count;
+  UnaryKind kind;
   float alpha;
 };
 
-template <UnaryKind kKind>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(UnaryBackwardParams::kThreads, UnaryBackwardParams::kMinBlocks)
     UnaryBackward(const LORA_GRID_CONSTANT UnaryBackwardParams p) {
   const int64_t first =
@@ -85,9 +50,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(UnaryBackwardParams::kThreads, UnaryBackward
   float x[UnaryBackwardParams::kPerThread], g[UnaryBackwardParams::kPerThread];
   LoadElements(x, p.x, first, p.count);
   LoadElements(g, p.g, first, p.count);
-  LORA_UNROLL
-  for (int j = 0; j < UnaryBackwardParams::kPerThread; ++j)
-    x[j] = UnaryGradient<kKind>(x[j], g[j], p.alpha);
+  unary::ForKind(p.kind, [&]<class Kind>() {
+    LORA_UNROLL
+    for (int j = 0; j < UnaryBackwardParams::kPerThread; ++j)
+      x[j] = Kind::Gradient(x[j], g[j], p.alpha);
+  });
   StoreElements(p.dx, first, p.count, x);
 }
 

@@ -1,0 +1,20 @@
+// The formulas of elementwise kinds in f32.
+#pragma once
+
+#include "backend/cuda/device/activation.cuh"
+#include "core/ops/tape.h"
+
+namespace lora::device {
+
+using Number = float;
+LORA_DEVICE float Of(float x) { return x; }
+LORA_DEVICE float IfNegative(float x, float a, float b) { return x < 0.0f ? a : b; }
+LORA_DEVICE float IfPositive(float x, float a, float b) { return x > 0.0f ? a : b; }
+LORA_DEVICE float MulAdd(float a, float b, float c) { return Fma(a, b, c); }
+LORA_DEVICE float Root(float x) { return Sqrt(x); }
+
+#define LORA_FORMULA LORA_DEVICE
+#include "core/maths/kinds.h"
+#undef LORA_FORMULA
+
+}  // namespace lora::device

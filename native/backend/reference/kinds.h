@@ -1,0 +1,38 @@
+// The formulas of elementwise kinds in doubles.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+
+#include "core/ops/tape.h"
+
+namespace lora::reference {
+
+using Number = double;
+inline double Of(float x) { return x; }
+inline double IfNegative(double x, double a, double b) { return x < 0 ? a : b; }
+inline double IfPositive(double x, double a, double b) { return x > 0 ? a : b; }
+inline double MulAdd(double a, double b, double c) { return a * b + c; }
+inline double Root(double x) { return std::sqrt(x); }
+
+struct SigmoidParts {
+  double x, s, c;
+};
+inline SigmoidParts Sigmoid(double x) {
+  const double s = 1 / (1 + std::exp(-x));
+  return {x, s, 1 - s};
+}
+
+struct NormalParts {
+  double cdf, density;
+};
+inline NormalParts Normal(double x) {
+  return {0.5 * std::erfc(-x / std::numbers::sqrt2),
+          std::exp(-0.5 * x * x) * std::numbers::inv_sqrtpi / std::numbers::sqrt2};
+}
+
+#define LORA_FORMULA inline
+#include "core/maths/kinds.h"
+#undef LORA_FORMULA
+
+}  // namespace lora::reference
