@@ -35,6 +35,20 @@ void ConvertFromF32(const float* src, size_t n, void* dst, DType dtype) {
   HWY_DYNAMIC_DISPATCH(RowFromFloats)(src, n, dst, dtype);
 }
 
+const float* RowAsF32(const TensorView& row, Arena& arena) {
+  if (row.dtype == DType::kF32) return row.as<const float>();
+  const size_t n = static_cast<size_t>(row.numel());
+  float* copy = arena.Take<float>(n);
+  if (copy != nullptr) ConvertToF32(row.data, row.dtype, n, copy);
+  return copy;
+}
+
+size_t RowBytes(const TensorView& row) {
+  Arena arena;
+  RowAsF32(row, arena);
+  return arena.bytes();
+}
+
 void RequireFloat(const char* op, DType dtype) {
   if (dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16) return;
   Throw("ERR_UNSUPPORTED", op, "expected f32, bf16 or f16 on the CPU but received ", NameOf(dtype));

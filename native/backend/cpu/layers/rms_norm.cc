@@ -24,23 +24,6 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
-// Sums f over the vectors of [0, count), n elements each; lanes beyond n must add 0.
-template <class F>
-HWY_INLINE float SumVectors(size_t count, const F& f) {
-  const DF d;
-  VF s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
-  size_t i = 0;
-  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    s0 = f.Add(s0, i);
-    s1 = f.Add(s1, i + kLanes);
-    s2 = f.Add(s2, i + 2 * kLanes);
-    s3 = f.Add(s3, i + 3 * kLanes);
-  }
-  for (; i + kLanes <= count; i += kLanes) s0 = f.Add(s0, i);
-  if (i < count) s1 = f.AddPart(s1, i, count - i);
-  return hn::ReduceSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
-}
-
 template <class T>
 struct Squares {
   const T* x;
@@ -153,26 +136,7 @@ namespace lora::cpu {
 HWY_EXPORT(RmsNormForwardRows);
 HWY_EXPORT(RmsNormBackwardRows);
 
-namespace {
-
-// Returns the weight as f32, either in place or converted into `arena`.
-const float* WeightAsF32(const TensorView& weight, Arena& arena) {
-  if (weight.dtype == DType::kF32) return weight.as<const float>();
-  const size_t n = static_cast<size_t>(weight.numel());
-  float* copy = arena.Take<float>(n);
-  if (copy != nullptr) ConvertToF32(weight.data, weight.dtype, n, copy);
-  return copy;
-}
-
-size_t WeightBytes(const TensorView& weight) {
-  Arena arena;
-  WeightAsF32(weight, arena);
-  return arena.bytes();
-}
-
-}  // namespace
-
-size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return WeightBytes(args.weight); }
+size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return RowBytes(args.weight); }
 
 void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
@@ -180,13 +144,13 @@ void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);
-  const float* w = WeightAsF32(args.weight, arena);
+  const float* w = RowAsF32(args.weight, arena);
   ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
     HWY_DYNAMIC_DISPATCH(RmsNormForwardRows)(args, w, begin, end);
   });
 }
 
-size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return WeightBytes(args.weight); }
+size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return RowBytes(args.weight); }
 
 void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
@@ -194,7 +158,7 @@ void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);
-  const float* w = WeightAsF32(args.weight, arena);
+  const float* w = RowAsF32(args.weight, arena);
   ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
     HWY_DYNAMIC_DISPATCH(RmsNormBackwardRows)(args, w, begin, end);
   });

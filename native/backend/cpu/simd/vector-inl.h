@@ -91,6 +91,23 @@ HWY_INLINE void Map(const F& f, size_t n, Y* y, const X*... x) {
   if (i < n) WritePart(f(d, ReadPart(x + i, n - i)...), y + i, n - i);
 }
 
+// Sums f over the vectors of [0, count), n elements each; lanes beyond n must add 0.
+template <class F>
+HWY_INLINE float SumVectors(size_t count, const F& f) {
+  const DF d;
+  VF s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    s0 = f.Add(s0, i);
+    s1 = f.Add(s1, i + kLanes);
+    s2 = f.Add(s2, i + 2 * kLanes);
+    s3 = f.Add(s3, i + 3 * kLanes);
+  }
+  for (; i + kLanes <= count; i += kLanes) s0 = f.Add(s0, i);
+  if (i < count) s1 = f.AddPart(s1, i, count - i);
+  return hn::ReduceSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
 // ---- blocks ------------------------------------------------------------------------------------
 
 constexpr size_t kBlock = 512;

@@ -106,6 +106,14 @@ LORA_DEVICE T BlockMax(T value, T* slots) {
   return BlockReduce<kThreads>(value, slots, Max());
 }
 
+// Sums over the threads of a row, a warp or the whole block, all of which must call. `shared` has a
+// float for each warp.
+template <int kThreadsPerRow>
+LORA_DEVICE float RowSum(float value, unsigned char* shared) {
+  if constexpr (kThreadsPerRow == 32) return WarpSum(value);
+  return BlockSum<kThreadsPerRow>(value, reinterpret_cast<float*>(shared));
+}
+
 // Returns the sum of this lane's value and those of all lanes before it.
 template <class T>
 LORA_DEVICE T WarpPrefixSum(T value) {

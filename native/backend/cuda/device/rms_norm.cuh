@@ -49,13 +49,6 @@ struct RmsNormBackwardParams {
   int64_t rows, d;
 };
 
-// Sums over the threads of a row, all of which must call.
-template <int kThreadsPerRow>
-LORA_DEVICE float RowSum(float value, unsigned char* shared) {
-  if constexpr (kThreadsPerRow == 32) return WarpSum(value);
-  return BlockSum<kThreadsPerRow>(value, reinterpret_cast<float*>(shared));
-}
-
 template <class X, class W, class Y, int kThreadsPerRow>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kMinBlocks))
     RmsNorm(const LORA_GRID_CONSTANT RmsNormParams<X, W, Y> p) {
