@@ -62,6 +62,21 @@ export interface OpFunctions {
     y: NativeTensor | null,
     wantAddend: boolean,
   ): [dx: NativeTensor, dAddend: NativeTensor | null];
+  layerNormForward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    bias: NativeTensor,
+    eps: number,
+    keepMean: boolean,
+    keepRstd: boolean,
+  ): [y: NativeTensor, mean: NativeTensor | null, rstd: NativeTensor | null];
+  layerNormBackward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    mean: NativeTensor,
+    rstd: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
   rope(
     q: NativeTensor,
     k: NativeTensor | null,

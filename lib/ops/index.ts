@@ -9,6 +9,7 @@ export { cast, toDevice } from './cast';
 export { crossEntropy, linearCrossEntropy } from './cross_entropy';
 export type { LossAndCount } from './cross_entropy';
 export { embedding } from './embedding';
+export { layerNorm } from './layer_norm';
 export { reshape, transpose, view } from './layout';
 export { loraLinear, loraLinearGroup } from './lora_linear';
 export type { LoraBranch } from './lora_linear';

@@ -8,6 +8,7 @@ import {
   attentionPaged,
   crossEntropy,
   embedding,
+  layerNorm,
   linearCrossEntropy,
   pageAppend,
   poolShape,
@@ -60,6 +61,11 @@ const cases: Case[] = [
       return sum.mul(y);
     },
     inputs: [{ shape: [2, 2, 6] }, { shape: [2, 2, 6] }, { shape: [6] }],
+  },
+  {
+    name: 'layer_norm',
+    fn: () => (x, weight, bias) => layerNorm(x, weight, bias, 1e-5),
+    inputs: [{ shape: [2, 2, 6] }, { shape: [6] }, { shape: [6] }],
   },
   {
     name: 'rope',

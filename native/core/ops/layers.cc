@@ -102,6 +102,37 @@ void Check(const RmsNormBackwardArgs& args) {
   if (args.y) rules.Like("y", args.y, "g", args.g);
 }
 
+void Check(const LayerNormForwardArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Rank("x", args.x, 2, "(rows, dim)");
+  rules.InferenceAct("x", args.x);
+  for (const auto& [name, row] : {std::pair{"weight", args.weight}, {"bias", args.bias}}) {
+    rules.ShapeIs(name, row, {args.x.dim(1)}, "(dim)");
+    rules.TypeOrFloat32(name, row, "x", args.x.dtype);
+  }
+  CheckEps(rules, args.eps);
+  rules.Like("y", args.y, "x", args.x);
+  for (const auto& [name, of_rows] : {std::pair{"mean", args.mean}, {"rstd", args.rstd}}) {
+    if (!of_rows) continue;
+    rules.ShapeIs(name, of_rows, {args.x.dim(0)}, "(rows)");
+    rules.Float32(name, of_rows);
+  }
+}
+
+void Check(const LayerNormBackwardArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Rank("x", args.x, 2, "(rows, dim)");
+  rules.Act("x", args.x);
+  rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
+  rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
+  for (const auto& [name, of_rows] : {std::pair{"mean", args.mean}, {"rstd", args.rstd}}) {
+    rules.ShapeIs(name, of_rows, {args.x.dim(0)}, "(rows)");
+    rules.Float32(name, of_rows);
+  }
+  rules.Like("g", args.g, "x", args.x);
+  rules.Like("dx", args.dx, "x", args.x);
+}
+
 void Check(const RopeArgs& args) {
   const Rules rules(LabelOf(args));
   constexpr const char* kDims = "(batch, sequence, heads, head_dim)";

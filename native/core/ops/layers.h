@@ -109,6 +109,49 @@ struct RmsNormBackwardArgs {
 };
 void Check(const RmsNormBackwardArgs&);
 
+// mean = Σ x/d, rstd = 1/√(Σ (x − mean)²/d + eps) and y = (x − mean)·rstd·weight + bias of each
+// row, computed in f32, rounded once.
+struct LayerNormForwardArgs {
+  TensorView x;             // [n, d] act
+  TensorView weight, bias;  // [d] act or f32
+  float eps = 0;
+  TensorView y;           // [n, d] act
+  TensorView mean, rstd;  // [n] f32, or absent
+
+  static constexpr auto Describe() {
+    using A = LayerNormForwardArgs;
+    return OpDescription{
+        "layer_norm_forward",
+        "layer_norm",
+        In("x", &A::x).Rows().Activation(),
+        In("weight", &A::weight),
+        In("bias", &A::bias),
+        Number("eps", &A::eps),
+        Out("y", &A::y, Like<&A::x>).Rows(),
+        Out("mean", &A::mean, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("keepMean"),
+        Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("keepRstd"),
+    };
+  }
+};
+void Check(const LayerNormForwardArgs&);
+
+// With n = (x − mean)·rstd: dx = rstd·(g·weight − mean(g·weight) − n·mean(g·weight·n)).
+struct LayerNormBackwardArgs {
+  TensorView x, weight, mean, rstd;
+  TensorView g, dx;  // [n, d] act
+
+  static constexpr auto Describe() {
+    using A = LayerNormBackwardArgs;
+    return OpDescription{
+        "layer_norm_backward", "layer_norm",
+        In("x", &A::x).Rows(), In("weight", &A::weight),
+        In("mean", &A::mean),  In("rstd", &A::rstd),
+        In("g", &A::g).Rows(), Out("dx", &A::dx, Like<&A::x>).Rows(),
+    };
+  }
+};
+void Check(const LayerNormBackwardArgs&);
+
 // Applies the half-split rotary embedding (rotate_half = [-x2, x1]) to x [b, s, heads, d], which is
 // q and, where there is one, k, with tables [positions, d/2]:
 //   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
@@ -244,7 +287,8 @@ struct SwigluBackwardArgs {
 void Check(const SwigluBackwardArgs&);
 
 using LayerOps =
-    OpList<EmbeddingArgs, EmbeddingBackwardArgs, RmsNormForwardArgs, RmsNormBackwardArgs, RopeArgs,
-           AttentionForwardArgs, AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
+    OpList<EmbeddingArgs, EmbeddingBackwardArgs, RmsNormForwardArgs, RmsNormBackwardArgs,
+           LayerNormForwardArgs, LayerNormBackwardArgs, RopeArgs, AttentionForwardArgs,
+           AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
 
 }  // namespace lora

@@ -224,6 +224,17 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
       d.flag(),
     ];
   },
+  layerNormForward: (d) => {
+    const [act, width] = [d.act(), d.size()];
+    const row = (): SpecObject => d.tensor(d.dice.pick([act, 'f32']), [width]);
+    return [d.tensor(act, [...d.leading().lead, width]), row(), row(), 1e-5, d.flag(), d.flag()];
+  },
+  layerNormBackward: (d) => {
+    const [act, width, { lead, rows }] = [d.act(), d.size(), d.leading()];
+    const [x, ofRows] = [d.tensor(act, [...lead, width]), d.tensor('f32', [rows], 0, 2)];
+    const weight = d.tensor(d.dice.pick([act, 'f32']), [width]);
+    return [x, weight, ofRows, ofRows, d.tensor(act, [...lead, width])];
+  },
   rope: (d) => {
     const [batch, sequence, half] = [d.dice.below(4), d.size(), d.dice.pick([0, 1, 3, 8, 9])];
     const offset = d.dice.below(4);
