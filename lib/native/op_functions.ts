@@ -251,3 +251,5 @@ export interface OpFunctions {
     n: number,
   ): [values: NativeTensor, topIds: NativeTensor];
 }
+export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
+export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'] as const;

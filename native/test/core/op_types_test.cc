@@ -1,9 +1,8 @@
 // Holds lib/native/op_functions.ts, the types of the ops' functions in TypeScript, against the
-// descriptions. After a change of a description, this writes the file anew:
-//   LORA_WRITE_OP_TYPES=1 node scripts/ctest.mjs -R op_types
+// descriptions. Where they differ, it writes the file anew and fails once:
+//   node scripts/ctest.mjs -R op_types
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -50,6 +49,13 @@ std::string ObjectType(const std::tuple<Fields...>& fields) {
 
 std::string TensorList(bool nullable) {
   return nullable ? "(NativeTensor | null)[]" : "NativeTensor[]";
+}
+
+template <class A, class E>
+std::string Words(const ChoiceField<A, E>& field, const char* between) {
+  std::vector<std::string> words;
+  for (const char* word : field.words) words.push_back("'" + std::string(word) + "'");
+  return Joined(words, between);
 }
 
 // ---- what each kind of field adds ------------------------------------------------------------
@@ -110,9 +116,7 @@ void Add(Signature& to, const FlagField<A>& field) {
 }
 template <class A, class E>
 void Add(Signature& to, const ChoiceField<A, E>& field) {
-  std::vector<std::string> words;
-  for (const char* word : field.words) words.push_back("'" + std::string(word) + "'");
-  to.Add(field.name, Joined(words, " | "));
+  to.Add(field.name, Words(field, " | "));
 }
 template <class A>
 void Add(Signature& to, const DimensionsField<A>& field) {
@@ -162,17 +166,24 @@ std::string FileText() {
     text << "  ): " << ResultType(signature.results) << ";\n";
   });
   text << "}\n";
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
+    ForEachField<Args>([&](const auto& field) {
+      if constexpr (requires { field.words; })
+        if (field.labels && !std::string_view(kDescription<Args>.name).ends_with("_backward"))
+          text << "export const " << kDescription<Args>.name << "Kinds = [" << Words(field, ", ")
+               << "] as const;\n";
+    });
+  });
   return text.str();
 }
 
 TEST_CASE("the types of the ops' functions follow their descriptions") {
   const std::string text = FileText();
-  if (std::getenv("LORA_WRITE_OP_TYPES") != nullptr) std::ofstream(kFile) << text;
-  std::ifstream file(kFile);
   std::ostringstream written;
-  written << file.rdbuf();
-  INFO("LORA_WRITE_OP_TYPES=1 node scripts/ctest.mjs -R op_types writes ", kFile, " anew");
-  CHECK(written.str() == text);
+  written << std::ifstream(kFile).rdbuf();
+  if (written.str() == text) return;
+  std::ofstream(kFile) << text;
+  FAIL(kFile << " was not what the descriptions say; this run has written it anew");
 }
 
 }  // namespace

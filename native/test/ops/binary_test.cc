@@ -7,8 +7,7 @@
 namespace lora::test {
 namespace {
 
-constexpr BinaryKind kKinds[] = {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul,
-                                 BinaryKind::kDiv};
+const std::vector<BinaryKind> kKinds = EachKind<BinaryKind>(kBinaryKinds);
 
 // Returns numbers away from 0, for kDiv.
 Tensor Operand(DType dtype, Shape shape, uint64_t seed) {

@@ -8,9 +8,7 @@
 namespace lora::test {
 namespace {
 
-constexpr UnaryKind kKinds[] = {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare,
-                                UnaryKind::kSqrt, UnaryKind::kRelu,  UnaryKind::kGelu,
-                                UnaryKind::kSilu};
+const std::vector<UnaryKind> kKinds = EachKind<UnaryKind>(kUnaryKinds);
 constexpr float kAlpha = -1.7f;
 
 struct Types {

@@ -67,8 +67,7 @@ TEST_CASE("binary ops with broadcasting, and reduce_sum as their gradient") {
       {{2, 1, 2, 1}, {3, 1, 2}, {2, 3, 2, 2}},
   };
   for (const Case& c : cases) {
-    for (const BinaryKind kind :
-         {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul, BinaryKind::kDiv}) {
+    for (const BinaryKind kind : EachKind<BinaryKind>(kBinaryKinds)) {
       CAPTURE(Text(c.a));
       CAPTURE(Text(c.b));
       CAPTURE(static_cast<int>(kind));
@@ -93,9 +92,7 @@ TEST_CASE("reduce_sum: a broadcast is its gradient") {
 }
 
 TEST_CASE("unary ops: dx is the gradient of y") {
-  for (const UnaryKind kind :
-       {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare, UnaryKind::kSqrt, UnaryKind::kRelu,
-        UnaryKind::kGelu, UnaryKind::kSilu}) {
+  for (const UnaryKind kind : EachKind<UnaryKind>(kUnaryKinds)) {
     CAPTURE(static_cast<int>(kind));
     // No input lies within a step of 0, where relu has a corner.
     Tensor x = Of(kF64, {10}, {-6, -3.1, -1.5, -0.7, -0.1, 0.2, 0.9, 1.7, 2.9, 5});

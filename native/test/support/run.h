@@ -3,11 +3,13 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "core/ops/backend.h"
 #include "core/ops/ops.h"
@@ -69,6 +71,14 @@ template <class Args>
 void Run(const Backend& backend, const Args& args, int threads = 1) {
   const std::unique_ptr<Context> context = backend.create_context(threads);
   Run(backend.op<Args>(), args, *context);
+}
+
+// Returns every kind that has a word: EachKind<UnaryKind>(kUnaryKinds).
+template <class Kind, size_t N>
+std::vector<Kind> EachKind(const std::array<const char*, N>&) {
+  std::vector<Kind> kinds;
+  for (size_t i = 0; i < N; ++i) kinds.push_back(static_cast<Kind>(i));
+  return kinds;
 }
 
 // The arguments that pack w as it is stored.

@@ -1,10 +1,9 @@
 /** Calls that ops accept: operands of the dtypes and shapes that native/core/ops describes. */
-import type { BinaryKind, LinearPhase, NativeBinding, UnaryKind } from '../../../lib/native/binding';
+import type { LinearPhase, NativeBinding } from '../../../lib/native/binding';
+import { binaryKinds, unaryKinds } from '../../../lib/native/op_functions';
 import { deltaTable, device, guard, storedDtypes, type Builder, type Draw } from './draw';
 import { isSpec, type Spec, type SpecObject } from './plan';
 
-const binaryKinds: readonly BinaryKind[] = ['add', 'sub', 'mul', 'div'];
-const unaryKinds: readonly UnaryKind[] = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'];
 const phasesWithoutTable: readonly LinearPhase[] = ['auto', 'prefill'];
 
 /** One layer, or several that share an input, with the shapes that both directions of lora_linear need. */
