@@ -185,13 +185,13 @@ export interface OpFunctions {
     dtype: DType,
   ): NativeTensor;
   unary(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh',
     alpha: number,
     x: NativeTensor,
     dtype: DType,
   ): NativeTensor;
   unaryBackward(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh',
     alpha: number,
     x: NativeTensor,
     g: NativeTensor,
@@ -252,4 +252,4 @@ export interface OpFunctions {
   ): [values: NativeTensor, topIds: NativeTensor];
 }
 export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
-export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'] as const;
+export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu', 'gelu_tanh'] as const;

@@ -12,6 +12,8 @@ using Number = double;
 inline double Of(float x) { return x; }
 inline double IfNegative(double x, double a, double b) { return x < 0 ? a : b; }
 inline double IfPositive(double x, double a, double b) { return x > 0 ? a : b; }
+inline double AtLeast(float low, double x) { return x < low ? low : x; }
+inline double AtMost(float high, double x) { return x > high ? high : x; }
 inline double MulAdd(double a, double b, double c) { return a * b + c; }
 inline double Root(double x) { return std::sqrt(x); }
 

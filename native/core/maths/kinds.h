@@ -6,6 +6,7 @@
 // declared;
 //   Of(float)                              the number
 //   IfNegative(x, a, b), IfPositive(…)     a where x < 0, or x > 0, else b, also where x is NaN
+//   AtLeast(low, x), AtMost(high, x)       low or high beyond them; NaN stays
 //   MulAdd(a, b, c)                        a·b + c
 //   Root(x)                                √x
 //   Sigmoid(x)                             s = σ(x), c = 1 − σ(x), and the x to multiply them by
@@ -21,7 +22,8 @@
   KIND(Sqrt, "sqrt")           \
   KIND(Relu, "relu")           \
   KIND(Gelu, "gelu")           \
-  KIND(Silu, "silu")
+  KIND(Silu, "silu")           \
+  KIND(GeluTanh, "gelu_tanh")
 
 #define LORA_BINARY_KINDS(KIND) \
   KIND(Add, "add")              \
@@ -79,6 +81,21 @@ struct Silu {
   static LORA_FORMULA Number Gradient(Number x, Number g, float) {
     const auto sigmoid = Sigmoid(x);
     return g * sigmoid.s * MulAdd(sigmoid.x, sigmoid.c, Of(1));
+  }
+};
+
+// x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2 = x·σ(v) with v = x·(a + b·x²). In f32, σ(v) is 0 and 1
+// long before ±16.
+struct GeluTanh {
+  static constexpr float kA = 1.59576912f, kB = 0.0713548163f;
+  static LORA_FORMULA Number Value(Number x, float) {
+    const Number z = AtLeast(-16, x);
+    return z * Sigmoid(z * MulAdd(z * z, Of(kB), Of(kA))).s;
+  }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) {
+    const Number z = AtMost(16, AtLeast(-16, x)), square = z * z;
+    const auto sigmoid = Sigmoid(z * MulAdd(square, Of(kB), Of(kA)));
+    return g * sigmoid.s * MulAdd(z * sigmoid.c, MulAdd(square, Of(3 * kB), Of(kA)), Of(1));
   }
 };
 

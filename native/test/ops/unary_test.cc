@@ -28,29 +28,52 @@ Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   return Of(dtype, {n}, values);
 }
 
-// Returns the rounding errors of the formula, in units of kU.
-double Steps(UnaryKind kind) {
-  return kind == UnaryKind::kCopy                               ? 0
-         : kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? 8
-                                                                : 1;
+// v of gelu_tanh(x) = x·σ(v), whose relative error σ multiplies by |v|·σ(−v).
+double GeluTanhArgument(double x) { return 1.5957691216 * x * (1 + 0.044715 * x * x); }
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double ArgumentError(double x) {
+  const double v = GeluTanhArgument(x);
+  return std::fabs(v) * Sigmoid(-v);
 }
 
-std::vector<double> UnaryBounds(UnaryKind kind, const Tensor& expected) {
+// Returns the rounding errors of the formula at x, in units of kU.
+double Steps(UnaryKind kind, double x) {
+  switch (kind) {
+    case UnaryKind::kCopy:
+      return 0;
+    case UnaryKind::kGelu:
+    case UnaryKind::kSilu:
+      return 8;
+    case UnaryKind::kGeluTanh:
+      return 8 + 4 * ArgumentError(x);
+    default:
+      return 1;
+  }
+}
+
+std::vector<double> UnaryBounds(UnaryKind kind, const Tensor& x, const Tensor& expected) {
   std::vector<double> bounds;
-  for (const double e : expected.Values())
-    bounds.push_back(Steps(kind) * kU * std::fabs(e) + RoundingBound(expected.dtype(), e));
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    const double e = expected.at(i);
+    bounds.push_back(Steps(kind, x.at(i)) * kU * std::fabs(e) + RoundingBound(expected.dtype(), e) +
+                     (kind == UnaryKind::kGeluTanh ? 1e-36 : 0));  // σ may be flushed to 0
+  }
   return bounds;
 }
 
 // Returns the terms of f'(x), without cancellation between them.
 double GradientTerms(UnaryKind kind, double x) {
-  const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
   switch (kind) {
     case UnaryKind::kGelu:
       return 0.5 * std::erfc(-x / std::numbers::sqrt2) +
              std::fabs(x) * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
     case UnaryKind::kSilu:
-      return sigmoid(x) * (1 + std::fabs(x) * sigmoid(-x));
+      return Sigmoid(x) * (1 + std::fabs(x) * Sigmoid(-x));
+    case UnaryKind::kGeluTanh: {
+      const double v = GeluTanhArgument(x), slope = 1.5957691216 * (1 + 3 * 0.044715 * x * x);
+      const double along = std::fabs(x) * Sigmoid(-v) * slope;
+      return Sigmoid(v) * ((1 + along) * (1 + ArgumentError(x)) + along * std::fabs(v));
+    }
     case UnaryKind::kSquare:
       return 2 * std::fabs(x);
     case UnaryKind::kSqrt:
@@ -66,7 +89,8 @@ std::vector<double> UnaryBackwardBounds(UnaryKind kind, const Tensor& x, const T
   for (int64_t i = 0; i < x.numel(); ++i) {
     // A factor of g·x may be flushed to 0 below the normal range of f32.
     bounds.push_back(8 * kU * std::fabs(g.at(i)) * GradientTerms(kind, x.at(i)) +
-                     1.2e-38 * std::fabs(g.at(i) * x.at(i)) +
+                     (kind == UnaryKind::kGeluTanh ? 1e-34 : 1.2e-38) *
+                         std::fabs(g.at(i) * x.at(i)) +
                      RoundingBound(expected.dtype(), expected.at(i)));
   }
   return bounds;
@@ -121,7 +145,7 @@ int64_t WrongValues(const Tensor& actual, const Tensor& expected) {
 void CheckForward(UnaryKind kind, const Tensor& x, DType to) {
   const Tensor expected(to, x.shape());
   Run(ReferenceBackend(), UnaryArgs{kind, kAlpha, x, expected});
-  const std::vector<double> bounds = UnaryBounds(kind, expected);
+  const std::vector<double> bounds = UnaryBounds(kind, x, expected);
   OnEveryPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, x.shape())};
@@ -179,12 +203,37 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
   });
 }
 
-TEST_CASE("unary: gelu and silu and their gradients stay accurate in their tails") {
+TEST_CASE("unary: gelus and silu and their gradients stay accurate in their tails") {
   const Tensor x = TailInputs();
-  for (const UnaryKind kind : {UnaryKind::kGelu, UnaryKind::kSilu}) {
+  for (const UnaryKind kind : {UnaryKind::kGelu, UnaryKind::kSilu, UnaryKind::kGeluTanh}) {
     CheckForward(kind, x, DType::kF32);
     CheckBackward(kind, x, Full(DType::kF32, x.shape(), 1));
   }
+}
+
+TEST_CASE("unary: gelu_tanh is the formula with the tanh, whose ends are x and 0") {
+  const Tensor x = Of(DType::kF32, {7}, {-INFINITY, -30, -1.5, 0, 0.25, 2, 1e30});
+  Tensor expected(DType::kF32, {7});
+  expected.Set(0, 0);
+  for (int64_t i = 1; i < 7; ++i) {
+    const double at = x.at(i);
+    expected.Set(
+        i,
+        at / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (at + 0.044715 * at * at * at))));
+  }
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> out = {Tensor(DType::kF32, {7}), Tensor(DType::kF32, {7})};
+        RunTested(UnaryArgs{UnaryKind::kGeluTanh, 1, x, out[0]}, context);
+        const Tensor ones = Full(DType::kF32, {7}, 1);
+        RunTested(UnaryBackwardArgs{UnaryKind::kGeluTanh, 1, x, ones, out[1]}, context);
+        return out;
+      },
+      [&](const std::vector<Tensor>& out) {
+        CHECK_CLOSE(out[0], expected, (Tolerance{1e-30, 4e-7}));
+        CHECK(std::fabs(out[1].at(0)) < 1e-30);
+        CHECK(out[1].at(6) == 1);
+      });
 }
 
 // Requires the same values, but accepts any NaN for a NaN.
@@ -261,7 +310,7 @@ TEST_CASE("unary: y may be x") {
           return y;
         },
         [&](const std::vector<Tensor>& y) {
-          CHECK_CLOSE(y[0], expected, UnaryBounds(kind, expected));
+          CHECK_CLOSE(y[0], expected, UnaryBounds(kind, x, expected));
         });
   }
 }

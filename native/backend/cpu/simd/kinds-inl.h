@@ -20,6 +20,9 @@ HWY_INLINE VF IfNegative(VF x, VF a, VF b) {
 HWY_INLINE VF IfPositive(VF x, VF a, VF b) {
   return hn::IfThenElse(hn::Gt(x, hn::Zero(DF())), a, b);
 }
+// In this order, as in ExpBelow88.
+HWY_INLINE VF AtLeast(float low, VF x) { return hn::Max(Of(low), x); }
+HWY_INLINE VF AtMost(float high, VF x) { return hn::Min(Of(high), x); }
 HWY_INLINE VF Root(VF x) { return hn::Sqrt(x); }
 
 struct OneSigmoid {

@@ -10,6 +10,8 @@ using Number = float;
 LORA_DEVICE float Of(float x) { return x; }
 LORA_DEVICE float IfNegative(float x, float a, float b) { return x < 0.0f ? a : b; }
 LORA_DEVICE float IfPositive(float x, float a, float b) { return x > 0.0f ? a : b; }
+LORA_DEVICE float AtLeast(float low, float x) { return x < low ? low : x; }
+LORA_DEVICE float AtMost(float high, float x) { return x > high ? high : x; }
 LORA_DEVICE float MulAdd(float a, float b, float c) { return Fma(a, b, c); }
 LORA_DEVICE float Root(float x) { return Sqrt(x); }
 
