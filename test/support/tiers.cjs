@@ -13,7 +13,7 @@ const programs = [
   '/test/docs/',
   '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
   '/test/lifecycle/',
-  '/test/unit/(amx_check|cuda_build|cuda_report|gpu_check|grammars|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
+  '/test/unit/(amx_check|cuda_build|cuda_report|gpu_check|grammars|include_order|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
 ];
 
 /**

@@ -1,4 +1,4 @@
-#include "backend/cpu/formats/quantize_blocks.h"
+#include "core/ops/quantize_blocks.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Rounds values to blocks of ggml's formats (core/maths/quantize_blocks.h), for files. It is no op
-// of the backends' tables: files are written on the host, so that a GPU has no use for it.
+// of the backends' tables: files are written on the host, and the CPU backend defines it.
 #pragma once
 
 #include <cstdint>
