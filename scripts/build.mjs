@@ -4,7 +4,7 @@
 // native, the default) says which instruction sets: cmake/highway.cmake.
 // In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
@@ -67,12 +67,15 @@ function simdBuild(asked = 'native') {
 /** Those of the command line, and those of the environment that the command line does not have. */
 function definitions() {
   const has = (definition) => given.some((one) => one.startsWith(definition.replace(/=.*/, '=')));
+  // A clone has the tests, which make calls fail; the package has not.
+  const tested = existsSync(join(root, 'native/test')) ? ['-DLORA_FAULTS=ON'] : [];
   try {
     const chosen = [simdBuild(process.env.LORA_SIMD_BUILD || undefined)];
     if (!has('-DLORA_CUDA=')) chosen.push(cudaBuild(process.env.LORA_CUDA_BUILD));
     for (const { meaning } of chosen) console.log(`build: ${meaning}`);
     return [
       ...chosen.flatMap(({ definitions }) => definitions).filter((definition) => !has(definition)),
+      ...tested,
       ...given,
     ];
   } catch (error) {

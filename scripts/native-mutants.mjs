@@ -343,6 +343,7 @@ const cmakeJs = [
   '--out',
   'build/cmake',
   '--CDLORA_TESTS=ON',
+  '--CDLORA_FAULTS=ON',
   '--CDLORA_UNITY=OFF', // a fault is in one file
   ...cudaBuild(process.env.LORA_CUDA_BUILD).definitions.map((one) => one.replace('-D', '--CD')),
 ];

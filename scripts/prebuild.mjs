@@ -14,7 +14,8 @@ const sources = ['binding.gyp', 'package.json', 'CMakeLists.txt', 'cmake', 'nati
 export function prebuild(root, folder, env = {}) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  for (const name of sources) cpSync(join(root, name), join(folder, name), { recursive: true });
+  const filter = (from) => from !== join(root, 'native/test'); // with which build.mjs takes it for a clone
+  for (const name of sources) cpSync(join(root, name), join(folder, name), { recursive: true, filter });
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'), 'junction');
   // Node's own headers, which node-gyp would download: it asks for them before it reads that binding.gyp compiles nothing.
   const nodedir = dirname(dirname(process.execPath));

@@ -251,7 +251,7 @@ export interface NativeBinding extends OpFunctions {
     number
   >;
   /**
-   * The next enqueued op of this base name ('lora_linear_forward', 'binary', …), or the first of the next program that
+   * Not in published add-ons, as injectOutOfMemory: the next enqueued op of this base name ('lora_linear_forward', 'binary', …), or the first of the next program that
    * has one, fails when it runs, once; '' takes that back.
    */
   injectFailure(op: string, message: string): void;

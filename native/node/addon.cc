@@ -11,6 +11,9 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   lora::platform::KeepLoaded();
   EnvState::Install(env);
   RegisterDevices(env, exports);
+#ifdef LORA_FAULTS
+  RegisterFaults(env, exports);
+#endif
   RegisterTensors(env, exports);
   RegisterWeights(env, exports);
   RegisterDeltaTables(env, exports);

@@ -8,6 +8,7 @@ namespace lora::node {
 void RegisterDevices(Napi::Env env, Napi::Object exports);
 void RegisterTensors(Napi::Env env, Napi::Object exports);
 void RegisterWeights(Napi::Env env, Napi::Object exports);
+void RegisterFaults(Napi::Env env, Napi::Object exports);
 void RegisterDeltaTables(Napi::Env env, Napi::Object exports);
 void RegisterGuards(Napi::Env env, Napi::Object exports);
 void RegisterPrograms(Napi::Env env, Napi::Object exports);

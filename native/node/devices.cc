@@ -1,4 +1,4 @@
-// Exports devices, threads, memory, and the switches of the error and failure tests.
+// Exports devices, threads, memory, and how errors are made and queues limited.
 #include "core/runtime/devices.h"
 
 #include <utility>
@@ -232,18 +232,6 @@ Napi::Value ActivityOf(const Napi::CallbackInfo& info) {
   return object;
 }
 
-Napi::Value InjectFailure(const Napi::CallbackInfo& info) {
-  EnvState::Get(info.Env())
-      ->InjectFailure(ParseString(info[0], "native", "op"),
-                      ParseString(info[1], "native", "message"));
-  return info.Env().Undefined();
-}
-
-Napi::Value InjectOutOfMemory(const Napi::CallbackInfo& info) {
-  EnvState::Get(info.Env())->InjectOutOfMemory(ParseInteger(info[0], "native", "nth"));
-  return info.Env().Undefined();
-}
-
 Napi::Value SetQueueLimits(const Napi::CallbackInfo& info) {
   const Napi::Object limits = ParseObject(info[0], "native", "limits");
   EnvState::Get(info.Env())
@@ -279,8 +267,6 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<StartProfile>(env, exports, "startProfile");
   Export<EndProfile>(env, exports, "endProfile");
   Export<ActivityOf>(env, exports, "activity");
-  Export<InjectFailure>(env, exports, "injectFailure");
-  Export<InjectOutOfMemory>(env, exports, "injectOutOfMemory");
   Export<SetQueueLimits>(env, exports, "setQueueLimits");
 }
 

@@ -97,6 +97,22 @@ test('each platform has a binary of its own, where node-gyp-build looks for it',
   ]);
 });
 
+test('a binary that fails on demand, as tests have it, is refused', () => {
+  const sentence = (content: string): unknown => {
+    const file = join(clone, 'some.node');
+    writeFileSync(file, content);
+    return run(`
+      import { checkBinary } from ${script('platforms.mjs')};
+      let message;
+      try { message = checkBinary('darwin-arm64', ${JSON.stringify(file)}); } catch (error) { message = error.message; }
+      console.log(JSON.stringify(message.replace(${JSON.stringify(file)}, 'FILE')));`);
+  };
+  expect(sentence('\0injectFailure\0')).toBe(
+    'FILE fails on demand, as tests want: build it with -DLORA_FAULTS=OFF',
+  );
+  expect(sentence('\0setThreads\0')).toMatch(/^darwin-arm64: not checked by its symbols/);
+});
+
 const python = spawnSync('python3', ['--version']).status === 0;
 (python ? test : test.skip)(
   `prebuildify builds through binding.gyp, without a network${python ? '' : ' (skipped: no python3 for node-gyp)'}`,
