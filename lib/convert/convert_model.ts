@@ -19,6 +19,7 @@ import { inverseFrequencies } from '../models/rope';
 import { EMBEDDING, HEAD } from '../models/tensor_table';
 import { checkNames, dtypeOf } from '../models/weights';
 import { blockFormats, isWrittenBlocks, type WrittenBlocks } from '../native/block_formats';
+import { writtenBlocks } from '../native/constants';
 import type { FloatDType } from '../native/dtype';
 import { breathe } from '../tensor/pace';
 import { Tokenizer } from '../text/tokenizer';
@@ -28,7 +29,7 @@ import { ggufTokenizer } from './gguf_tokenizer';
 const op = 'convertModel';
 
 /** What the matrices of a GGUF file are kept in. */
-export const ggufFormats = ['f32', 'bf16', 'f16', 'q8_0', 'q5_0', 'q4_0', 'q4_k'] as const;
+export const ggufFormats = ['f32', 'bf16', 'f16', ...writtenBlocks] as const;
 
 /** A type of the matrices of a GGUF file. */
 export type GgufFormat = (typeof ggufFormats)[number];

@@ -1,4 +1,5 @@
 import { loraError } from '../errors';
+import { ignoredLabel } from '../native/constants';
 import { describe, isListOf } from '../validate';
 
 /** One training example: token ids, and per position the id it must be predicted as, or −100 for "does not count". */
@@ -29,8 +30,7 @@ export interface DatasetCounts {
   readonly path: string;
 }
 
-/** The label that counts nothing, as in PyTorch and transformers; kIgnoredLabel of native/core/ops/labels.h. */
-export const ignoredLabel = -100;
+export { ignoredLabel };
 
 const isIds = (value: unknown): value is number[] => isListOf(value, Number.isInteger);
 

@@ -4,15 +4,15 @@
  */
 import { isOutOfMemory, type LoRAError } from '../errors';
 import { call } from '../native/calls';
-import { PAGE_SIZE, poolShape, type LayerPages } from '../ops/attention_paged';
+import { pageSize as pageLength } from '../native/constants';
+import { poolShape, type LayerPages } from '../ops/attention_paged';
 import { bytesPerElement } from '../native/dtype';
 import { rawEmpty, rawView } from '../tensor/raw';
 import { runDetached, temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { EngineModel } from './model';
 
-/** Positions of a page. */
-export const pageLength = PAGE_SIZE;
+export { pageLength };
 
 /** How many pages hold so many positions. */
 export const pagesFor = (positions: number): number => Math.ceil(positions / pageLength);

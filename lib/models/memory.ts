@@ -1,5 +1,6 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
 import { SequencePlan } from '../data/sequence_plan';
+import { lossChunk, momentBlock, pageSize } from '../native/constants';
 import { copiedBytes } from '../native/device';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { quantizedBytes } from '../tensor/frozen_weight';
@@ -92,13 +93,10 @@ export interface MemoryEstimate {
 /** Bytes of optimizer state per trained value. */
 const stateBytes: Readonly<Record<OptimizerName, number>> = {
   adamw: 8,
-  adamw8bit: 2 + 8 / 256, // two moments of a byte, each with a scale for 256 of them
+  adamw8bit: 2 + 8 / momentBlock, // two moments of a byte, each with a scale for so many of them
   lion: 4,
   sgd: 0, // by its name it has no momentum
 };
-/** As in native/backend/cpu/logits/linear_cross_entropy.cc. */
-const [keptExponentials, fewestRows, maxRows] = [96 * 2 ** 20, 16, 512];
-const pageTokens = 64;
 /** Of a part of a prompt, by default. */
 const prefillTokens = 256;
 /** Measured: Node.js with this library; and of a tokenizer for each token that it has. */
@@ -356,7 +354,8 @@ function trainingParts(
     ? 4 * d * layers + block + (4 * ranks) / layers
     : block * layers + 4 * ranks;
   const row = size * config.vocabSize;
-  const rows = Math.min(tokens, Math.max(fewestRows, Math.min(maxRows, Math.floor(keptExponentials / row))));
+  const { bytes, minRows, maxRows } = lossChunk;
+  const rows = Math.min(tokens, Math.max(minRows, Math.min(maxRows, Math.floor(bytes / row))));
   const parts = {
     adapters: (rounded ? 6 : 8) * parameters,
     optimizer: stateBytes[optimizer] * parameters,
@@ -374,14 +373,14 @@ function servingParts(
   { streams, length, size }: { streams: number; length: number; size: number },
 ): Parts {
   const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = config;
-  const pages = streams * Math.ceil(length / pageTokens);
+  const pages = streams * Math.ceil(length / pageSize);
   return {
     adapters: 0,
     optimizer: 0,
     activations: 0,
     logits: 4 * streams * config.vocabSize,
     // A pool that grows is copied.
-    kvCache: 2 * pages * pageTokens * 2 * layers * heads * headDim * size,
+    kvCache: 2 * pages * pageSize * 2 * layers * heads * headDim * size,
     workspace: servingBytes + copies(operandWidths(config).forward, Math.min(length, prefillTokens), size),
   };
 }

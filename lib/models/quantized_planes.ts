@@ -3,7 +3,7 @@ import { torchNames } from '../formats/dtypes';
 import type { LateTensor } from '../formats/safetensors';
 import type { NativeTensor } from '../native/binding';
 import type { FloatDType } from '../native/dtype';
-import { blockValues } from '../tensor/frozen_weight';
+import { blockValues } from '../native/constants';
 import { slicesOf } from '../tensor/slices';
 import type { ModelConfig } from './config';
 import { nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
@@ -76,7 +76,7 @@ export async function planesOf(
   return [
     late(planes.values, ({ values }) => slicesOf(values, planes.values.shape[0]!, 1)),
     late(planes.magnitudes, (codes) => [codes.nested?.codes ?? bytesOf(codes.magnitudes)]),
-    fixed(planes.map, bytesOf(codeTables[format].map((value) => value + 0))), // where fp4 has −0, bitsandbytes writes 0
+    fixed(planes.map, bytesOf(codeTables[format])),
     fixed(planes.state, state),
     ...(nested
       ? [

@@ -9,8 +9,9 @@ import type { ModelTensors } from '../formats/sharded';
 import { fromBytes } from '../tensor/create';
 import { inSlices } from '../tensor/pace';
 import { isBlockFormat, type BlockFormat } from '../native/block_formats';
+import { blockValues, codeValues } from '../native/constants';
 import type { FloatDType } from '../native/dtype';
-import { blockValues, scalesOf, type PackedFormat } from '../tensor/frozen_weight';
+import { scalesOf, type PackedFormat } from '../tensor/frozen_weight';
 import { isRecord, shapeText } from '../validate';
 import { nestedBlock, unnested } from './double_quant';
 
@@ -326,16 +327,8 @@ export async function storedMatrix(
   throw fail(name, 'is stored as U8 without a quant_state of bitsandbytes for nf4 or fp4', 'ERR_UNSUPPORTED');
 }
 
-/** The values of the codes, as native/core/maths/weight_format.h has them. */
+/** The values of the codes. */
 export const codeTables: Readonly<Record<'nf4' | 'fp4', Float32Array>> = {
-  nf4: Float32Array.of(
-    ...[-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453],
-    ...[-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0],
-    ...[0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224],
-    ...[0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1],
-  ),
-  fp4: Float32Array.of(
-    ...[0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4],
-    ...[-0, -1 / 192, -2 / 3, -1, -1 / 3, -1 / 2, -1 / 6, -1 / 4],
-  ),
+  nf4: Float32Array.from(codeValues.nf4),
+  fp4: Float32Array.from(codeValues.fp4),
 };

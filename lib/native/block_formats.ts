@@ -1,5 +1,9 @@
 /** The block formats of ggml, as GGUF files hold them: native/core/maths/block_formats.h says what their values are. */
 
+import { blockSizes, writtenBlocks } from './constants';
+
+export type BlockFormat = keyof typeof blockSizes;
+
 interface BlockLayout {
   /** The number of the type in a GGUF file. */
   readonly type: number;
@@ -8,34 +12,17 @@ interface BlockLayout {
   readonly bytes: number;
 }
 
-/** A row of a matrix is a sequence of whole blocks, which hold their own scales. */
-export const blockFormats = {
-  q4_0: { type: 2, values: 32, bytes: 18 },
-  q4_1: { type: 3, values: 32, bytes: 20 },
-  q5_0: { type: 6, values: 32, bytes: 22 },
-  q5_1: { type: 7, values: 32, bytes: 24 },
-  q8_0: { type: 8, values: 32, bytes: 34 },
-  q2_k: { type: 10, values: 256, bytes: 84 },
-  q3_k: { type: 11, values: 256, bytes: 110 },
-  q4_k: { type: 12, values: 256, bytes: 144 },
-  q5_k: { type: 13, values: 256, bytes: 176 },
-  q6_k: { type: 14, values: 256, bytes: 210 },
-  iq1_s: { type: 19, values: 256, bytes: 50 },
-  iq4_nl: { type: 20, values: 32, bytes: 18 },
-  iq3_s: { type: 21, values: 256, bytes: 110 },
-  iq2_s: { type: 22, values: 256, bytes: 82 },
-  iq4_xs: { type: 23, values: 256, bytes: 136 },
-  tq1_0: { type: 34, values: 256, bytes: 54 },
-  tq2_0: { type: 35, values: 256, bytes: 66 },
-  mxfp4: { type: 39, values: 32, bytes: 17 },
-} as const satisfies Readonly<Record<string, BlockLayout>>;
+const types: Readonly<Record<BlockFormat, number>> = {
+  ...{ q4_0: 2, q4_1: 3, q5_0: 6, q5_1: 7, q8_0: 8, q2_k: 10, q3_k: 11, q4_k: 12, q5_k: 13, q6_k: 14 },
+  ...{ iq1_s: 19, iq4_nl: 20, iq3_s: 21, iq2_s: 22, iq4_xs: 23, tq1_0: 34, tq2_0: 35, mxfp4: 39 },
+};
 
-export type BlockFormat = keyof typeof blockFormats;
+/** A row of a matrix is a sequence of whole blocks, which hold their own scales. */
+export const blockFormats = Object.fromEntries(
+  Object.entries(types).map(([name, type]) => [name, { type, ...blockSizes[name as BlockFormat] }]),
+) as Readonly<Record<BlockFormat, BlockLayout>>;
 
 export const isBlockFormat = (format: string): format is BlockFormat => Object.hasOwn(blockFormats, format);
-
-/** Those that files are written in: native/core/maths/quantize_blocks.h rounds to them. */
-export const writtenBlocks = ['q8_0', 'q5_0', 'q4_0', 'q4_k'] as const satisfies readonly BlockFormat[];
 
 export type WrittenBlocks = (typeof writtenBlocks)[number];
 

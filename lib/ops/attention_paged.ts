@@ -7,12 +7,10 @@
  * Entries of the table for positions that an op does not use may be anything.
  */
 import { call } from '../native/calls';
+import { pageSize } from '../native/constants';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { checkOptions } from '../validate';
 import type { RopeAngles } from './rope';
-
-/** Positions of a page. */
-export const PAGE_SIZE = 64;
 
 /** The shape of a pool of keys, or of values: the positions of a head lie together. */
 export const poolShape = (
@@ -22,7 +20,7 @@ export const poolShape = (
 ): [pages: number, kvHeads: number, positions: number, headDim: number] => [
   pages,
   kvHeads,
-  PAGE_SIZE,
+  pageSize,
   headDim,
 ];
 

@@ -1,13 +1,11 @@
 /** AdamW whose state takes a quarter of the memory. */
 import { call } from '../native/calls';
+import { momentBlock as block } from '../native/constants';
 import type { Parameter } from '../tensor/tensor';
 import { adamWRule, type AdamWOptions, type AdamWSettings, type ParameterGroup } from './adamw';
 import { Optimizer, type Rule, type StateTensor } from './optimizer';
 
 const op = 'AdamW8bit';
-
-/** Elements that share a scale: kDynamicBlock of native/core/maths/dynamic_code.h. */
-const block = 256;
 
 const blocksOf = (numel: number): number => Math.ceil(numel / block);
 /** Codes are bytes, four in an i32, of whole blocks. */

@@ -5,6 +5,7 @@ import { nativeDevice, type Device } from '../native/device';
 import type { DType, FloatDType } from '../native/dtype';
 import { loraError } from '../errors';
 import { blockBytes, isBlockFormat, type BlockFormat } from '../native/block_formats';
+import { blockValues } from '../native/constants';
 import { checkFloat } from './arguments';
 import { adoptParameter } from './create';
 import { rawCast } from './raw';
@@ -33,9 +34,6 @@ export function quantizedBytes(format: PackedFormat, rows: number, cols: number)
   if (format === 'int8') return rows * cols + 4 * rows;
   return Math.ceil((rows * cols) / 2) + 4 * Math.ceil((rows * cols) / blockValues);
 }
-
-/** Values of the flattened matrix that share a scale of a 4-bit format. */
-export const blockValues = 64;
 
 /** The scales of values with these largest magnitudes, in the place of which they are written. */
 export function scalesOf(format: QuantizedFormat, magnitudes: Float32Array): Float32Array {

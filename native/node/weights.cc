@@ -1,9 +1,12 @@
 // pack(), which makes a frozen matrix, quantizeBlocks(), and release(), which drops a reference of
 // any kind.
+#include <algorithm>
+#include <array>
+#include <iterator>
 #include <span>
 
-#include "backend/cpu/formats/quantize_blocks.h"
 #include "core/maths/quantize_blocks.h"
+#include "core/ops/quantize_blocks.h"
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -82,9 +85,10 @@ Napi::Value QuantizeBlocks(const Napi::CallbackInfo& info) {
   LORA_CHECK(
       values.dtype == DType::kF32 || values.dtype == DType::kBF16 || values.dtype == DType::kF16,
       op, "expected values of dtype f32, bf16 or f16 but received ", NameOf(values.dtype));
-  args.format = ParseFormat(info[1], op);
-  LORA_CHECK(HasEncoder(args.format), op, "expected format q4_0, q5_0, q8_0 or q4_k but received ",
-             NameOf(args.format));
+  std::array<const char*, std::size(kWrittenBlocks)> names;
+  std::ranges::transform(kWrittenBlocks, names.begin(),
+                         [](WeightFormat format) { return NameOf(format); });
+  args.format = kWrittenBlocks[ParseChoice(info[1], op, "format", names)];
   const BlockSize size = TraitsOf(args.format).block;
   const int64_t count = values.shape.numel();
   LORA_CHECK(count % size.values == 0, op, "expected whole blocks of ", size.values, " values (",

@@ -18,7 +18,8 @@ import { nativeDevice } from '../../lib/native/device';
 import { commandLine } from '../support/command_line';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
-import { writtenBlocks, type WrittenBlocks } from '../../lib/native/block_formats';
+import type { WrittenBlocks } from '../../lib/native/block_formats';
+import { writtenBlocks } from '../../lib/native/constants';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { tinyModel } from '../support/tiny_model';
 
@@ -310,7 +311,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
       '[quantize_blocks] expected whole blocks of 256 values (q4_k) but received 255 values',
     );
     await expect(blocksOf(values, 'q6_k' as 'q4_k')).rejects.toThrow(
-      '[quantize_blocks] expected format q4_0, q5_0, q8_0 or q4_k but received q6_k',
+      '[quantize_blocks] expected format to be q8_0, q5_0, q4_0 or q4_k but received "q6_k"',
     );
     const native = binding();
     const of = (device: 'cpu' | 'reference', dtype: 'i32' | 'f32'): NativeTensor =>

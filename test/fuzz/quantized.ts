@@ -12,7 +12,8 @@ import {
   stateOfCodes,
   storedMatrix,
 } from '../../lib/models/stored_matrix';
-import { blockValues, FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { blockValues } from '../../lib/native/constants';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { fileOf } from '../support/safetensors_bytes';
 import { jsonText, mutateJson } from './mutate';
 import { bytes, text, type Json } from './seeds';

@@ -25,11 +25,9 @@
 
 namespace lora {
 
-// Whether values are rounded to a format of blocks.
-constexpr bool HasEncoder(WeightFormat format) {
-  return format == WeightFormat::kQ4_0 || format == WeightFormat::kQ5_0 ||
-         format == WeightFormat::kQ8_0 || format == WeightFormat::kQ4_K;
-}
+// The formats of blocks that values are rounded to.
+inline constexpr WeightFormat kWrittenBlocks[] = {WeightFormat::kQ8_0, WeightFormat::kQ5_0,
+                                                  WeightFormat::kQ4_0, WeightFormat::kQ4_K};
 
 // block ← finite values, as many as a block has. Returns false, with any bytes, where a scale is
 // too large for f16.

@@ -1,6 +1,6 @@
 /** For each function of the binding, calls that it accepts. */
 import type { NativeBinding } from '../../../lib/native/binding';
-import { writtenBlocks } from '../../../lib/native/block_formats';
+import { writtenBlocks } from '../../../lib/native/constants';
 import type { Dice } from '../random';
 import { deltaTable, device, Draw, guard, storedDtypes, weightFormats, type Act, type Builder } from './draw';
 import { ops } from './op_calls';

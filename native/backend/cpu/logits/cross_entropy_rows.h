@@ -30,6 +30,10 @@ constexpr size_t kExpBlock = 2048;
 float AddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dtype,
                          void* exponentials);
 
+// linear_cross_entropy keeps exponentials of so many rows at once: enough to pay for reading and
+// transposing W, and few enough for the memory of a laptop.
+constexpr size_t kChunkBytes = size_t{96} << 20, kMinChunk = 16, kMaxChunk = 512;
+
 // dst[j] = factor·src[j], both f32 or both bf16.
 void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst);
 

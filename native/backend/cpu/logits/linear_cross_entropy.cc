@@ -23,10 +23,6 @@
 namespace lora::cpu {
 namespace {
 
-// A chunk is large enough to pay for reading and transposing W, and small enough for the memory of
-// a laptop.
-constexpr size_t kKeptBytes = size_t{96} << 20;  // of exponentials
-constexpr size_t kMinChunk = 16, kMaxChunk = 512;
 constexpr size_t kPart = kExpBlock;  // tokens; a multiple of every panel width
 constexpr size_t kLine = 32;         // elements of either dtype that are whole cache lines
 
@@ -42,7 +38,7 @@ struct LossPlan {
         dim(static_cast<size_t>(args.hidden.dim(1))),
         vocab(static_cast<size_t>(args.weight.rows)) {
     const size_t row_bytes = SizeOf(args.weight.dtype) * std::max<size_t>(1, vocab);
-    chunk = std::min(rows, std::clamp(kKeptBytes / row_bytes, kMinChunk, kMaxChunk));
+    chunk = std::min(rows, std::clamp(kChunkBytes / row_bytes, kMinChunk, kMaxChunk));
     part = std::min(vocab, kPart);
     stride = RoundUp(part, kLine) + kLine;
     parts = CeilDiv(vocab, kPart);
