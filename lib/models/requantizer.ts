@@ -1,13 +1,12 @@
 /** The codes of a model's matrices in memory, with what is merged into them, for saving them quantized. */
 import { binding } from '../native/calls';
 import { roomInQueue } from '../native/device';
-import { FrozenWeight, scalesOf } from '../tensor/frozen_weight';
 import { runDetached, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import { nest, roundedTwice } from './double_quant';
+import { nest } from './double_quant';
 import type { QuantizePlan } from './quantize_options';
 import type { Codes, CodeSource } from './quantized_planes';
-import { codesOf } from './weights';
+import { codesOf, packCodes } from './weights';
 
 const op = 'save';
 
@@ -48,13 +47,10 @@ export class Requantizer implements CodeSource {
   }
 
   async #measure(x: Tensor, { values, magnitudes }: Codes): Promise<void> {
-    const { format, doubleQuant } = this.plan;
-    const found = Float32Array.from(magnitudes);
-    const scales = scalesOf(format, doubleQuant ? await roundedTwice(found) : found);
+    const codes = { values, magnitudes: Float32Array.from(magnitudes) };
+    const kept = await packCodes(codes, this.plan, x.shape, 'f32', x.device);
     const [error, square] = runDetached(null, () =>
       tidy(() => {
-        const shape = x.shape as [number, number];
-        const kept = FrozenWeight.packQuantized(format, values, scales, shape, 'f32', x.device);
         const back = kept.unpack();
         kept.dispose();
         const whole = x.to({ dtype: 'f32' });

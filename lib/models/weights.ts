@@ -220,23 +220,32 @@ export async function codesOf(
   }
 }
 
+/** W of codes, and of magnitudes that it may overwrite, as a file that is written with them gives it back. */
+export async function packCodes(
+  { values, magnitudes }: { values: NativeTensor; magnitudes: Float32Array },
+  { format, doubleQuant }: QuantizePlan,
+  shape: readonly number[],
+  dtype: FloatDType,
+  device: Device,
+): Promise<FrozenWeight> {
+  const scales = scalesOf(format, doubleQuant ? await roundedTwice(magnitudes) : magnitudes);
+  return FrozenWeight.packQuantized(format, values, scales, shape as [number, number], dtype, device);
+}
+
 /** Quantizes a matrix on its device. The floats are given back before the codes are packed, so that the two copies of the codes take no more than they did. */
 async function quantizedWeight(
   name: string,
   x: Tensor,
-  { format, doubleQuant }: QuantizePlan,
+  plan: QuantizePlan,
   dtype: ModelDType,
 ): Promise<FrozenWeight> {
   const { shape, device } = x;
-  const { values, magnitudes: found } = await codesOf('from_pretrained', name, x, format).finally(() =>
-    x.dispose(),
-  );
+  const codes = await codesOf('from_pretrained', name, x, plan.format).finally(() => x.dispose());
   binding().trim(nativeDevice(device));
   try {
-    const scales = scalesOf(format, doubleQuant ? await roundedTwice(found) : found);
-    return FrozenWeight.packQuantized(format, values, scales, shape as [number, number], dtype, device);
+    return await packCodes(codes, plan, shape, dtype, device);
   } finally {
-    binding().release(values);
+    binding().release(codes.values);
     binding().trim(nativeDevice(device));
   }
 }
