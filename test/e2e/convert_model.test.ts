@@ -274,7 +274,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
     quantizedBlocks(bytesOfFloats(values), 'f32', format);
 
   test.each(writtenBlocks)('%s has ggml’s bytes', async (format) => {
-    const opened = await openSafetensors(join(dir, 'dequantized.safetensors'));
+    const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
     const source = floatsOf(opened.tensors.get('source')!);
     opened.close();
     const file = await GgufFile.open(join(dir, 'blocks.gguf'));

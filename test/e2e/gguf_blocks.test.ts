@@ -59,7 +59,7 @@ describeWithData('a model of every block type', 'golden/quant-gguf', (dir) => {
   const repeated = (bytes: Uint8Array): Uint8Array => Buffer.concat(new Array<Uint8Array>(64).fill(bytes));
 
   beforeAll(async () => {
-    const opened = await openSafetensors(join(dir, 'dequantized.safetensors'));
+    const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
     const file = await GgufFile.open(join(dir, 'blocks.gguf'));
     for (const format of formats) {
       const name = format.toUpperCase();

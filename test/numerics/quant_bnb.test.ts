@@ -89,7 +89,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
         );
         const bytes = tidy(() => packed.unpack().to({ dtype }).bytesSync());
         packed.dispose();
-        expect(Buffer.from(bytes).equals(of('dequantized').bytes)).toBe(true);
+        expect(Buffer.from(bytes).equals(of('dequantised').bytes)).toBe(true);
       }
     }
   });

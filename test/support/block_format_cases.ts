@@ -22,7 +22,7 @@ export async function goldenBlocks(dir: string): Promise<Map<string, Uint8Array>
 
 /** What each of them dequantizes to. */
 export async function goldenValues(dir: string): Promise<Map<string, Float32Array>> {
-  const file = await openSafetensors(join(dir, 'dequantized.safetensors'));
+  const file = await openSafetensors(join(dir, 'dequantised.safetensors'));
   const values = new Map<string, Float32Array>();
   for (const [name, { bytes }] of file.tensors)
     values.set(name.toLowerCase(), new Float32Array(Uint8Array.from(bytes).buffer));
