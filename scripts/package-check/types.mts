@@ -11,6 +11,10 @@ import { createOpenAIHandler, type OpenAIHandlerOptions } from 'lora-native/serv
 import { Trainer, type TrainerEvent } from 'lora-native/train';
 // @ts-expect-error there is no default, as there is none at run time
 import wrong from 'lora-native';
+// @ts-expect-error nor in another entry
+import wrongToo from 'lora-native/train';
+// @ts-expect-error it is in lora-native/serve
+import type { ApiKey } from 'lora-native';
 
 using layer = new LoRALinear({ inFeatures: 2, outFeatures: 2, r: 1 });
 export const up: Tensor = layer.up;
@@ -37,4 +41,5 @@ export const compared: Promise<Comparison> = compareMethods({
 export async function* trained(options: TrainerOptions): AsyncGenerator<TrainerEvent> {
   yield* new Trainer(options).run();
 }
-void wrong;
+void [wrong, wrongToo];
+export type Key = ApiKey;

@@ -30,6 +30,7 @@ test('each entry gives objects of the main one, imported and required', () => {
         const required = require('lora-native/' + entry);
         const imported = await import('lora-native/' + entry);
         entries[entry] = Object.keys(required);
+        if (required.__esModule !== true) throw new Error(entry + ' has a default for bundlers');
         for (const [name, value] of Object.entries(required))
           if (value !== main[name] || value !== imported[name]) throw new Error('another ' + name);
       }
