@@ -1,10 +1,8 @@
 /** The public names of lora-native: every value, and the types that a first program names. serve, compare and train have an entry each for the rest of theirs. */
 import './native/bundled'; // before all that needs Node's modules
-export { LoRAError } from './errors';
-export type { ErrorCode } from './errors';
+export { LoRAError, type ErrorCode } from './errors';
 import './ops'; // gives tensors their methods
-export { parameter, tensor } from './tensor/create';
-export type { TensorData, TensorOptions } from './tensor/create';
+export { parameter, tensor, type TensorData, type TensorOptions } from './tensor/create';
 export { Parameter, Tensor } from './tensor/tensor';
 export type {
   CrossEntropyOptions,
@@ -26,12 +24,9 @@ export type {
   GenerateOptions,
   LoadAdapterOptions,
 } from './models/options';
-export { quantizeModel } from './models/quantize_model';
-export type { QuantizeModelOptions } from './models/quantize_model';
-export { convertAdapter } from './convert/convert_adapter';
-export type { AdapterFormat, ConvertAdapterOptions } from './convert/convert_adapter';
-export { convertModel } from './convert/convert_model';
-export type { ConvertModelOptions, GgufFormat } from './convert/convert_model';
+export { quantizeModel, type QuantizeModelOptions } from './models/quantize_model';
+export { convertAdapter, type AdapterFormat, type ConvertAdapterOptions } from './convert/convert_adapter';
+export { convertModel, type ConvertModelOptions, type GgufFormat } from './convert/convert_model';
 export type { SavedModel } from './models/save';
 export type { TrainAllOptions } from './models/trained_base';
 export type { QuantizeOptions } from './models/quantize_options';
@@ -69,15 +64,11 @@ export type {
   TurnsOptions,
 } from './text/tokenizer_options';
 export type { Turns } from './text/turns';
-export { LoRALinear } from './linear/lora_linear';
-export type { LoRALinearOptions } from './linear/lora_linear';
-export { AdamW } from './optim/adamw';
-export type { AdamWOptions, ParameterGroup } from './optim/adamw';
+export { LoRALinear, type LoRALinearOptions } from './linear/lora_linear';
+export { AdamW, type AdamWOptions, type ParameterGroup } from './optim/adamw';
 export { AdamW8bit } from './optim/adamw8bit';
-export { Lion } from './optim/lion';
-export type { LionOptions, LionParameterGroup } from './optim/lion';
-export { SGD } from './optim/sgd';
-export type { SGDOptions, SGDParameterGroup } from './optim/sgd';
+export { Lion, type LionOptions, type LionParameterGroup } from './optim/lion';
+export { SGD, type SGDOptions, type SGDParameterGroup } from './optim/sgd';
 export type { OptimizerName } from './options/table';
 export type { Optimizer, OptimizerGroup, OptimizerOptions } from './optim/optimizer';
 export { clipGradNorm } from './optim/clip';
@@ -112,10 +103,8 @@ export { openSafetensors, writeSafetensors } from './formats/safetensors';
 export type { OpenSafetensorsOptions, SafetensorsFile, SafetensorsTensor } from './formats/safetensors';
 export type { SafetensorsDType } from './formats/dtypes';
 export type { ReadLimits } from './formats/limits';
-export { estimateMemory } from './models/memory';
-export type { MemoryEstimate, MemoryOptions } from './models/memory';
-export { readAdapter, writeAdapter } from './peft/adapter_files';
-export type { AdapterFiles, ReadAdapterOptions } from './peft/adapter_files';
+export { estimateMemory, type MemoryEstimate, type MemoryOptions } from './models/memory';
+export { readAdapter, writeAdapter, type AdapterFiles, type ReadAdapterOptions } from './peft/adapter_files';
 export type { BottleneckConfig, BottleneckConfigInput, BottleneckPlacement } from './peft/bottleneck';
 export type { BottleneckActivation } from './linear/bottleneck';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';
