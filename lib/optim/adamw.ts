@@ -2,15 +2,9 @@
 import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { checkNumber } from '../validate';
-import {
-  Optimizer,
-  perElement,
-  type OptimizerGroup,
-  type OptimizerOptions,
-  type Rule,
-  type Update,
-} from './optimizer';
+import { Optimizer, type OptimizerGroup, type OptimizerOptions } from './optimizer';
 import { checkBetas } from './parameters';
+import { perElement, type Rule, type Update } from './rule';
 
 const op = 'AdamW';
 

@@ -3,7 +3,8 @@ import { call } from '../native/calls';
 import { momentBlock as block } from '../native/constants';
 import type { Parameter } from '../tensor/tensor';
 import { adamWRule, type AdamWOptions, type AdamWSettings, type ParameterGroup } from './adamw';
-import { Optimizer, type Rule, type StateTensor } from './optimizer';
+import { Optimizer } from './optimizer';
+import type { Rule, StateTensor } from './rule';
 
 const op = 'AdamW8bit';
 

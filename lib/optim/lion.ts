@@ -2,7 +2,8 @@
 import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { checkNumber } from '../validate';
-import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import { Optimizer, type OptimizerGroup, type OptimizerOptions } from './optimizer';
+import { perElement, type Rule } from './rule';
 import { checkBetas } from './parameters';
 
 const op = 'Lion';

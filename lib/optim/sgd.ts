@@ -2,7 +2,8 @@
 import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { check, checkBoolean, checkNumber, describe } from '../validate';
-import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import { Optimizer, type OptimizerGroup, type OptimizerOptions } from './optimizer';
+import { perElement, type Rule } from './rule';
 
 const op = 'SGD';
 
