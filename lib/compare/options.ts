@@ -19,8 +19,8 @@ import { methodNames, comparedMethod, type Axes, type MethodName } from './metho
 export const op = 'compareMethods';
 
 /**
- * How long each variant is trained: so many optimizer steps, with a cosine schedule, or so many minutes of steps, at a constant rate (a
- * schedule that falls would have to know how many steps there will be).
+ * How long each variant is trained: a number of optimizer steps, with a cosine schedule, or minutes of steps, at a constant rate (a decaying
+ * schedule has to know the number of steps).
  */
 export type CompareBudget = { steps: number } | { minutes: number };
 
@@ -32,17 +32,17 @@ export type CompareBudget = { steps: number } | { minutes: number };
  * const options: CompareOptions = { model: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' };
  */
 export interface CompareOptions extends FromPretrainedOptions {
-  /** The base model, as {@link CausalLM.fromPretrained} takes it. Either it or `modelDir` is given. */
+  /** The base model, as {@link CausalLM.fromPretrained} takes it. Pass either it or `modelDir`. */
   model?: string | URL | undefined;
   /** The same as `model`. */
   modelDir?: string | URL | undefined;
-  /** What is trained on: a file or folder for {@link loadDataset}, or examples that can be read more than once. */
+  /** The training data: a file or folder for {@link loadDataset}, or examples that can be read more than once. */
   data: string | URL | DataSource;
-  /** Held-out data, the same kinds; of a folder its valid. It chooses the learning rates, and measures every variant. */
+  /** Held-out data of the same kinds; of a folder, its valid split. It chooses the learning rates and measures every variant. */
   evalData: string | URL | DataSource;
-  /** How long each variant is trained. A trial of a learning rate has a quarter of it. */
+  /** How long each variant is trained. A trial of a learning rate gets a quarter of it. */
   budget: CompareBudget;
-  /** Holds a result for each variant, its adapter, and the report. A comparison that was stopped goes on there. */
+  /** The folder for results, adapters and the report. A stopped comparison resumes from it. */
   outDir: string;
   /** The methods: 'lora', 'dora', 'ia3', 'bottleneck', 'prompt', 'full'. Default: all but 'full', which takes the most memory, and a file as large as the model each. */
   methods?: readonly MethodName[] | undefined;
@@ -50,7 +50,7 @@ export interface CompareOptions extends FromPretrainedOptions {
   ranks?: readonly number[] | undefined;
   /** α: numbers, or multiples of the rank such as 'r', '2r', '0.5r'. Default ['2r']. */
   alphas?: readonly (number | string)[] | undefined;
-  /** Layers: 'attention', 'mlp', 'all-linear', or names of modules with + between them, 'q_proj+v_proj'. Default ['all-linear']. */
+  /** Layers: 'attention', 'mlp', 'all-linear', or module names joined with +, 'q_proj+v_proj'. Default ['all-linear']. */
   targets?: readonly string[] | undefined;
   /** How many seeds each setting is trained with: 0, 1, …. Default 3. */
   seeds?: number | undefined;
@@ -58,27 +58,27 @@ export interface CompareOptions extends FromPretrainedOptions {
   learningRates?: readonly number[] | undefined;
   /** Examples in a batch. Default 4. */
   batchSize?: number | undefined;
-  /** Batches whose gradients make one step. Default 1. */
+  /** Number of batches whose gradients are summed for a step. Default 1. */
   gradientAccumulationSteps?: number | undefined;
   /** Less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
-  /** Of files: longer examples are cut to this many tokens, and to what the context holds behind virtual tokens. Default 512. */
+  /** Of files: longer examples are cut to this many tokens, and to what fits the context beside virtual tokens. Default 512. */
   maxLength?: number | undefined;
   /** Of files: which tokens count, as in {@link loadDataset}. */
   trainOn?: 'all' | 'completion' | undefined;
   /** Of files, as in {@link loadDataset}. */
   chatTemplate?: string | null | undefined;
-  /** Of files: special tokens that messages spell become tokens, as in {@link loadDataset}. Default false. */
+  /** Of files: lets messages contain special tokens by their spelling, as in {@link loadDataset}. Default false. */
   allowSpecialTokens?: boolean | undefined;
-  /** Of files: the names under which rows have what is read, as in {@link loadDataset}. */
+  /** Of files: the names of the columns, as in {@link loadDataset}. */
   columns?: Readonly<Record<string, string>> | undefined;
-  /** Only so many rows of `evalData` are measured, from the first on. Default: all. */
+  /** Measures only the first rows of `evalData`. Default: all. */
   evalLimit?: number | undefined;
-  /** Most tokens of a written answer, as in {@link CausalLM.evaluateTask}. */
+  /** Maximum tokens of an answer, as in {@link CausalLM.evaluateTask}. */
   maxNewTokens?: number | undefined;
-  /** Texts that end a written answer, as in {@link CausalLM.generate}. */
+  /** Texts that end an answer, as in {@link CausalLM.generate}. */
   stop?: string | readonly string[] | undefined;
-  /** An abort rejects with its reason; the same call goes on later with the variant that was under way. */
+  /** An abort rejects with its reason; the same call later resumes with the interrupted variant. */
   signal?: AbortSignal | undefined;
 }
 

@@ -35,45 +35,45 @@ import { partCharacters, TextPieces } from './text_pieces';
 
 /** How a data set is read. */
 export interface LoadDatasetOptions {
-  /** Needed for text; data of { inputIds } does without. */
+  /** Required for text, not for rows of { inputIds }. */
   tokenizer?: TextEncoder | undefined;
   /** Longer examples are cut to this many tokens (plain text: split). Default 512. */
   maxLength?: number | undefined;
   /** Which tokens count: 'completion', the default for conversations and answers, those of the assistant; 'all', the only one for text. */
   trainOn?: 'all' | 'completion' | undefined;
   /**
-   * Jinja text that writes conversations, { prompt, completion } and { instruction, input?, output } in the place of the model's template; null
-   * writes prompt and completion one after the other.
+   * Jinja text that writes conversations, { prompt, completion } and { instruction, input?, output } instead of the model's template; null
+   * concatenates prompt and completion.
    */
   chatTemplate?: string | null | undefined;
   /**
-   * What messages spell like a special token becomes that token, as in transformers. Default false: it stays text. Rows of { text }, and others that go
-   * through no template, are texts in which each spelling is the token.
+   * Lets messages contain special tokens by their spelling, as in transformers. Default false: they stay text. In rows of { text }, and others that use
+   * no template, every spelling is the token.
    */
   allowSpecialTokens?: boolean | undefined;
   /**
-   * The names under which rows have what is read: `{ prompt: 'q', completion: 'a' }` for rows of { q, a }. Keys are those of the kinds of rows.
-   * Default: rows have these names themselves.
+   * The names of the columns: `{ prompt: 'q', completion: 'a' }` for rows of { q, a }. Keys are those of the kinds of rows.
+   * Default: the same as the keys.
    */
   columns?: Readonly<Record<string, string>> | undefined;
-  /** Which file of a folder is read: train.jsonl, valid.jsonl, test.jsonl, or one of these names with another ending. Default 'train'. */
+  /** Which file of a folder is read: train.jsonl, valid.jsonl, test.jsonl, or one of these names with another extension. Default 'train'. */
   split?: DataSplit | undefined;
-  /** A line, record or object with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
+  /** Maximum bytes of a line, record or object; at most 2²⁹ − 24, the limit of a string. Default 64 MiB. */
   maxLineBytes?: number | undefined;
-  /** More rows (of plain text: pieces) are ERR_DATA. Default 10000000. */
+  /** Maximum number of rows (of plain text: pieces). Default 10000000. */
   maxRows?: number | undefined;
-  /** gzip data that hold more bytes are ERR_DATA. Default 2 GiB. */
+  /** Maximum bytes that gzip data expand to. Default 2 GiB. */
   maxUnzippedBytes?: number | undefined;
-  /** So are those that hold more than this many times their own bytes; the first 4 MiB are always read. Default 100. */
+  /** Maximum compression ratio of gzip data; the first 4 MiB are always read. Default 100. */
   maxUnzippedRatio?: number | undefined;
   /**
-   * false: only the places of the rows are kept, and each row is read and encoded when it is wanted, so that the file may be larger than memory.
-   * All rows are checked first nevertheless. For plain JSONL. Default true.
+   * false: keeps only the positions of the rows and reads and encodes each when it is needed, so that the file may be larger than memory.
+   * All rows are still checked first. For plain JSONL. Default true.
    */
   inMemory?: boolean | undefined;
-  /** The path may name a FIFO, a terminal or a device, such as /dev/stdin: it is read until it ends. Default false: ERR_FILE. */
+  /** Allows a FIFO, a terminal or a device, such as /dev/stdin, which is read to its end. Default false: ERR_FILE. */
   stream?: boolean | undefined;
-  /** An abort rejects with its reason, also while a stream gives nothing. */
+  /** An abort rejects with its reason, even while a stream is waiting. */
   signal?: AbortSignal | undefined;
 }
 

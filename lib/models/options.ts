@@ -16,39 +16,39 @@ import type { ModelDType } from './weights';
 
 /** The options of {@link CausalLM.fromPretrained}. */
 export interface FromPretrainedOptions extends SourceOptions {
-  /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
+  /** The dtype of activations; frozen weights are at most as wide. Default 'auto': as in the files, with f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType | undefined;
   /**
-   * Quantizes the matrices while they are loaded: 'nf4' keeps 4.5 bits of each weight, 'int8' 8. Default: as the files have them. A base
-   * that is quantized already needs no option.
+   * Quantizes the matrices while loading: 'nf4' to 4.5 bits per weight, 'int8' to 8. Default: as in the files. A base
+   * that is already quantized needs no option.
    */
   quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
-  /** Where weights lie and ops run; 'auto' is the best device that there is, as {@link CausalLM.device} then says. Default 'cpu'. */
+  /** The device for weights and ops; 'auto' is the best available one, which {@link CausalLM.device} then names. Default 'cpu'. */
   device?: Device | 'auto' | (string & {}) | undefined;
-  /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
+  /** Limits for the files, to raise if the defaults refuse a model that you trust. */
   limits?: ReadLimits | undefined;
   /** Also checked between tensors; an abort rejects with its reason and frees what was loaded. */
   signal?: AbortSignal | undefined;
-  /** Called while a name of the hub is found and downloaded, and after every tensor: bytes so far and in all. */
+  /** Called while a name of the hub is resolved and downloaded, and after every tensor, with the bytes so far and in total. */
   onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
 /** The options of {@link CausalLM.forward}. */
 export interface ForwardOptions {
-  /** What each position is to be: rows as ids, −100 counts nothing. Do not shift them: position t predicts the label of t + 1. */
+  /** The label of each position, in rows like ids; −100 does not count. Do not shift them: position t predicts the label of t + 1. */
   labels?: TokenRows | undefined;
   /**
    * Several texts in one row: the number of the text of each token, 0 for padding; rows as ids. Attention and positions stay inside each text,
    * and no token is predicted from another text.
    */
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
-  /** How the losses of all labels that count become one number. Default 'mean'. */
+  /** How the losses of all counted labels are combined. Default 'mean'. */
   reduction?: 'mean' | 'sum' | undefined;
   /** Also return logits, which are large. Default: when there are no labels. */
   logits?: boolean | undefined;
   /**
-   * A name, an Adapter, or null for the base alone; or a list with one of these for each row, whose logits and gradients are then those of a
-   * call of its own. While one is merged, ERR_BUSY. Default: the active adapter, or what is merged.
+   * A name, an Adapter, or null for the base alone; or a list with one of these per row, whose logits and gradients are then as in separate
+   * calls. ERR_BUSY while an adapter is merged. Default: the active adapter, or the merged weights.
    */
   adapter?: string | Adapter | null | readonly (string | Adapter | null)[] | undefined;
   /** Keeps only the input of each block for backward(), which computes the block once more: less memory, more time, the same bits. Default false. */
@@ -83,18 +83,18 @@ export interface ForwardOutput<O extends ForwardOptions> {
 /** The options of {@link CausalLM.loadAdapter}. */
 export interface LoadAdapterOptions<Name extends AdapterMethodName = AdapterMethodName>
   extends AddAdapterOptions, SourceOptions {
-  /** What the adapter has to be; one of another method is refused. Default: any. */
+  /** The method that the adapter must have; others are refused. Default: any. */
   method?: Name | undefined;
   /** Whether its parameters get gradients. Default false. */
   trainable?: boolean | undefined;
-  /** Bounds on what its files may ask for. */
+  /** Limits for its files. */
   limits?: ReadLimits | undefined;
 }
 
-/** The options of {@link CausalLM.generate}. Those of a conversation are for a prompt of messages. */
+/** The options of {@link CausalLM.generate}; those of a conversation apply to a prompt of messages. */
 export interface GenerateOptions extends SamplingOptions, ChatVariables {
-  /** The last message is the beginning of the assistant's answer: the text is what follows it. Default false. */
+  /** Continues the last message, which is the beginning of the assistant's answer; the text is the continuation. Default false. */
   continueAssistant?: boolean | undefined;
-  /** A name, an Adapter, or null for the base alone; while one is merged, ERR_BUSY. Default: the active adapter, or what is merged. */
+  /** A name, an Adapter, or null for the base alone; ERR_BUSY while an adapter is merged. Default: the active adapter, or the merged weights. */
   adapter?: string | Adapter | null | undefined;
 }

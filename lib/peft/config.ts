@@ -24,14 +24,14 @@ export interface LoRAConfig {
   r: number;
   /** The update is scaled by loraAlpha / r, or loraAlpha / √r with useRslora. */
   loraAlpha: number;
-  /** Probability by which elements of the LoRA branch's input are dropped in training. */
+  /** Probability of dropping elements of the LoRA branch's input in training. */
   loraDropout: number;
   /**
    * Which linear modules: names that equal a module's path or its end (after a dot), or one Python regular
    * expression for the whole path, or 'all-linear' for every one except the output embedding.
    */
   targetModules: readonly string[] | string;
-  /** Modules left out although they are targets: names, or a regular expression. */
+  /** Targets to exclude: names, or a regular expression. */
   excludeModules: readonly string[] | string | null;
   /** Indices of the layers to adapt; null for all. Not together with a regular expression as targetModules. */
   layersToTransform: readonly number[] | null;
@@ -41,11 +41,11 @@ export interface LoRAConfig {
   rankPattern: Readonly<Record<string, number>>;
   /** The same for loraAlpha. */
   alphaPattern: Readonly<Record<string, number>>;
-  /** Scales by α/√r in place of α/r. */
+  /** Scales by α/√r instead of α/r. */
   useRslora: boolean;
   /** Splits each weight into magnitude and direction, and trains both (DoRA). */
   useDora: boolean;
-  /** Linear modules that are trained whole, in the place of a low-rank change: names that equal a path or its end. */
+  /** Linear modules to train whole instead of by a low-rank change: names that equal a path or its end. */
   modulesToSave: readonly string[] | null;
   /** Biases are not trained. */
   bias: 'none';
@@ -60,20 +60,20 @@ export interface LoRAConfig {
  * const config: LoRAConfigInput = { r: 16, loraAlpha: 32, targetModules: ['q_proj', 'v_proj'], rankPattern: { v_proj: 4 } };
  */
 export interface LoRAConfigInput {
-  /** LoRA is what is meant where there is none. */
+  /** LoRA is the default. */
   method?: 'lora' | undefined;
   /** The rank of the update. Default 16. */
   r?: number | undefined;
   /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 2·r. */
   loraAlpha?: number | undefined;
-  /** The probability with which elements of the LoRA branch's input are dropped in training. Default 0. */
+  /** Probability of dropping elements of the LoRA branch's input in training. Default 0. */
   loraDropout?: number | undefined;
   /**
    * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
-   * whole path (without look-around and references to groups, since patterns come from strangers), or 'all-linear' for every one except the output embedding. Default 'all-linear'.
+   * whole path (without look-around and back-references, because patterns may be untrusted), or 'all-linear' for every one except the output embedding. Default 'all-linear'.
    */
   targetModules?: readonly string[] | string | null | undefined;
-  /** Layers left out although they are targets. Default: none. */
+  /** Targets to exclude. Default: none. */
   excludeModules?: readonly string[] | string | null | undefined;
   /** Indices of the blocks to adapt, from 0; not beside a regular expression as `targetModules`. Default: all. */
   layersToTransform?: readonly number[] | number | null | undefined;
@@ -88,12 +88,12 @@ export interface LoRAConfigInput {
   /** DoRA (Liu et al., 2024): a magnitude per output is trained beside up and down. Default false. */
   useDora?: boolean | undefined;
   /**
-   * Linear layers that are trained whole, such as ['lm_head'], beside the low-rank changes of the targets. Default: none.
+   * Linear layers to train whole, such as ['lm_head'], besides the low-rank changes of the targets. Default: none.
    */
   modulesToSave?: readonly string[] | null | undefined;
   /** Biases are not trained: 'none' is the only value. */
   bias?: 'none' | undefined;
-  /** How up and down begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
+  /** Initial values of up and down: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
   initLoraWeights?: boolean | 'gaussian' | undefined;
 }
 

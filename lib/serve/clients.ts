@@ -8,9 +8,9 @@ import type { Incoming } from './exchange';
 export interface ApiKey {
   /** The secret. */
   key: string;
-  /** What logs and metrics call its holder. Default: 'key-1', 'key-2', … by its place. */
+  /** The name of its holder in logs and metrics. Default: 'key-1', 'key-2', … by position. */
   name?: string | undefined;
-  /** Requests that its holder may have at once, waiting ones included; one more is 429. Default: no limit of its own. */
+  /** Maximum number of open requests of its holder, waiting ones included; one more gets 429. Default: no limit. */
   maxConcurrent?: number | undefined;
 }
 

@@ -2,9 +2,9 @@
 import { check, checkOptions, describe } from '../validate';
 import type { Incoming, Outgoing } from './exchange';
 
-/** Pages that may ask from a browser. */
+/** Which pages may use the server from a browser. */
 export interface CorsOptions {
-  /** Their origins, such as 'https://app.example'; '*' is every page. */
+  /** Their origins, such as 'https://app.example'; '*' allows every page. */
   origin: string | readonly string[];
 }
 

@@ -9,11 +9,11 @@ import type { ApiKey } from './clients';
 import { Cors, type CorsOptions } from './cors';
 import { checkAllowedHosts } from './site';
 
-/** Where events go: what pino, winston and console have. */
+/** A log: pino, winston or console. */
 export interface ServeLogger {
-  /** One line for each request that has ended. */
+  /** Gets one line per finished request. */
   info(fields: object, message: string): void;
-  /** Failures that are no mistakes of a client, with the error as `err`. */
+  /** Gets failures that are not a client's mistake, with the error as `err`. */
   error(fields: object, message: string): void;
 }
 
@@ -21,61 +21,61 @@ export interface ServeLogger {
 export interface OpenAIHandlerOptions {
   /** The name of the base model in requests. Default: its name on the hub, else that of its folder. */
   modelName?: string | undefined;
-  /** Folders of PEFT adapters, or their names on the hub, by the names that requests use. An adapter is loaded when it is first asked for. */
+  /** Folders of PEFT adapters, or their names on the hub, by the names that requests use. Each is loaded when a request first asks for it. */
   adapters?: Readonly<Record<string, string | URL>> | undefined;
-  /** Most of these adapters in memory; the one that was used longest ago leaves, one in use does not. Default 16. */
+  /** Maximum number of these adapters in memory; the least recently used one that no request uses is evicted. Default 16. */
   maxAdapters?: number | undefined;
   /**
-   * A folder that requests may load adapters from: with /v1/load_lora_adapter, or by naming one of its folders as their model. Links that
-   * lead out of it are refused. Default: requests load nothing.
+   * A folder from which requests may load adapters: with /v1/load_lora_adapter, or by naming a folder in it as their model. Links out of it
+   * are refused. Default: requests cannot load adapters.
    */
   allowLoadFrom?: string | URL | undefined;
-  /** Keys that requests must carry one of. Default: none, and everybody who can connect may ask. */
+  /** API keys, of which a request must have one. Default: none, so everybody who can connect may use the server. */
   apiKeys?: readonly (string | ApiKey)[] | undefined;
   /**
-   * Names by which requests may reach the server, beside localhost, 127.0.0.1 and [::1]; others are 403, and so are pages of other sites
-   * (`Origin`). Default: no others, for requests that come to an address of this machine where there are no keys;
-   * elsewhere, and for a `Request`, which does not say to which address it came, any name.
+   * Host names, besides localhost, 127.0.0.1 and [::1], under which requests may reach the server; others get 403, and so do pages of other
+   * sites (`Origin`). Default: no others for requests to a loopback address of a server without keys; otherwise, and for a `Request`,
+   * which has no address, any name.
    */
   allowedHosts?: readonly string[] | undefined;
-  /** Texts that are given to the engine at once; its `maxBatchSize` is a good number. Default 16. */
+  /** Maximum number of texts in the engine at once; its `maxBatchSize` is a good value. Default 16. */
   maxRunning?: number | undefined;
-  /** Requests that wait for their turn; one more is 429. Default 256. */
+  /** Maximum number of waiting requests; one more gets 429. Default 256. */
   maxQueued?: number | undefined;
-  /** Tokens of texts whose request names no limit, as far as the model's context allows. Default 1024. */
+  /** Maximum tokens of a text if the request sets no limit, within the model's context. Default 1024. */
   defaultMaxNewTokens?: number | undefined;
   /**
    * The earlier name of `defaultMaxNewTokens`.
-   * @deprecated Say `defaultMaxNewTokens`.
+   * @deprecated Use `defaultMaxNewTokens`.
    */
   defaultMaxTokens?: number | undefined;
-  /** What messages and tools spell like a special token becomes that token: whoever writes them can then end a turn. Default false. */
+  /** Lets messages and tools contain special tokens by their spelling, so that whoever writes them can end a turn. Default false. */
   allowSpecialTokens?: boolean | undefined;
-  /** The temperature of requests that name none. Default: what generation_config.json says, else 1, as OpenAI has it. */
+  /** The temperature if the request sets none. Default: that of generation_config.json, else 1, as with OpenAI. */
   defaultTemperature?: number | undefined;
-  /** Most messages of a conversation, which a template reads in one piece. Default 1024. */
+  /** Maximum number of messages in a conversation, because a template renders them in one piece. Default 1024. */
   maxMessages?: number | undefined;
-  /** Most bytes of a request's body; more is 413. Default 4 MiB. */
+  /** Maximum bytes of a request's body; more gives 413. Default 4 MiB. */
   maxBodyBytes?: number | undefined;
   /**
-   * Most bytes of the bodies that arrive, or whose requests wait for their turn; where there are more, the client with most of them gets 429.
+   * Maximum bytes of all bodies that arrive or whose requests wait; beyond it, the client with the most gets 429.
    * Default 64 MiB.
    */
   maxWaitingBytes?: number | undefined;
-  /** Milliseconds within which a body has to come; 408 after it. Default 30000. */
+  /** Milliseconds for a body to arrive; then 408. Default 30000. */
   bodyTimeoutMs?: number | undefined;
-  /** Milliseconds after which a stream ends that its client does not read. Default 60000. */
+  /** Milliseconds after which a stream that its client does not read is ended. Default 60000. */
   stallTimeoutMs?: number | undefined;
   /**
-   * Answers GET / with a page on which people chat with the models and compare two of them. It needs no key; what it asks for carries
-   * the one that is typed there. Default false.
+   * Serves a page at GET / for chatting with the models and comparing two of them. The page needs no key; its requests send the one that is
+   * typed there. Default false.
    */
   page?: boolean | undefined;
-  /** Pages of other origins that may ask from a browser. Default: none. */
+  /** Other origins whose pages may use the server from a browser. Default: none. */
   cors?: CorsOptions | undefined;
-  /** Gets one line for each request, and failures. Default: none. */
+  /** Gets one line per request, and failures. Default: none. */
   logger?: ServeLogger | undefined;
-  /** Puts prompts and texts into these lines. Default false. */
+  /** Also logs prompts and texts. Default false. */
   logPrompts?: boolean | undefined;
 }
 

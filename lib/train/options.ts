@@ -23,7 +23,7 @@ const schedules = {
   cosine: cosineSchedule,
   wsd: wsdSchedule,
 } as const satisfies Record<(typeof trainerOptions.schedule.choices)[number], unknown>;
-/** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}, {@link wsdSchedule}. */
+/** How the learning rate changes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}, {@link wsdSchedule}. */
 export type ScheduleName = keyof typeof schedules;
 
 /**
@@ -35,62 +35,62 @@ export type ScheduleName = keyof typeof schedules;
 export interface TrainerOptions {
   /** The model, with a trainable active adapter, or after `trainAll()`. */
   model: CausalLM;
-  /** The examples; shuffled anew in every epoch, by `seed`: all of them where `data` says its length, else in a window. */
+  /** The examples, shuffled in every epoch, by `seed`: as a whole if `data` has a length, else in a window. */
   data: DataSource;
   /** Held-out examples, for `evalEvery`. */
   evalData?: DataSource | undefined;
   /**
-   * The final adapter or model, and checkpoint-N folders while it runs. Nothing is written when absent. A checkpoint of a whole model is a model directory
-   * with the state of the optimizer (f32, AdamW: 12 bytes a parameter); a disk without room for the run's is refused before the first step.
+   * The folder for the final adapter or model, and for checkpoint-N folders during the run. If absent, nothing is written. A checkpoint of a whole model is a
+   * model directory with the optimizer's state (f32, AdamW: 12 bytes per parameter); too little disk space is an error before the first step.
    */
   outDir?: string | undefined;
   /** Steps, epochs or tokens; one of them. Default: one epoch. */
   maxSteps?: number | undefined;
   /** Passes over the data. */
   epochs?: number | undefined;
-  /** Tokens, padding excluded: the run ends with the step that reaches them. */
+  /** Tokens, without padding; the run ends with the step that reaches this number. */
   maxTokens?: number | undefined;
   /** Examples in a batch, padded to the longest of them. Default 4. */
   batchSize?: number | undefined;
-  /** Batches whose gradients make one step. Default 1. */
+  /** Number of batches whose gradients are summed for a step. Default 1. */
   gradientAccumulationSteps?: number | undefined;
   /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4. */
   lr?: number | undefined;
   /** The factor on `lr` over the steps. Default 'cosine'. */
   schedule?: ScheduleName | undefined;
-  /** Steps in which the learning rate rises from 0, or below 1 their share of all steps. Default 0. */
+  /** Steps over which the learning rate rises from 0; below 1, their share of all steps. Default 0. */
   warmupSteps?: number | undefined;
-  /** Steps of the fall at the end of the 'wsd' schedule, or below 1 their share of all steps. Default 0.1. */
+  /** Steps over which the 'wsd' schedule falls at its end; below 1, their share of all steps. Default 0.1. */
   decaySteps?: number | undefined;
-  /** The decay of the weights: decoupled in AdamW (in 8 bits, too) and Lion, part of the gradient in SGD. Default 0. */
+  /** Weight decay: decoupled in AdamW (also with 8 bits) and Lion, part of the gradient in SGD. Default 0. */
   weightDecay?: number | undefined;
-  /** Of all gradients together; 0 turns clipping off. Default 1. */
+  /** Maximum norm of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number | undefined;
   /**
-   * Several examples in a row of at most `packLength` tokens, so that no time goes into padding; attention stays inside each. `batchSize` counts rows
-   * then. Default false.
+   * Puts several examples into a row of at most `packLength` tokens instead of padding; attention stays inside each. `batchSize` then counts
+   * rows. Default false.
    */
   packing?: boolean | undefined;
   /** Tokens of a row with `packing`. Default: the `maxLength` of the data set, else 2048. */
   packLength?: number | undefined;
   /**
-   * Batches of examples of similar lengths, so that little of them is padding; which ones meet, and the order of the batches, is decided by `seed`. For data
-   * that says its `length`. Default false.
+   * Batches examples of similar lengths to reduce padding; `seed` determines the batches and their order. For data with a
+   * `length`. Default false.
    */
   groupByLength?: boolean | undefined;
   /** Keeps only the input of each block for the backward pass, which computes the block once more: less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
-  /** Decides the order of the data, and the rounding of weights that are trained with `stochasticRounding`. Default 0. */
+  /** Seed of the order of the data, and of the rounding of weights trained with `stochasticRounding`. Default 0. */
   seed?: number | undefined;
-  /** How many examples of data without a `length` are held to draw the next one from; such data may be endless. Default 1000. */
+  /** For data without a `length`, which may be endless: the number of examples from which the next one is drawn. Default 1000. */
   shuffleWindow?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number | undefined;
   /** Stops when evaluations no longer improve. The adapter is then that of the last step, unless `keepBest` is given. */
   earlyStopping?: EarlyStopping | undefined;
   /**
-   * Ends with the adapter of the best evaluation, in `outDir` and in memory; that of the last step where no evaluation gave a number. Until then it
-   * lies in a checkpoint, which `saveLimit` does not remove, and stays there. Default false: the adapter of the last step.
+   * Ends with the adapter of the best evaluation, in `outDir` and in memory, or that of the last step if no evaluation gave a number. Its checkpoint
+   * is kept whatever `saveLimit` says. Default false: the adapter of the last step.
    */
   keepBest?: boolean | undefined;
   /** Noise on the embeddings while training, which may make answers better (NEFTune, Jain et al. 2023): uniform, times α/√(L·d) for a text of L tokens of width d. Default: none. */
@@ -98,16 +98,16 @@ export interface TrainerOptions {
   /** Steps between checkpoints in `outDir`. Default: none. */
   saveEvery?: number | undefined;
   /**
-   * Goes on from a checkpoint, bit for bit as if the run had not stopped: from the newest in `outDir` (true; where it holds no run yet, the run
-   * begins), or from the folder that is named. With more `maxSteps` or `epochs` it goes on beyond its end: the rate is then that of the schedule
-   * over all steps, which the steps before did not have.
+   * Resumes from a checkpoint, bit for bit as if the run had not stopped: from the newest in `outDir` (true; if it holds no run yet, a new run
+   * starts), or from the given folder. With more `maxSteps` or `epochs` the run continues beyond its original end, with the rate of the schedule
+   * over all steps.
    */
   resume?: boolean | string | undefined;
-  /** How many checkpoints `outDir` keeps, beside that of the best evaluation; older ones are removed when a newer one is whole. Default 2. */
+  /** How many checkpoints `outDir` keeps, besides that of the best evaluation; older ones are removed when a newer one is complete. Default 2. */
   saveLimit?: number | undefined;
   /**
-   * Writes `report.html` beside the final adapter: curves, settings, samples of text before and after; also where the run is aborted or fails after a
-   * checkpoint, without the samples. Default false.
+   * Writes `report.html` beside the final adapter: curves, settings, sample texts before and after. If the run is aborted or fails after a
+   * checkpoint, it has no samples. Default false.
    */
   report?: boolean | undefined;
   /** What is trained: the active adapter, or the weights after `model.trainAll()`. Default: 'all' after that, else 'adapter'. */
@@ -115,7 +115,7 @@ export interface TrainerOptions {
   /** Which of its parameters are trained. Default: all of them. */
   parameters?: readonly Parameter[] | undefined;
   /**
-   * Takes the steps: a name, for one with `lr` and `weightDecay`, or an optimizer of your own, which is not disposed at the end. Default 'adamw'.
+   * The optimizer: a name, to create one with `lr` and `weightDecay`, or your own, which is not disposed at the end. Default 'adamw'.
    */
   optimizer?: OptimizerName | Optimizer | undefined;
   /**
