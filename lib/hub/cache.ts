@@ -1,5 +1,5 @@
 /** The cache of Python's huggingface_hub: models--org--name/{blobs,refs,snapshots}, and the locks beside it. */
-import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
+import { copyFile, lstat, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
 import { dirname, join, relative, sep } from 'node:path';
 import { makeDirectory, writeFileAtomic } from '../formats/atomic';
 import type { FolderFile } from '../formats/links';
@@ -206,5 +206,3 @@ export async function lockFiles({ cache, id }: CachedRepository): Promise<string
   const names = await readdir(dir).catch((): string[] => []);
   return names.filter((name) => name.endsWith('.lock')).map((name) => join(dir, name));
 }
-
-export const ensureFolder = (dir: string): Promise<unknown> => mkdir(dir, { recursive: true });

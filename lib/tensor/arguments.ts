@@ -9,12 +9,6 @@ export function checkFloat(op: string, x: Tensor, name: string): void {
   check(x.dtype !== 'i32', op, () => `expected ${name} to hold floats but received ${x.toString()}`);
 }
 
-/** A live i32 tensor. */
-export function checkIds(op: string, x: Tensor, name: string): void {
-  handleOf(x, op, name);
-  check(x.dtype === 'i32', op, () => `expected ${name} to be i32 but received ${x.toString()}`);
-}
-
 export function checkSameDevice(op: string, name: string, device: string, wanted: string): void {
   check(device === wanted, op, `expected ${name} on ${wanted} but received it on ${device}`);
 }

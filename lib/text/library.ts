@@ -34,7 +34,6 @@ export interface Model {
   readonly unk_token_id: number | undefined;
   readonly unk_token: string | undefined;
   readonly fuse_unk: boolean;
-  readonly bpe_ranks?: ReadonlyMap<string, number>;
   readonly merges?: readonly (readonly [string, string])[];
   readonly end_of_word_suffix?: string;
   readonly continuing_subword_suffix?: string | null;
