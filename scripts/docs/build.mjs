@@ -4,9 +4,7 @@
 // Fails, with every reason at once, on dead links and anchors, unreachable pages, pages outside docs/site.json, and
 // public names without a place in the reference or without a doc comment.
 //
-// VitePress 1.6 and typedoc-plugin-markdown were tried in its place (2026-11-29). They bring 150 packages of 150 MB where this needs three
-// of 12 MB, and pages whose scripts are ES modules at absolute addresses, which browsers do not load from disk. They would replace 640 of
-// the 1,330 lines here (Markdown, layout, reading the types, search); areas, checks, links out of code and most of the style would stay.
+// Why this is not VitePress: docs/internals/own-code.md.
 import {
   copyFileSync,
   existsSync,
