@@ -1,41 +1,41 @@
-/** What a comparison tells while it goes on, and what it gives. */
+/** The events and results of a comparison. */
 import type { Setting, Variant, MethodName } from './methods';
 
 /** A text that a variant wrote. */
 export interface ComparedText {
   /** What the model read. */
   prompt: string;
-  /** What the data says. */
+  /** The expected answer. */
   expected: string;
-  /** What the model wrote, greedily, 64 tokens at most. */
+  /** The model's answer, greedy, at most 64 tokens. */
   text: string;
 }
 
 /** How good a model is on the held-out data. */
 export interface HeldOutScores {
-  /** The mean of −log p over all tokens that count, in nats. */
+  /** The mean of −log p over all counted tokens, in nats. */
   loss: number;
-  /** The share of answers that are those of the data; where its rows have prompts. */
+  /** The share of exactly right answers, if the rows have prompts. */
   exactMatch?: number;
   /** The mean F1 of the words of answers, as of {@link TaskScores}. */
   f1?: number;
-  /** What it writes for the first five prompts. */
+  /** Its answers to the first five prompts. */
   samples: ComparedText[];
 }
 
-/** What a variant cost and was worth. */
+/** The cost and the quality of a variant. */
 export interface VariantResult extends Variant, Partial<HeldOutScores> {
-  /** Its name, also that of its folder in `outDir/adapters`. */
+  /** Its name, which is also that of its folder in `outDir/adapters`. */
   id: string;
   /** The learning rate, before the schedule. */
   lr: number;
   /** How many numbers were trained. */
   trainableParameters: number;
-  /** The most bytes of tensors that were held at once while it was trained: base, adapter, optimizer, activations, workspace. */
+  /** Peak bytes of tensors while it was trained: base, adapter, optimizer, activations, workspace. */
   peakBytes: number;
   /** Optimizer steps. */
   steps: number;
-  /** Tokens of these steps, padding excluded. */
+  /** Tokens of these steps, without padding. */
   tokens: number;
   /** Seconds of these steps. */
   seconds: number;
@@ -45,7 +45,7 @@ export interface VariantResult extends Variant, Partial<HeldOutScores> {
   curve: [step: number, loss: number][];
   /** Bytes of the file of weights. */
   fileBytes?: number;
-  /** Why there are no scores: the loss was no number, or memory ran out. */
+  /** Why there are no scores: the loss was not finite, or memory ran out. */
   failed?: string;
 }
 
@@ -55,7 +55,7 @@ export interface Trial {
   method: MethodName;
   /** The learning rate. */
   lr: number;
-  /** The held-out loss after a quarter of the budget; null where the loss was no number, or memory ran out. */
+  /** The held-out loss after a quarter of the budget; null if the loss was not finite, or memory ran out. */
   loss: number | null;
 }
 
@@ -65,15 +65,15 @@ export interface ChosenRate {
   method: MethodName;
   /** The rate with the lowest held-out loss. */
   lr: number;
-  /** Whether it is the lowest or the highest that was tried: one further out may be better. */
+  /** Whether it is the lowest or the highest that was tried, so that one further out may be better. */
   atEdge: boolean;
-  /** The setting with which the rates were tried. */
+  /** The setting used to try the rates. */
   setting: Setting;
   /** All that were tried. */
   trials: Trial[];
 }
 
-/** A mean over seeds, and how far they lie apart. */
+/** Mean and range over seeds. */
 export interface Spread {
   /** The mean. */
   mean: number;
@@ -95,9 +95,9 @@ export interface ComparisonRow extends Setting {
   failed?: string;
   /** How many numbers were trained. */
   trainableParameters: number;
-  /** Their part of all numbers, those of the base and the trained ones, from 0 to 1. */
+  /** Their share of all numbers, those of the base included, from 0 to 1. */
   share: number;
-  /** The most bytes of tensors, of any seed. */
+  /** Peak bytes of tensors over all seeds. */
   peakBytes: number;
   /** Tokens per second of training. */
   tokensPerSecond: Spread;
@@ -105,7 +105,7 @@ export interface ComparisonRow extends Setting {
   steps: number;
   /** The held-out loss. */
   loss?: Spread;
-  /** The share of answers that are those of the data. */
+  /** The share of exactly right answers. */
   exactMatch?: Spread;
   /** The mean F1 of the words of answers. */
   f1?: Spread;
@@ -115,7 +115,7 @@ export interface ComparisonRow extends Setting {
 
 /** What {@link compareMethods} gives. */
 export interface Comparison {
-  /** The question: everything that the figures depend on. */
+  /** Everything that the figures depend on. */
   question: Record<string, unknown>;
   /** How many numbers the base has. */
   baseParameters: number;
@@ -133,13 +133,13 @@ export interface Comparison {
   file: string;
 }
 
-/** The comparison begins, or goes on. */
+/** The comparison starts or resumes. */
 export interface CompareStartEvent {
   /** Which event it is. */
   type: 'start';
   /** How many variants there are. */
   variants: number;
-  /** How many have results already. */
+  /** How many already have results. */
   done: number;
   /** How many learning rates are tried. */
   trials: number;
@@ -165,13 +165,13 @@ export interface CompareStepEvent {
   id: string;
   /** The number of the step, from 1. */
   step: number;
-  /** How many there will be; undefined with a budget of minutes. */
+  /** The number of steps; undefined with a budget of minutes. */
   maxSteps: number | undefined;
   /** The training loss of the step. */
   loss: number;
 }
 
-/** A variant has its result, which is on disk. */
+/** The result of a variant is on disk. */
 export interface VariantEvent {
   /** Which event it is. */
   type: 'variant';
@@ -179,11 +179,11 @@ export interface VariantEvent {
   result: VariantResult;
   /** How many variants have results. */
   done: number;
-  /** Of so many. */
+  /** How many variants there are. */
   variants: number;
 }
 
-/** All is done and written. */
+/** Everything is done and written. */
 export interface CompareEndEvent {
   /** Which event it is. */
   type: 'end';
@@ -191,7 +191,7 @@ export interface CompareEndEvent {
   comparison: Comparison;
 }
 
-/** What {@link compareMethods} tells while it goes on: `type` says which it is. */
+/** The events of {@link compareMethods}, told apart by `type`. */
 export type CompareEvent =
   CompareStartEvent | TrialEvent | RateEvent | CompareStepEvent | VariantEvent | CompareEndEvent;
 

@@ -23,13 +23,13 @@ export const defaultLimits: Readonly<EngineLimits> = defaultsOf(engineOptions);
 
 /** The options of {@link CausalLM.configureEngine}. */
 export interface EngineOptions {
-  /** Sequences that make a token in one step. Default 16. */
+  /** Maximum number of sequences that generate a token in one step. Default 16. */
   maxBatchSize?: number | undefined;
-  /** Requests that wait for a place; one more is refused with ERR_BUSY. Default 256. */
+  /** Maximum number of waiting requests; one more fails with ERR_BUSY. Default 256. */
   maxQueued?: number | undefined;
-  /** Bytes of keys and values, of all requests and of what is kept for later ones. Default 1 GiB. */
+  /** Maximum bytes of keys and values, of all requests and of those cached for later ones. Default 1 GiB. */
   kvCacheBytes?: number | undefined;
-  /** Tokens of a prompt that are computed between two steps of the others. Default 256. */
+  /** Maximum tokens of a prompt that are processed between two steps of the others. Default 256. */
   prefillChunk?: number | undefined;
 }
 
@@ -53,21 +53,21 @@ export function engineLimits(options: EngineOptions): EngineLimits {
 
 /** What an engine does. */
 export interface EngineStats {
-  /** Requests that have begun and not ended. */
+  /** Running requests. */
   running: number;
-  /** Requests that wait for a place. */
+  /** Waiting requests. */
   waiting: number;
-  /** Bytes of keys and values that are in use, those that are kept for later requests included. */
+  /** Bytes of keys and values in use, including those cached for later requests. */
   kvCacheBytes: number;
-  /** Bytes of keys and values that there is memory for now. */
+  /** Bytes of keys and values for which memory is allocated now. */
   kvCacheCapacity: number;
-  /** Most tokens of a prompt and its text together for which kvCacheBytes would have room: a request for more is refused. */
+  /** Maximum tokens of a prompt and its text together that fit into kvCacheBytes; a request for more is refused. */
   maxTokens: number;
-  /** How many requests found the beginning of their prompt computed. */
+  /** How many requests found the beginning of their prompt in the cache. */
   prefixHits: number;
-  /** How many tokens these beginnings had in all. */
+  /** How many tokens these beginnings had in total. */
   cachedTokens: number;
-  /** How often a request lost its memory to another one and computed its tokens again. */
+  /** How often a request lost its memory to another and recomputed its tokens. */
   preemptions: number;
   /** How many steps were made. */
   steps: number;

@@ -62,9 +62,9 @@ export const plainDefaults: GenerationDefaults = {
 
 /** Says how many tokens are drawn, and how. */
 export interface SamplingOptions {
-  /** Most tokens to generate. Default: max_new_tokens of generation_config.json, else what max_length leaves, else 128. */
+  /** Maximum number of tokens to generate. Default: max_new_tokens of generation_config.json, else what max_length leaves, else 128. */
   maxNewTokens?: number | undefined;
-  /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json where it samples, else 0. */
+  /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json if it samples, else 0. */
   temperature?: number | undefined;
   /** Draws from the k likeliest tokens; 0: from all. Default as for `temperature`. */
   topK?: number | undefined;
@@ -76,28 +76,28 @@ export interface SamplingOptions {
    */
   minP?: number | undefined;
   /**
-   * Divides the positive logits of all tokens of the prompt and of the text so far, and multiplies the negative ones (CTRL, Keskar et al.,
-   * 2019); above 1 it avoids them, 1 changes nothing. Default: that of generation_config.json, else 1.
+   * For tokens of the prompt and of the text so far, divides positive logits and multiplies negative ones (CTRL, Keskar et al., 2019);
+   * above 1 it avoids repetition, 1 turns it off. Default: that of generation_config.json, else 1.
    */
   repetitionPenalty?: number | undefined;
-  /** Is subtracted from the logits of tokens that were generated before. Default 0. */
+  /** Subtracted from the logits of tokens that were generated before. Default 0. */
   presencePenalty?: number | undefined;
-  /** Is subtracted from the logit of a token for each time that it was generated before. Default 0. */
+  /** Subtracted from the logit of a token for each time it was generated before. Default 0. */
   frequencyPenalty?: number | undefined;
-  /** Is added to the logits of single tokens: a Map of ids to numbers, after the penalties. -Infinity: that token never comes. */
+  /** Added to the logits of single tokens after the penalties: a Map of ids to numbers. -Infinity forbids a token. */
   logitBias?: ReadonlyMap<number, number> | undefined;
-  /** Reports the log-probability of each token, and those of the 0 to 20 likeliest in its place. Default: neither. */
+  /** Reports the log-probability of each token and of its 0 to 20 likeliest alternatives. Default: neither. */
   logprobs?: number | undefined;
   /** How many texts to generate from the prompt; the i-th is drawn with `seed` + i. Default 1. */
   n?: number | undefined;
-  /** Decides the random draws. Default: a fresh one for every call. */
+  /** Seed of the random draws. Default: a fresh one per call. */
   seed?: number | undefined;
   /**
-   * A JSON Schema: the text is JSON that is valid under it, or the beginning of one where `maxNewTokens` or `stop` end it. `true`: any JSON.
-   * It needs the optional package @mlc-ai/web-xgrammar. Default: any text.
+   * A JSON Schema: the text is JSON that is valid under it, or the beginning of it if `maxNewTokens` or `stop` end it early. `true`: any JSON.
+   * Requires the optional package @mlc-ai/web-xgrammar. Default: any text.
    */
   jsonSchema?: JsonSchema | undefined;
-  /** Texts that end the generation, at most 128 of 1024 characters; they are not part of its text. Default: stop_strings of generation_config.json. */
+  /** Texts that end the generation and are not part of its text, at most 128 of 1024 characters. Default: stop_strings of generation_config.json. */
   stop?: string | readonly string[] | undefined;
   /** Generates past the end-of-text token. Default false. */
   ignoreEos?: boolean | undefined;

@@ -62,7 +62,7 @@ export class CausalLM {
   readonly directory: string;
   /** What config.json, or the values of a GGUF file, say, checked. */
   readonly config: ModelConfig;
-  /** Where weights lie and ops run. */
+  /** The device of weights and ops. */
   readonly device: Device;
   /** The element type of activations; that of frozen weights is at most as wide. */
   readonly dtype: ModelDType;
@@ -93,16 +93,16 @@ export class CausalLM {
 
   /**
    * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json. The files
-   * are read, not kept open, and the weights are packed once into the layout that the kernels want.
+   * are read, not kept open, and the weights are packed once into the layout of the kernels.
    *
-   * A GGUF file, or a folder that holds one model of them, is read too: configuration, tokenizer and chat template stand in it. A split one is
-   * named by any of its parts.
+   * A GGUF file, or a folder with one GGUF model, works too; it contains configuration, tokenizer and chat template. Name a split one
+   * by any of its parts.
    *
    * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, whose files are downloaded once, checked, and kept in the cache that
    * Python's tools use. `org/name` means the same where no folder has that name. `hf:org/name/FILE.gguf` is a GGUF file of a repository, with the
    * other parts of a split one; without a file, a repository with one GGUF model and no safetensors is that model.
    *
-   * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that the hub does not give and a repository with several GGUF models, ERR_SAFETENSORS for broken weights,
+   * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that cannot be had from the hub and a repository with several GGUF models, ERR_SAFETENSORS for broken weights,
    * ERR_UNSUPPORTED for a model that would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
    * @example
    * const model = await CausalLM.fromPretrained('./SmolLM2-135M', {
@@ -134,14 +134,14 @@ export class CausalLM {
   get adapters(): ReadonlyMap<string, Adapter> {
     return this.core.adapters.all;
   }
-  /** The adapter of calls that name none; null: the base alone, or with what is merged into it. */
+  /** The adapter of calls that name none; null: the base, with what is merged into it. */
   get activeAdapter(): Adapter | null {
     return this.core.adapters.active;
   }
 
   /**
-   * Adds a new, trainable adapter, which changes nothing yet: LoRA, with lora_A Kaiming uniform and lora_B zero (`initLoraWeights`), or what
-   * `method` says. It becomes the active one when there is no other.
+   * Adds a new, trainable adapter, which has no effect at first: LoRA, with down Kaiming uniform and up zero (`initLoraWeights`), or another
+   * `method`. It becomes the active one if there is no other.
    *
    * @throws ERR_ARGUMENT for a bad option or a name that is taken, ERR_ADAPTER when targets match no layer.
    * @example
@@ -173,15 +173,15 @@ export class CausalLM {
   }
 
   /**
-   * Makes one new adapter of several, which stay as they are. With sᵢ = α/r of adapter i and its `scale`:
+   * Combines several adapters, which stay as they are, into a new one. With sᵢ = α/r of adapter i and its `scale`:
    *
    *     cat, svd          Σ wᵢ·sᵢ·upᵢ·downᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
-   *     linear            (Σ √|wᵢ·sᵢ|·upᵢ)·(Σ ±√|wᵢ·sᵢ|·downᵢ): each factor is summed for itself, which is not the sum
+   *     linear            (Σ √|wᵢ·sᵢ|·upᵢ)·(Σ ±√|wᵢ·sᵢ|·downᵢ): each factor is summed separately, which is not the sum
    *     magnitude_prune   the same, of the `density` largest magnitudes of each factor
    *     dare_linear       the same, of values kept with probability `density` and divided by it (Yu et al., 2024)
-   *     ties              of each value the mean over the adapters that have the sign of most (Yadav et al., 2023)
+   *     ties              for each value, the mean over the adapters with the majority sign (Yadav et al., 2023)
    *
-   * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with random numbers of its own.
+   * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with its own random numbers.
    *
    * @throws ERR_ARGUMENT for options, names, and adapters of several ranks where the method sums the factors; ERR_UNSUPPORTED for what is no plain LoRA.
    * @example
@@ -291,8 +291,8 @@ export class CausalLM {
   }
 
   /**
-   * Generates text: iterate the handle for tokens, or await it for the result. Calls that overlap run together; each gives what it
-   * gives alone. Leaving the loop ends the generation and frees what it holds.
+   * Generates text: iterate the handle for tokens, or await it for the result. Concurrent calls run in one batch without affecting each other's
+   * text. Leaving the loop ends the generation and frees its memory.
    * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option, an empty prompt and one beyond the model's context; ERR_BUSY during a
    * merge and beyond maxQueued; the reason of the signal.
    * @example
@@ -303,9 +303,9 @@ export class CausalLM {
   }
 
   /**
-   * Sets the bounds of the engine that all generations share. It frees what is kept for later requests.
+   * Sets the limits of the engine that all generations share, and frees its cache.
    *
-   * @throws ERR_BUSY while a generation runs; ERR_ARGUMENT for bounds that are none.
+   * @throws ERR_BUSY while a generation runs; ERR_ARGUMENT for invalid limits.
    * @example
    * model.configureEngine({ maxBatchSize: 32, maxQueued: 1000, kvCacheBytes: 4 * 2 ** 30 });
    */
@@ -315,7 +315,7 @@ export class CausalLM {
   }
 
   /**
-   * What the engine does and has done.
+   * The engine's current state and counters.
    *
    * @example
    * const { running, waiting, kvCacheBytes, prefixHits } = model.engineStats();
@@ -366,7 +366,7 @@ export class CausalLM {
     this.#generator.baseChanged();
   }
 
-  /** Undoes merge(), bit for bit; an adapter that was active is so again. */
+  /** Undoes merge(), bit for bit; an adapter that was active becomes active again. */
   async unmerge(): Promise<void> {
     this.core.checkAlive('unmerge');
     this.core.adapters.unmerge();
@@ -374,8 +374,8 @@ export class CausalLM {
   }
 
   /**
-   * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added. Over an
-   * earlier save it replaces the files of that model, and leaves folders; whenever the process ends, the old model is there or the new one.
+   * Writes a Hugging Face directory atomically: the base with whatever is merged into it, or with `merge` added. Over an earlier save it
+   * replaces the files of that model and keeps other folders; whenever the process dies, the old model or the new one is complete.
    *
    * With `quantize` its matrices are written in 4 or 8 bits, in the layout of bitsandbytes, and how far that takes them is returned:
    * ‖Q(W) − W‖ / ‖W‖ over all of them. Of a model that was loaded quantized, those are the matrices that were.
@@ -404,8 +404,8 @@ export class CausalLM {
   }
 
   /**
-   * Waits for generations and saves that run, then frees everything; a second time waits for the first. A generation
-   * that waits for its consumer is ended, since that may be who called: its loop ends, its result is ERR_DISPOSED.
+   * Waits for running generations and saves, then frees everything; a second call waits for the first. A generation
+   * that waits for its consumer is ended, because the consumer may be the caller: its loop ends, its result is ERR_DISPOSED.
    *
    * @throws ERR_BUSY while a Trainer trains an adapter of the model.
    */

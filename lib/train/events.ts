@@ -1,12 +1,12 @@
-/** The run begins. */
+/** The run starts. */
 export interface StartEvent {
   /** Which event it is. */
   type: 'start';
-  /** How many steps had been taken before, where a run is resumed; else 0. */
+  /** Steps already taken if the run is resumed, else 0. */
   step: number;
-  /** How many steps there will be; undefined while the data does not tell its length. */
+  /** The planned number of steps; undefined while the length of the data is unknown. */
   maxSteps: number | undefined;
-  /** How many steps the run that is resumed was to have, where it now goes on beyond them. */
+  /** The planned number of steps before, if the resumed run now continues beyond it. */
   previousMaxSteps?: number;
   /** How many numbers are trained. */
   trainableParameters: number;
@@ -26,15 +26,15 @@ export interface StepEvent {
   lr: number;
   /** ‖g‖₂ over all gradients, before clipping. */
   gradNorm: number;
-  /** Tokens of this step, padding excluded. */
+  /** Tokens of this step, without padding. */
   tokens: number;
   /** Over the last steps. */
   tokensPerSecond: number;
-  /** Seconds until the last step; undefined while the number of steps is not known. */
+  /** Estimated seconds until the last step; undefined while the number of steps is unknown. */
   etaSeconds: number | undefined;
 }
 
-/** The held-out data was measured. */
+/** The held-out data was evaluated. */
 export interface EvalEvent {
   /** Which event it is. */
   type: 'eval';
@@ -44,13 +44,13 @@ export interface EvalEvent {
   loss: number;
   /** exp(loss). */
   perplexity: number;
-  /** How many tokens counted. */
+  /** How many tokens were counted. */
   tokens: number;
-  /** Whether no evaluation of the run before was as good, by the `minDelta` of early stopping. */
+  /** Whether it is the best evaluation of the run so far, by the `minDelta` of early stopping. */
   best?: boolean;
 }
 
-/** A checkpoint is on disk, whole. */
+/** A checkpoint has been written completely. */
 export interface CheckpointEvent {
   /** Which event it is. */
   type: 'checkpoint';
@@ -60,35 +60,35 @@ export interface CheckpointEvent {
   dir: string;
 }
 
-/** What a run gives when it is awaited. */
+/** The result of a run. */
 export interface TrainerResult {
   /** How many steps were taken. */
   step: number;
-  /** The loss of the last step; NaN where a resumed run had no step left. */
+  /** The loss of the last step; NaN if a resumed run had no step left. */
   loss: number;
   /** The loss of the last evaluation, if there was one. */
   evalLoss?: number;
-  /** The best evaluation, if there was one; with `keepBest`, where its checkpoint lies. */
+  /** The best evaluation, if there was one; with `keepBest`, also the folder of its checkpoint. */
   best?: { step: number; loss: number; dir?: string };
-  /** The step whose weights the adapter has in the end, in memory and in `dir`: the last one, or with `keepBest` that of the best evaluation. */
+  /** The step whose weights the adapter finally has, in memory and in `dir`: the last one, or with `keepBest` that of the best evaluation. */
   adapterStep: number;
-  /** Where the final adapter lies, if there is an outDir. */
+  /** The folder of the final adapter, if there is an outDir. */
   dir?: string;
   /** The path of the report, with `report: true`. */
   report?: string;
-  /** Why the run ended: at its end, or by early stopping. An aborted run rejects and has no result. */
+  /** Whether the run completed or stopped early. An aborted run rejects and has no result. */
   stopped: 'done' | 'early';
   /** Why it stopped early, in words: '3 evaluations were no better than that of step 50'. */
   reason?: string;
 }
 
-/** The run is done, and the final adapter is saved: the fields of {@link TrainerResult}. */
+/** The run is done and the final adapter saved; has the fields of {@link TrainerResult}. */
 export interface EndEvent extends TrainerResult {
   /** Which event it is. */
   type: 'end';
 }
 
-/** What a run tells while it goes on: `type` says which it is. */
+/** The events of a run, told apart by `type`. */
 export type TrainerEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent | EndEvent;
 
 /** The options of {@link Trainer.run}. */
