@@ -18,7 +18,7 @@ export const evaluate = defineCommand({
   flags: {
     ...modelFlags,
     ...adaptersFlag,
-    noBase: { type: 'boolean', help: 'leave out the model without an adapter' },
+    base: { type: 'boolean', default: true, help: 'measure the model without an adapter too' },
     data: {
       type: 'string',
       value: 'FILE',
@@ -35,7 +35,7 @@ export const evaluate = defineCommand({
     },
     trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
     allowSpecialTokens: datasetOptions.allowSpecialTokens,
-    noGenerate: { type: 'boolean', help: 'measure the loss alone, and write no answers' },
+    generate: { type: 'boolean', default: true, help: 'write answers, and not the loss alone' },
     maxNewTokens: {
       type: 'integer',
       minimum: 1,
@@ -65,10 +65,10 @@ export const evaluate = defineCommand({
     'exactMatch, f1, validJson, cut, acc, accNorm, accBytes, stderr, samples }] }, of which a result has what the data allow; adapter null for the base alone',
 
   async run(values, console) {
-    const { data, noBase, jsonSchema: schemaFile, out, stop } = values;
-    if (noBase && values.adapter.length === 0)
+    const { data, base, jsonSchema: schemaFile, out, stop } = values;
+    if (!base && values.adapter.length === 0)
       throw new UsageError('eval needs --adapter, since --no-base is given');
-    if (values.noGenerate && schemaFile !== undefined)
+    if (!values.generate && schemaFile !== undefined)
       throw new UsageError('eval takes --json-schema or --no-generate, not both');
     await (await InputFile.open(data)).close(); // what can be wrong is said before the model is loaded
     const jsonSchema = schemaFile === undefined ? undefined : ((await readJson(schemaFile)) as JsonSchema);
@@ -79,13 +79,13 @@ export const evaluate = defineCommand({
     try {
       const names = await loadAdapters(model, files);
       const evaluation = await model.evaluateTask(data, {
-        adapters: noBase ? names : [null, ...names],
+        adapters: base ? [null, ...names] : names,
         batchSize: values.batchSize,
         limit: values.limit,
         maxLength: values.maxLength,
         trainOn: values.trainOn,
         allowSpecialTokens: values.allowSpecialTokens,
-        generate: !values.noGenerate,
+        generate: values.generate,
         maxNewTokens: values.maxNewTokens,
         stop: stop.length > 0 ? stop : undefined,
         jsonSchema,

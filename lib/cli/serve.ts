@@ -87,7 +87,7 @@ export const serve = defineCommand({
       help: "origins whose pages may ask, or '*'; may be repeated",
       defaultText: 'none',
     },
-    noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },
+    page: { type: 'boolean', default: true, help: 'a page at / on which people chat with the models' },
     allowSpecialTokens,
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
@@ -108,7 +108,7 @@ export const serve = defineCommand({
       allowedHosts: values.allowedHost,
       maxRunning: maxBatchSize,
       ...{ maxQueued, maxAdapters, defaultMaxNewTokens, defaultTemperature, logPrompts },
-      page: !values.noPage,
+      page: values.page,
       cors: values.cors.length === 0 ? undefined : { origin: values.cors },
       logger: values.json ? jsonLogger(console) : plainLogger(console),
     };
