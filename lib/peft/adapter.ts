@@ -96,7 +96,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   set scale(value: number) {
     checkNumber(TAG, 'scale', value);
     if (value === this.#scale) return;
-    this.#refuse('cannot be scaled', this.#method.notScalable, TAG);
+    this.#refuse('cannot be scaled', this.#method.scalingObstacle, TAG);
     this.#scale = value;
     this.#rescalings++;
   }
@@ -196,7 +196,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** Whether it can become part of the weights: bottleneck adapters and prompt tuning cannot. */
   get mergeable(): boolean {
-    return this.#method.notMergeable === undefined;
+    return this.#method.mergingObstacle === undefined;
   }
 
   /** @internal Its method in the words of reports, and its settings. */
@@ -207,7 +207,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal @throws ERR_UNSUPPORTED where it cannot become part of the weights. */
   checkMergeable(op: string): void {
-    this.#refuse('cannot be merged', this.#method.notMergeable, op);
+    this.#refuse('cannot be merged', this.#method.mergingObstacle, op);
   }
 
   #refuse(what: string, why: string | undefined, op: string): void {

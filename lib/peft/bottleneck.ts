@@ -104,7 +104,7 @@ const places = [
 export const bottleneck: AdapterMethod<BottleneckConfig> = {
   title: 'Bottleneck',
   loadedByPeft: false,
-  notMergeable: 'what it adds behind a layer is no matrix that a weight could hold',
+  mergingObstacle: 'what it adds behind a layer is no matrix that a weight could hold',
   file,
 
   normalize(input, { hiddenSize }) {

@@ -73,9 +73,9 @@ export interface AdapterMethod<Config extends object> {
   /** The key of today for that of a file, where some writers used another one. */
   canonicalKey?(key: string): string;
   /** Why its change cannot be part of the weights, where it cannot. */
-  readonly notMergeable?: string;
+  readonly mergingObstacle?: string;
   /** Why no factor makes its change a part of itself, where none does. */
-  readonly notScalable?: string;
+  readonly scalingObstacle?: string;
   /** What its size is called, for short descriptions: { r: 16 }. */
   size(config: Config): Record<string, number | string>;
   /** A LoRA that takes about as much memory, for estimates. */

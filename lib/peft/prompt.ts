@@ -147,8 +147,8 @@ function misfit(what: string): never {
 export const prompt: AdapterMethod<PromptConfig> = {
   title: 'Prompt tuning',
   loadedByPeft: true,
-  notMergeable: 'its vectors stand before the tokens, and no weight holds them',
-  notScalable: 'with the factor 0 its vectors would still stand before the tokens',
+  mergingObstacle: 'its vectors stand before the tokens, and no weight holds them',
+  scalingObstacle: 'with the factor 0 its vectors would still stand before the tokens',
   file,
 
   normalize(input, { hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings }) {
