@@ -291,6 +291,15 @@ test('a Trainer refuses a data set with a longer example before its first step',
   );
 });
 
+test('without vectors, a Trainer takes examples that are longer than the context', async () => {
+  model.addAdapter({ r: 2, targetModules: ['q_proj'] }, { name: 'lora', activate: true });
+  const file = join(out, 'long.jsonl');
+  writeFileSync(file, `{"text":"${'b'.repeat(context + 10)}"}\n`);
+  const data = await loadDataset(file, { tokenizer: model.tokenizer, maxLength: 2 * context });
+  expect(data.maxLength).toBeGreaterThan(context);
+  expect((await new Trainer({ model, data, maxSteps: 1 }).run()).step).toBe(1);
+});
+
 describe('what else knows the context', () => {
   const serve = servers();
   const question = Array.from({ length: context - 21 }, (_, i) => i);

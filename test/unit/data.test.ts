@@ -172,6 +172,12 @@ test('the first label of each text of a row is counted where vectors before it p
   expect(behind.countedLabels(labels)).toBe(7);
 });
 
+test('the room behind a prompt is what the context and the vectors leave; a full context leaves none', () => {
+  const plan = new SequencePlan({ name: 'prompt', virtualTokens: 2 }, 10);
+  expect([5, 7, 8].map((length) => plan.tokensAfter(length, undefined, 2))).toEqual([2, 1, undefined]);
+  expect([0, 3, 4].map((asked) => plan.tokensAfter(5, asked, 2))).toEqual([0, 3, undefined]);
+});
+
 describe('Random', () => {
   test('is SplitMix64: the first outputs of seed 0 are the reference values of the generator', () => {
     const random = new Random(0);
