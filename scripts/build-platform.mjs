@@ -125,7 +125,6 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     if (host && !check) {
       prebuild(root, output, {
         LORA_CUDA_BUILD: 'off',
-        LORA_SIMD_BUILD: 'all',
         LDFLAGS: linkerFlags ?? '',
         ...(process.env.LORA_HIGHWAY && { CMAKE_INCLUDE_PATH: process.env.LORA_HIGHWAY }),
       });

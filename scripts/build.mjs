@@ -1,7 +1,7 @@
 // Builds build/Release/lora_native.node: CMake is the build of truth, cmake-js drives it with headers from
 // npm. Arguments are passed on as CMake definitions: node scripts/build.mjs -DLORA_TESTS=ON
-// LORA_CUDA_BUILD (all, native or off) says which GPUs it compiles for: scripts/cuda-build.mjs. LORA_SIMD_BUILD (all or
-// native, the default) says which instruction sets: cmake/highway.cmake.
+// LORA_CUDA_BUILD (all, native or off) and LORA_SIMD_BUILD (all or native) say which GPUs and instruction sets it compiles for:
+// scripts/cuda-build.mjs.
 // In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { cudaBuild } from './cuda-build.mjs';
+import { cudaBuild, simdBuild } from './cuda-build.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const tools = join(root, 'build/tools');
@@ -50,19 +50,6 @@ const folder = toolsFolder();
 const cmakeJs = join(dirname(resolveFrom(folder, 'cmake-js/package.json')), 'bin/cmake-js');
 // CMake asks node where the headers are: it must see these packages too.
 const NODE_PATH = [join(folder, 'node_modules'), process.env.NODE_PATH].filter(Boolean).join(delimiter);
-
-/** `native` leaves out the instruction sets that this machine would not choose: half of a build's work, or more. */
-function simdBuild(asked = 'native') {
-  if (asked === 'all') return { definitions: ['-DLORA_SIMD_BUILD=all'], meaning: 'all instruction sets' };
-  if (asked === 'native')
-    return {
-      definitions: ['-DLORA_SIMD_BUILD=native'],
-      meaning: 'the best instruction set of this machine and the least; LORA_SIMD_BUILD=all compiles all',
-    };
-  throw new Error(
-    `[build] expected LORA_SIMD_BUILD to be all or native but received ${JSON.stringify(asked)}`,
-  );
-}
 
 /** Those of the command line, and those of the environment that the command line does not have. */
 function definitions() {

@@ -3,7 +3,9 @@
 //   native   code for the GPUs of this machine; an error where there is none, or no nvcc
 //   off      no CUDA backend
 // Unset, a build is native where there are a GPU and nvcc, and off elsewhere: kernels take two thirds of a build, and
-// nothing on a machine without a GPU runs them.
+// nothing on a machine without a GPU runs them. And what LORA_SIMD_BUILD asks for:
+//   all      every instruction set of the published binary
+//   native   the default: the best of this CPU and the lowest (cmake/highway.cmake)
 import { spawnSync } from 'node:child_process';
 
 // As in cmake/cuda.cmake.
@@ -55,5 +57,18 @@ export function cudaBuild(asked, gpus = computeCapabilities) {
   return {
     definitions: definitions('OFF'),
     meaning: `no CUDA, since nvidia-smi names ${which}; LORA_CUDA_BUILD=all compiles it all the same`,
+  };
+}
+
+/** The same of instruction sets. Those that this machine would not choose are half of a build's work, or more. */
+export function simdBuild(asked) {
+  if (asked === 'all') return { definitions: ['-DLORA_SIMD_BUILD=all'], meaning: 'all instruction sets' };
+  if (asked && asked !== 'native')
+    throw new Error(
+      `[build] expected LORA_SIMD_BUILD to be all or native but received ${JSON.stringify(asked)}`,
+    );
+  return {
+    definitions: ['-DLORA_SIMD_BUILD=native'],
+    meaning: 'the best instruction set of this machine and the lowest; LORA_SIMD_BUILD=all compiles all',
   };
 }

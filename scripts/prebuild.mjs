@@ -24,7 +24,7 @@ export function prebuild(root, folder, env = {}) {
   const command = ['exec', '--no', '--', 'prebuildify', '--napi', '--strip', '--tag-libc'];
   const { status, error } = spawnSync('npm', [...command, '--cwd', folder, '--out', root], {
     cwd: root,
-    env: { ...process.env, ...headers, ...env },
+    env: { ...process.env, LORA_SIMD_BUILD: 'all', ...headers, ...env }, // for the CPUs of others
     stdio: 'inherit',
     shell: process.platform === 'win32',
   });

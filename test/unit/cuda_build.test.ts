@@ -83,6 +83,15 @@ test('the GPUs are those that nvidia-smi names; where it fails there are none', 
   expect(answers('failing', 'echo "NVIDIA-SMI has failed"; exit 9')).toEqual(off);
 });
 
+test('a build is for the instruction sets of this machine unless it asks for all', () => {
+  const module = pathToFileURL(join(root, 'scripts/cuda-build.mjs')).href;
+  const code = `import { simdBuild } from ${JSON.stringify(module)};
+    console.log(JSON.stringify([undefined, '', 'native', 'all'].map((asked) => simdBuild(asked).definitions)));`;
+  const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+  const native = ['-DLORA_SIMD_BUILD=native'];
+  expect(JSON.parse(stdout)).toEqual([native, native, native, ['-DLORA_SIMD_BUILD=all']]);
+});
+
 test.each([
   ['LORA_CUDA_BUILD', 'on', 'all, native or off'],
   ['LORA_SIMD_BUILD', 'avx2', 'all or native'],

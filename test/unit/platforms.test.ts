@@ -127,7 +127,7 @@ const python = spawnSync('python3', ['--version']).status === 0;
     writeFileSync(
       join(clone, 'scripts/build.mjs'),
       `import { copyFileSync, mkdirSync } from 'node:fs';
-       if (process.env.LORA_CUDA_BUILD !== 'off') throw new Error('the environment is lost');
+       if (process.env.LORA_CUDA_BUILD !== 'off' || process.env.LORA_SIMD_BUILD !== 'all') throw new Error('the environment is lost');
        mkdirSync('build/Release', { recursive: true });
        copyFileSync(${JSON.stringify(join(root, 'build/Release/lora_native.node'))}, 'build/Release/lora_native.node');`,
     );
