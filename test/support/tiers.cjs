@@ -13,7 +13,7 @@ const programs = [
   '/test/docs/',
   '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
   '/test/lifecycle/',
-  '/test/unit/(amx_check|cuda_build|cuda_report|gpu_check|grammars|include_order|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
+  '/test/unit/(amx_check|ci_summary|cuda_build|cuda_report|gpu_check|grammars|include_order|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
 ];
 
 /**
@@ -45,8 +45,10 @@ const deep = {
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
   'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,
+  'e2e/full_training': /^(?!a matrix whose head)/,
   'e2e/gguf_blocks': /^(?!SmolLM2.* computes the logits)/,
   'e2e/hub': /^(?!.*(stops the other downloads|fails when it is cut at the same place))/,
+  'e2e/html_report': /^(?!the report in Chromium)/,
   'e2e/memory_peak': null,
   'e2e/serve_page': /^(there is none|its policy)/,
   'e2e/trainer_resume': /^(?!a checkpoint that does not fit .*\{)/,
