@@ -44,7 +44,7 @@ for (const [file, found] of includes) {
   readFileSync(join(root, file), 'utf8')
     .split('\n')
     .forEach((line, i) => {
-      const name = /^\s*#\s*include\s+"([^"]+)"/.exec(line)?.[1];
+      const name = /^#include "([^"]+)"/.exec(line)?.[1];
       if (!includes.has(name)) return;
       found.set(name, i + 1);
       const to = placeOf(name);

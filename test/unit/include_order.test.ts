@@ -18,7 +18,7 @@ function faultsOf(files: Readonly<Record<string, readonly string[]>>): string[] 
   const faults = stderr.split('\n').slice(0, -1);
   expect([status, stdout]).toEqual([
     faults.length > 0 ? 1 : 0,
-    `${Object.keys(files).length} files of native/, ${faults.length} includes against the order or in a circle\n`,
+    `${Object.keys(files).filter((file) => !file.startsWith('test/')).length} files of native/, ${faults.length} includes against the order or in a circle\n`,
   ]);
   return faults;
 }
@@ -42,6 +42,7 @@ test('a place includes from itself and from those before it, system headers and 
     'simt/hook.h': [],
     'backend/cuda/device/d.cuh': ['simt/hook.h'],
     'node/e.cc': ['core/error.h'],
+    'test/cpu/f.cc': ['node/g.h', 'backend/cpu/simd/a-inl.h', 'backend/cuda/device/d.cuh'],
   };
   expect(faultsOf(clean)).toEqual([]);
 });

@@ -18,36 +18,15 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 
+#include "backend/cpu/simd/amx_registers-inl.h"
 #include "backend/cpu/simd/operands.h"
 #include "backend/cpu/simd/simd-inl.h"
 #include "core/maths/ceil_div.h"
 #include "hwy/highway.h"
 
-// A function that uses tile registers has LORA_AMX_ATTR, which a lambda inside it would not have.
-#undef LORA_AMX
-#undef LORA_AMX_ATTR
-#if LORA_EMULATE_TILES
-#define LORA_AMX (HWY_TARGET == HWY_AVX3_DL)
-#define LORA_AMX_ATTR
-#else
-#define LORA_AMX (HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_SPR)
-#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16,prfchw")))
-#endif
-
-#if LORA_AMX && LORA_EMULATE_TILES
-#include "backend/cpu/simd/emulated_tiles.h"
-#elif LORA_AMX
-#include <immintrin.h>
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
-
-// Whether products of bf16 pairs and of split f32 use tile registers. Where they do not, what is
-// declared for both is never called.
-constexpr bool kMultipliesTiles = LORA_AMX;
 
 // Rows of memory whose lines are written next.
 struct RowsToWrite {
@@ -80,46 +59,6 @@ constexpr size_t PrefetchedBy(size_t elements) {
 #if LORA_AMX
 
 static_assert(kLanes == kAmxColumns && kPanelWidth % kAmxBlockColumns == 0);
-
-// The shapes of the tile registers of one thread, from construction to destruction. The destructor
-// lets the operating system skip the registers when it switches threads.
-class TileRegisters {
- public:
-  LORA_AMX_ATTR TileRegisters() = default;
-  LORA_AMX_ATTR ~TileRegisters() {
-    if (rows_ != 0) _tile_release();
-  }
-  TileRegisters(const TileRegisters&) = delete;
-
-  // For a block of up to kAmxBlockRows rows: sums 0 to 3 (by rows, then columns), A in 4 and 5, B
-  // in 6 and 7. The upper tiles hold the first kAmxRows rows, the lower ones the rest.
-  LORA_AMX_ATTR void ConfigureBlock(size_t rows) {
-    const size_t upper = rows < kAmxRows ? rows : kAmxRows, lower = rows - upper;
-    // Without rows it would be no register, although nothing uses it.
-    const size_t some = lower == 0 ? kAmxRows : lower;
-    Configure({upper, upper, some, some, upper, some, kAmxPairs, kAmxPairs}, rows);
-  }
-
-  // For up to kAmxRows rows of a whole panel: sums 0 to 3, A in 4, and three registers for B.
-  LORA_AMX_ATTR void ConfigureRow(size_t rows) {
-    Configure({rows, rows, rows, rows, rows, kAmxPairs, kAmxPairs, kAmxPairs}, rows);
-  }
-
- private:
-  LORA_AMX_ATTR void Configure(std::initializer_list<size_t> rows_of, size_t rows) {
-    if (rows == rows_) return;
-    rows_ = rows;
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {};
-    } shapes;
-    std::copy(rows_of.begin(), rows_of.end(), shapes.rows);
-    _tile_loadconfig(&shapes);
-  }
-
-  size_t rows_ = 0;  // of the last call; an object has one of the two layouts
-};
 
 // Fetches a tile into the L1 cache. Its rows are a cache line each.
 HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
@@ -440,41 +379,12 @@ LORA_AMX_ATTR HWY_NOINLINE inline void AddRowProducts(const TileOperands& of, si
   HWY_FENCE;
 }
 
-// While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
-// do.
-template <bool kPairs>
-class SubnormalsOfTiles {
- public:
-#if !LORA_EMULATE_TILES
-  SubnormalsOfTiles() {
-    if (kPairs) _mm_setcsr(before_ | 0x8040u);
-  }
-  ~SubnormalsOfTiles() {
-    if (kPairs) _mm_setcsr(before_);
-  }
-
- private:
-  const unsigned before_ = _mm_getcsr();
-#else
-  SubnormalsOfTiles() {}
-#endif
-};
-
 #else
 
-class TileRegisters {
- public:
-  void ConfigureBlock(size_t) {}
-  void ConfigureRow(size_t) {}
-};
 template <bool kWide = true>
 void MultiplyTiles(const TileOperands& main, const TileOperands& extra, size_t rows,
                    const float* from, size_t ld_from, float* to, size_t ld_to);
 void AddRowProducts(const TileOperands& of, size_t rows, float* sums);
-template <bool kPairs>
-struct SubnormalsOfTiles {
-  SubnormalsOfTiles() {}
-};
 
 #endif  // LORA_AMX
 
