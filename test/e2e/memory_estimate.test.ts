@@ -229,6 +229,14 @@ test('a model that is served takes its weights, whatever would be trained', () =
   expect(estimateMemory(config, { train: 'all', ...streams })).toEqual(estimateMemory(config, streams));
 });
 
+test('the exponentials of a loss are those of a chunk of rows', () => {
+  const rows = (vocab: number, length: number): number =>
+    estimateMemory({ ...config, vocab_size: vocab }, { length, dtype: 'f32' }).logits / (4 * vocab);
+  expect([rows(1000, 100), rows(1000, 600), rows(100_000, 600), rows(2_000_000, 600)]).toEqual([
+    100, 512, 251, 16,
+  ]);
+});
+
 test('each option changes its part', () => {
   const of = (options: MemoryOptions) => estimateMemory(config, { length: 256, ...options });
   const plain = of({});
