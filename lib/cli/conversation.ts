@@ -7,7 +7,7 @@ import type { GenerationResult } from '../models/generate';
 import { chatIds } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 
-export interface ConversationOptions extends Omit<SamplingOptions, 'signal'> {
+export interface ConversationSettings extends Omit<SamplingOptions, 'signal'> {
   readonly maxNewTokens: number;
 }
 
@@ -37,7 +37,7 @@ export class Conversation {
   /** `forgot` is told how many messages are no longer read, because the conversation is too long. */
   constructor(
     private readonly model: CausalLM,
-    readonly options: ConversationOptions,
+    readonly options: ConversationSettings,
     private readonly forgot: (messages: number) => void,
   ) {}
 

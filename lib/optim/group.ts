@@ -27,7 +27,7 @@ interface GroupOptions<S> {
   readonly first: number;
 }
 
-export class ParameterGroup<S extends Settings> {
+export class GroupState<S extends Settings> {
   readonly #rule: Rule<S>;
   readonly #slots: readonly Slot[];
   /** By name, flat, [total]; the slots view them. */

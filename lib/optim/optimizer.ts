@@ -9,7 +9,7 @@ import { runDetached } from '../tensor/scope';
 import { prepare, settle, type StateDict, type StateValue } from '../tensor/state';
 import { handleOf, type Parameter } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
-import { ParameterGroup } from './group';
+import { GroupState } from './group';
 import { checkParameters } from './parameters';
 import type { Rule, Settings } from './rule';
 
@@ -38,7 +38,7 @@ type OptionsOf<S> = OptimizerOptions & { readonly [K in keyof S]?: S[K] | undefi
  */
 export abstract class Optimizer<S extends Settings = Settings> {
   readonly #rule: Rule<S>;
-  readonly #groups: readonly ParameterGroup<S>[];
+  readonly #groups: readonly GroupState<S>[];
   /** @internal Remembers failed updates. An own property that cannot be cloned. */
   readonly handle: NativeGuard;
   #lr: number;
@@ -86,7 +86,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
     return this.#groups.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
   }
 
-  #group(params: readonly Parameter[], own: OptionsOf<S>, shared: OptionsOf<S>): ParameterGroup<S> {
+  #group(params: readonly Parameter[], own: OptionsOf<S>, shared: OptionsOf<S>): GroupState<S> {
     const { op, defaults } = this.#rule;
     check(params.length > 0, op, 'expected at least one parameter in a group');
     const lr = this.#lr;
@@ -102,7 +102,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
     const seed = own.seed ?? shared.seed ?? 0;
     const first = this.#numbered;
     this.#numbered += params.length;
-    return new ParameterGroup(this.#rule, params, { factor, seed, settings, first });
+    return new GroupState(this.#rule, params, { factor, seed, settings, first });
   }
 
   #checkSettings({ lr, seed, ...settings }: OptionsOf<S>): void {

@@ -8,7 +8,7 @@ import { invalid } from './api_error';
 import { EventStream } from './event_stream';
 import type { AnsweredText, Format, Usage } from './formats';
 import type { RequestedSampling } from './sampling_fields';
-import type { AdapterUse, ServedAdapters } from './served_adapters';
+import type { ServedUse, ServedAdapters } from './served_adapters';
 import type { Call, Service } from './service';
 
 /** What a request asks for. */
@@ -103,7 +103,7 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
 
 /** The adapter of a request, which it holds from its turn on. One that has to be loaded comes before the place: who waits for it has none. */
 class HeldAdapter {
-  use: AdapterUse | undefined;
+  use: ServedUse | undefined;
 
   constructor(
     readonly adapters: ServedAdapters,

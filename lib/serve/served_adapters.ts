@@ -15,7 +15,7 @@ import { ApiError } from './api_error';
 import type { HandlerSettings } from './options';
 
 /** An adapter that a request uses, or null for the base, until release() is called. */
-export interface AdapterUse {
+export interface ServedUse {
   readonly adapter: Adapter | null;
   /** Says that nobody reads what it is used for, and how that is ended where others wait for an adapter. */
   stalled(end: () => void): void;
@@ -77,7 +77,7 @@ const wantedShare = 1 / 12;
 const nothing = (): void => undefined;
 
 /** Of what no request waits for. */
-const kept = (adapter: Adapter | null): AdapterUse => ({
+const kept = (adapter: Adapter | null): ServedUse => ({
   adapter,
   stalled: nothing,
   goesOn: nothing,
@@ -233,7 +233,7 @@ export class ServedAdapters {
   }
 
   /** Holds the adapter of this name where it is in memory; undefined where it has to be loaded first, or is not known. */
-  useNow(name: string): AdapterUse | undefined {
+  useNow(name: string): ServedUse | undefined {
     if (name === this.base) return kept(null);
     const entry = this.#entries.get(name);
     if (!entry) {
@@ -249,7 +249,7 @@ export class ServedAdapters {
    * Holds the adapter of this name, which is loaded where it is not in memory.
    * @throws 404; what loading throws; the reason of the signal.
    */
-  async use(name: string, signal: AbortSignal): Promise<AdapterUse> {
+  async use(name: string, signal: AbortSignal): Promise<ServedUse> {
     const use = this.useNow(name);
     if (use) return use;
     const entry = this.#entries.get(name);
@@ -258,7 +258,7 @@ export class ServedAdapters {
   }
 
   /** Holds one adapter, whatever its name means by now. @throws what loading throws; the reason of the signal. */
-  async useEntry(entry: Entry, signal: AbortSignal): Promise<AdapterUse> {
+  async useEntry(entry: Entry, signal: AbortSignal): Promise<ServedUse> {
     signal.throwIfAborted();
     const { use, release } = this.#held(entry);
     let leave!: () => void;
@@ -277,7 +277,7 @@ export class ServedAdapters {
   }
 
   /** Counts a use of an adapter, which is in memory or on its way there. */
-  #held(entry: Entry): { use: (adapter: Adapter) => AdapterUse; release: () => void } {
+  #held(entry: Entry): { use: (adapter: Adapter) => ServedUse; release: () => void } {
     const one: { stall: Stall | undefined } = { stall: undefined };
     entry.uses.add(one);
     const release = (): void => {
@@ -285,7 +285,7 @@ export class ServedAdapters {
       this.#leaveIfRemoved(entry);
       this.#wake();
     };
-    const use = (adapter: Adapter): AdapterUse => ({
+    const use = (adapter: Adapter): ServedUse => ({
       adapter,
       stalled: (end) => (one.stall = { since: performance.now(), end }),
       goesOn: () => (one.stall = undefined),
