@@ -142,6 +142,19 @@ test.each(cases)('$name: cpu against reference', async ({ fn, inputs }) => {
   }
 });
 
+test('layer_norm of a row: its values, and the gradients of weight and bias in f32', async () => {
+  const g = [0.1234567, 0.7654321];
+  const [x, weight, bias] = [[[1, 3]], [2, 1], [0, 5]].map((values) => tensor(values, { device: 'cpu' }));
+  for (const trained of [weight!, bias!]) trained.requiresGrad = true;
+  const y = layerNorm(x!, weight!, bias!, 0);
+  expect(await y.data()).toEqual(Float32Array.of(-2, 6));
+  y.mul(tensor([g], { device: 'cpu' }))
+    .sum()
+    .backward();
+  expect(await weight!.grad!.data()).toEqual(Float32Array.of(-g[0]!, g[1]!));
+  expect(await bias!.grad!.data()).toEqual(Float32Array.from(g));
+});
+
 test.each(['reference', 'cpu'] as const)(
   'rms_norm of f32 in bf16 rounds y once and its gradient not at all, on %s',
   async (device) => {
