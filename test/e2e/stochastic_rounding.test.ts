@@ -97,6 +97,13 @@ describe('a step of Lion', () => {
     expect(bits(p)).not.toBe(bits(q));
   });
 
+  test('numbers the parameters of all groups on', () => {
+    const [p, q] = [ones(), ones()];
+    using optimizer = new Lion([{ params: [p] }, { params: [q] }], { lr });
+    optimizer.step();
+    expect([bits(p), bits(q)]).toEqual([bits(stepped()), bits(stepped({ before: 1 }))]);
+  });
+
   test('refuses a seed that is none', () => {
     const p = ones();
     expectThrow(
