@@ -153,8 +153,10 @@ test('save and load give the same adapter, as PEFT names it', async () => {
   ]);
   file.close();
 
+  const { numTrainable } = model;
   const b = await model.loadAdapter(dir, { name: 'b' });
   expect(b.trainable).toBe(false);
+  expect(model.numTrainable).toBe(numTrainable);
   expect(b.parameters().some((p) => p.requiresGrad)).toBe(false);
   expect((await logitsOf(model, 'b')).equals(await logitsOf(model, 'default'))).toBe(true);
   await model.loadAdapter(await readAdapter(dir), { name: 'c' });
