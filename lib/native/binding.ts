@@ -1,7 +1,7 @@
 /** The native add-on: its types, and the one copy of it that a process (or a worker) loads. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { BlockFormat, WrittenBlocks } from './block_formats';
+import type { BlockFormat } from './block_formats';
 import type { DType } from './dtype';
 import { loraError } from '../errors';
 import type {
@@ -184,11 +184,6 @@ export interface NativeBinding extends OpFunctions {
     shape: readonly number[],
     dtype: DType,
   ): NativeWeight;
-  /**
-   * The bytes of whole blocks of f32, bf16 or f16 values as 'i8' [bytes], and for each block 1, or 0 where it does not hold its values. On
-   * the device 'cpu' alone.
-   */
-  quantizeBlocks(values: NativeTensor, format: WrittenBlocks): [blocks: NativeTensor, held: NativeTensor];
 
   // Changes of adapters, for calls whose rows have their own.
   /** Whether the tables of a device may be of this dtype. */

@@ -9,6 +9,10 @@ export interface OpFunctions {
     weight: NativeTensor,
     format: 'int8' | 'nf4' | 'fp4',
   ): [values: NativeTensor, magnitudes: NativeTensor];
+  quantizeBlocks(
+    values: NativeTensor,
+    format: 'q8_0' | 'q5_0' | 'q4_0' | 'q4_k',
+  ): [blocks: NativeTensor, held: NativeTensor];
   unpack(
     weight: NativeWeight,
   ): NativeTensor;

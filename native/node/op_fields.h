@@ -134,7 +134,7 @@ void Take(OpCall& call, Values& values, const FlagField<A>& field, A& args) {
 template <class A, class E>
 void Take(OpCall& call, Values& values, const ChoiceField<A, E>& field, A& args) {
   const size_t choice = ParseChoice(values.Next(field.name), call.label(), field.name, field.words);
-  args.*field.to = static_cast<E>(choice);
+  args.*field.to = field.values ? field.values[choice] : static_cast<E>(choice);
   if (field.labels) call.Relabel(field.words[choice]);
 }
 

@@ -1,12 +1,6 @@
-// pack(), which makes a frozen matrix, quantizeBlocks(), and release(), which drops a reference of
-// any kind.
-#include <algorithm>
-#include <array>
-#include <iterator>
+// pack(), which makes a frozen matrix, and release(), which drops a reference of any kind.
 #include <span>
 
-#include "core/maths/quantize_blocks.h"
-#include "core/ops/quantize_blocks.h"
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -70,47 +64,6 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   return state.Wrap({.kind = Kind::kWeight, .weight = std::move(weight)});
 }
 
-// quantizeBlocks(values, format) → [blocks, held]: the bytes of whole blocks of values; and for
-// each of them 1, or 0 where it does not hold its values.
-Napi::Value QuantizeBlocks(const Napi::CallbackInfo& info) {
-  const char* op = "quantize_blocks";
-  EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef values = state.Tensor(info[0], op, "values");
-  const std::shared_ptr<Device>& device = values.storage->device();
-  state.RefuseRecording(*device, op);
-  if (&device->backend() != &CpuBackend())
-    Throw("ERR_UNSUPPORTED", op, "blocks are written on the CPU, not on ", device->name());
-  cpu::BlocksArgs args;
-  args.src = values.view();
-  LORA_CHECK(
-      values.dtype == DType::kF32 || values.dtype == DType::kBF16 || values.dtype == DType::kF16,
-      op, "expected values of dtype f32, bf16 or f16 but received ", NameOf(values.dtype));
-  std::array<const char*, std::size(kWrittenBlocks)> names;
-  std::ranges::transform(kWrittenBlocks, names.begin(),
-                         [](WeightFormat format) { return NameOf(format); });
-  args.format = kWrittenBlocks[ParseChoice(info[1], op, "format", names)];
-  const BlockSize size = TraitsOf(args.format).block;
-  const int64_t count = values.shape.numel();
-  LORA_CHECK(count % size.values == 0, op, "expected whole blocks of ", size.values, " values (",
-             NameOf(args.format), ") but received ", count, " values");
-  const int64_t n = count / size.values;
-  const StoragePtr blocks = state.NewStorage(device, static_cast<size_t>(n * size.bytes), op);
-  const StoragePtr held = state.NewStorage(device, static_cast<size_t>(n), op);
-  args.blocks = static_cast<uint8_t*>(blocks->data());
-  args.held = static_cast<uint8_t*>(held->data());
-  Command command;
-  command.op = op;
-  command.operands = {{values.storage->status(), Access::kIn},
-                      {blocks->status(), Access::kOut},
-                      {held->status(), Access::kOut}};
-  command.run = [args](Scratch, Context& context) { cpu::QuantizeBlocks(args, context); };
-  state.Enqueue(*device, std::move(command));
-  Napi::Array results = Napi::Array::New(info.Env(), 2);
-  results[0u] = state.WrapTensor(blocks, 0, DType::kI8, {n * size.bytes});
-  results[1u] = state.WrapTensor(held, 0, DType::kI8, {n});
-  return results;
-}
-
 Napi::Value Release(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Shell* shell = state.Find(info[0]);
@@ -127,7 +80,6 @@ Napi::Value Release(const Napi::CallbackInfo& info) {
 void RegisterWeights(Napi::Env env, Napi::Object exports) {
   Export<Reads>(env, exports, "reads");
   Export<Pack>(env, exports, "pack");
-  Export<QuantizeBlocks>(env, exports, "quantizeBlocks");
   Export<Release>(env, exports, "release");
 }
 

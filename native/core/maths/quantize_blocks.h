@@ -19,7 +19,10 @@
 // and m = round(−c / e), and each q is rounded once more, by the values of the stored d·s and e·m.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "core/maths/blocks.h"
 
@@ -28,6 +31,12 @@ namespace lora {
 // The formats of blocks that values are rounded to.
 inline constexpr WeightFormat kWrittenBlocks[] = {WeightFormat::kQ8_0, WeightFormat::kQ5_0,
                                                   WeightFormat::kQ4_0, WeightFormat::kQ4_K};
+// Their names, for choices among them.
+inline constexpr auto kWrittenNames = [] {
+  std::array<const char*, std::size(kWrittenBlocks)> names{};
+  for (size_t i = 0; i < names.size(); ++i) names[i] = NameOf(kWrittenBlocks[i]);
+  return names;
+}();
 
 // block ← finite values, as many as a block has. Returns false, with any bytes, where a scale is
 // too large for f16.

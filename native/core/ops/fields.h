@@ -296,15 +296,17 @@ constexpr FlagField<A> Flag(const char* name, bool A::* to) {
   return {{}, name, to};
 }
 
-// One of `words`; the index of the word is the value of the enumerator.
+// One of `words`; the index of the word is the value of the enumerator, or its place in `values`.
 template <class A, class E>
 struct ChoiceField : NoTensor {
   const char* name;
   E A::* to;
   std::span<const char* const> words;
   bool labels;
+  const E* values = nullptr;
   // Error sentences begin with the chosen word instead of the op's label.
-  constexpr ChoiceField Labels() const { return {{}, name, to, words, true}; }
+  constexpr ChoiceField Labels() const { return {{}, name, to, words, true, values}; }
+  constexpr ChoiceField Among(const E* of) const { return {{}, name, to, words, labels, of}; }
 };
 template <class A, class E>
 constexpr ChoiceField<A, E> Choice(const char* name, E A::* to,

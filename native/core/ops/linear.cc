@@ -1,6 +1,8 @@
 // The rules of frozen matrices and of lora_linear.
 #include "core/ops/linear.h"
 
+#include <utility>
+
 #include "core/ops/rules.h"
 
 namespace lora {
@@ -116,6 +118,19 @@ void Check(const QuantizeArgs& args) {
   rules.ShapeIs("magnitudes", args.magnitudes, {ScaleCount(args.format, args.rows(), args.cols())},
                 "(groups that share a scale)");
   rules.Type("magnitudes", args.magnitudes, {DType::kF32});
+}
+
+void Check(const QuantizeBlocksArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Floating("values", args.values);
+  const BlockSize size = TraitsOf(args.format).block;
+  LORA_CHECK(args.values.numel() % size.values == 0, rules.op(), "expected whole blocks of ",
+             size.values, " values (", NameOf(args.format), ") but received ", args.values.numel(),
+             " values");
+  rules.ShapeIs("blocks", args.blocks, {args.count() * size.bytes}, "(bytes of blocks)");
+  rules.ShapeIs("held", args.held, {args.count()}, "(blocks)");
+  for (const auto& [name, bytes] : {std::pair{"blocks", args.blocks}, {"held", args.held}})
+    rules.Type(name, bytes, {DType::kI8});
 }
 
 void Check(const UnpackArgs& args) {

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/maths/quantize_blocks.h"
 #include "core/ops/describe.h"
 
 namespace lora {
@@ -63,6 +64,34 @@ struct QuantizeArgs {
   }
 };
 void Check(const QuantizeArgs&);
+
+// Rounds whole blocks of values to a format of files, with ggml's bits (quantize_blocks.h). On the
+// CPU and in the reference: files are written on the host.
+struct QuantizeBlocksArgs {
+  TensorView values;  // f32, bf16 or f16
+  WeightFormat format = WeightFormat::kQ8_0;
+  TensorView blocks;  // i8 [bytes]
+  TensorView held;    // i8 [blocks]: 1, or 0 where a value is not finite or its scale is too large
+                      // for f16; the bytes of that block are no use then
+
+  int64_t count() const { return values.numel() / TraitsOf(format).block.values; }
+
+  static constexpr auto Describe() {
+    using A = QuantizeBlocksArgs;
+    return OpDescription{
+        "quantize_blocks",
+        "quantize_blocks",
+        In("values", &A::values),
+        Choice("format", &A::format, kWrittenNames).Among(kWrittenBlocks),
+        Out("blocks", &A::blocks,
+            [](const A& a) {
+              return Result{DType::kI8, {a.count() * TraitsOf(a.format).block.bytes}};
+            }),
+        Out("held", &A::held, [](const A& a) { return Result{DType::kI8, {a.count()}}; }),
+    };
+  }
+};
+void Check(const QuantizeBlocksArgs&);
 
 // dst [rows, cols] row-major ← a packed matrix in the dtype in which ops see it. Where that is the
 // dtype of the format, the values are those that were packed, bit for bit.
@@ -255,7 +284,7 @@ struct DropoutArgs {
 };
 void Check(const DropoutArgs&);
 
-using LinearOps = OpList<PackArgs, QuantizeArgs, UnpackArgs, LoraLinearForwardArgs,
-                         LoraLinearBackwardArgs, DropoutArgs>;
+using LinearOps = OpList<PackArgs, QuantizeArgs, QuantizeBlocksArgs, UnpackArgs,
+                         LoraLinearForwardArgs, LoraLinearBackwardArgs, DropoutArgs>;
 
 }  // namespace lora

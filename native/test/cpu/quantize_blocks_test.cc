@@ -1,4 +1,4 @@
-#include "core/ops/quantize_blocks.h"
+#include "core/maths/quantize_blocks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/maths/quantize_blocks.h"
-#include "core/ops/element.h"
+#include "test/support/run.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tensors.h"
 
@@ -19,33 +18,23 @@ constexpr WeightFormat kFormatsOfFiles[] = {WeightFormat::kQ8_0, WeightFormat::k
 
 struct Blocks {
   std::vector<uint8_t> bytes, held;
-  explicit Blocks(WeightFormat format, int64_t values)
-      : bytes(static_cast<size_t>(ValueBytes(format, 1, values)), 0xa5),
-        held(static_cast<size_t>(values / TraitsOf(format).block.values), 0xa5) {}
 };
 
-Blocks Written(const Tensor& w, WeightFormat format, int threads) {
-  const auto context = CpuBackend().create_context(threads);
-  Blocks result(format, w.numel());
-  cpu::QuantizeBlocks({w, format, result.bytes.data(), result.held.data()}, *context);
-  return result;
+Blocks Written(const Backend& backend, const Tensor& w, WeightFormat format, int threads) {
+  const BlockSize size = TraitsOf(format).block;
+  const int64_t n = w.numel() / size.values;
+  const Tensor blocks(DType::kI8, {n * size.bytes}), held(DType::kI8, {n});
+  Run(backend, QuantizeBlocksArgs{w, format, blocks, held}, threads);
+  const auto bytes = [](const Tensor& tensor) {
+    const auto* data = tensor.view().as<const uint8_t>();
+    return std::vector<uint8_t>(data, data + tensor.numel());
+  };
+  return {bytes(blocks), bytes(held)};
 }
 
 // The definition: one block after the other.
 Blocks Expected(const Tensor& w, WeightFormat format) {
-  Blocks result(format, w.numel());
-  const BlockSize size = TraitsOf(format).block;
-  for (size_t b = 0; b < result.held.size(); ++b) {
-    float values[kMaxBlockValues];
-    bool finite = true;
-    for (int64_t i = 0; i < size.values; ++i) {
-      values[i] = static_cast<float>(w.at(static_cast<int64_t>(b) * size.values + i));
-      finite = finite && std::isfinite(values[i]);
-    }
-    uint8_t* const block = result.bytes.data() + b * static_cast<size_t>(size.bytes);
-    result.held[b] = finite && EncodeBlock(format, values, block);
-  }
-  return result;
+  return Written(ReferenceBackend(), w, format, 1);
 }
 
 TEST_CASE("quantize_blocks: any number of blocks has the bytes of one after the other") {
@@ -59,7 +48,7 @@ TEST_CASE("quantize_blocks: any number of blocks has the bytes of one after the 
         const Blocks expected = Expected(w, format);
         ForEachSimdTarget([&] {
           for (const int threads : {1, 3}) {
-            const Blocks found = Written(w, format, threads);
+            const Blocks found = Written(CpuBackend(), w, format, threads);
             CHECK(found.bytes == expected.bytes);
             CHECK(found.held == expected.held);
           }
@@ -96,7 +85,7 @@ TEST_CASE("quantize_blocks: numbers that blocks hardly hold, and those that they
       CHECK(held == (r < kHeld));
     }
     ForEachSimdTarget([&] {
-      const Blocks found = Written(w, format, 2);
+      const Blocks found = Written(CpuBackend(), w, format, 2);
       CHECK(found.held == expected.held);
       for (size_t b = 0; b < found.held.size(); ++b) {
         const size_t bytes = static_cast<size_t>(size.bytes), begin = b * bytes;

@@ -1,6 +1,5 @@
 /** For each function of the binding, calls that it accepts. */
 import type { NativeBinding } from '../../../lib/native/binding';
-import { writtenBlocks } from '../../../lib/native/constants';
 import type { Dice } from '../random';
 import { deltaTable, device, Draw, guard, storedDtypes, weightFormats, type Act, type Builder } from './draw';
 import { ops } from './op_calls';
@@ -57,7 +56,6 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   endRecording: (d) => ({ before: [beginRecording, step(d)], args: [device] }),
   abandonRecording: (d) => ({ before: [beginRecording, step(d)], args: [device] }),
   runProgram: (d) => [{ $: 'program', steps: [step(d), step(d)] as never }],
-  quantizeBlocks: (d) => [d.tensor(d.float(), [256 * d.size()]), d.dice.pick(writtenBlocks)],
   reads: (d) => [device, d.dice.pick(weightFormats), d.float()],
   pack: (d) => {
     const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.columns());

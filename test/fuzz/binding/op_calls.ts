@@ -1,5 +1,6 @@
 /** Calls that ops accept: operands of the dtypes and shapes that native/core/ops describes. */
 import type { LinearPhase, NativeBinding } from '../../../lib/native/binding';
+import { writtenBlocks } from '../../../lib/native/constants';
 import { binaryKinds, unaryKinds } from '../../../lib/native/op_functions';
 import { deltaTable, device, guard, storedDtypes, type Builder, type Draw } from './draw';
 import { isSpec, type Spec, type SpecObject } from './plan';
@@ -191,6 +192,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   unpack: (d) => [d.weight(d.act(), d.size(), d.columns())],
   loraLinearForward,
   loraLinearBackward,
+  quantizeBlocks: (d) => [d.tensor(d.float(), [256 * d.size()]), d.dice.pick(writtenBlocks)],
   embedding: (d) => {
     const rows = d.some();
     return [d.weight(d.act(), rows, d.columns()), d.ids(d.shape(), rows)];

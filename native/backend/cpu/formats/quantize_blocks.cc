@@ -1,11 +1,11 @@
-#include "core/ops/quantize_blocks.h"
+#include "core/maths/quantize_blocks.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/runtime/parallel.h"
-#include "core/maths/quantize_blocks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/formats/quantize_blocks.cc"
@@ -188,7 +188,7 @@ inline void EncodeQ4K(const float* x, size_t count, uint8_t* blocks, bool* held)
 
 }  // namespace
 
-void WriteBlocks(const BlocksArgs& args, size_t begin, size_t end) {
+void WriteBlocks(const QuantizeBlocksArgs& args, size_t begin, size_t end) {
   const BlockSize size = TraitsOf(args.format).block;
   const size_t per_block = static_cast<size_t>(size.values);
   const size_t bytes = static_cast<size_t>(size.bytes);
@@ -198,8 +198,9 @@ void WriteBlocks(const BlocksArgs& args, size_t begin, size_t end) {
   static_assert(kSizeOfQ4K * kGroupsOfQ4K <= kBlock);
   for (size_t b = begin; b < end; b += together) {
     const size_t n = std::min(together, end - b);
-    const float* x = ReadBlock(args.src.data, args.src.dtype, b * per_block, n * per_block, buffer);
-    uint8_t* const blocks = args.blocks + b * bytes;
+    const float* x =
+        ReadBlock(args.values.data, args.values.dtype, b * per_block, n * per_block, buffer);
+    uint8_t* const blocks = args.blocks.as<uint8_t>() + b * bytes;
     bool held[kBlocksOfQ4K] = {};
     if (in_lanes) {
       EncodeQ4K(x, n, blocks, held);
@@ -210,7 +211,7 @@ void WriteBlocks(const BlocksArgs& args, size_t begin, size_t end) {
       const float* const values = x + i * per_block;
       const bool finite =
           std::all_of(values, values + per_block, [](float value) { return std::isfinite(value); });
-      args.held[b + i] = held[i] && finite;
+      args.held.as<int8_t>()[b + i] = held[i] && finite;
     }
   }
 }
@@ -223,12 +224,12 @@ namespace lora::cpu {
 
 HWY_EXPORT(WriteBlocks);
 
-void QuantizeBlocks(const BlocksArgs& args, Context& context) {
+void Run(const QuantizeBlocksArgs& args, Scratch, Context& context) {
   const size_t width = static_cast<size_t>(TraitsOf(args.format).block.values);
-  const size_t blocks = static_cast<size_t>(args.src.numel()) / width;
-  ForRows(context, blocks, width, kCostlyGrain,
+  ForRows(context, static_cast<size_t>(args.count()), width, kCostlyGrain,
           [&](size_t begin, size_t end) { HWY_DYNAMIC_DISPATCH(WriteBlocks)(args, begin, end); });
 }
 
+template PlannedCall Plan(const QuantizeBlocksArgs&, int);
 }  // namespace lora::cpu
 #endif  // HWY_ONCE
