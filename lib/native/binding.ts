@@ -173,17 +173,6 @@ export interface NativeBinding extends OpFunctions {
   // Frozen matrices.
   /** Whether ops with activations of a dtype read weights that are kept in a format. */
   reads(device: NativeDevice, format: WeightFormat, activations: DType): boolean;
-  /**
-   * W [out, in] of `shape` in a format, for activations of `dtype`. `values` is W itself, or the bytes of its codes or blocks as 'i8' [bytes].
-   * `scales` are f32: [out] of 'int8', one for 64 values of the flattened matrix of 'nf4' and 'fp4', null otherwise.
-   */
-  pack(
-    values: NativeTensor,
-    scales: NativeTensor | null,
-    format: WeightFormat,
-    shape: readonly number[],
-    dtype: DType,
-  ): NativeWeight;
 
   // Changes of adapters, for calls whose rows have their own.
   /** Whether the tables of a device may be of this dtype. */

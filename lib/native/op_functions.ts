@@ -5,6 +5,13 @@ import type { NativeDevice, NativeGuard, NativeTable, NativeTensor, NativeWeight
 
 /** A function for each op. Scalars have shape []. */
 export interface OpFunctions {
+  pack(
+    weight: NativeTensor,
+    scales: NativeTensor | null,
+    format: 'int8' | 'nf4' | 'fp4' | 'f32' | 'bf16' | 'f16' | 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q2_k' | 'q3_k' | 'q4_k' | 'q5_k' | 'q6_k' | 'iq1_s' | 'iq2_s' | 'iq3_s' | 'iq4_nl' | 'iq4_xs' | 'tq1_0' | 'tq2_0' | 'mxfp4',
+    shape: readonly number[],
+    dtype: DType,
+  ): NativeWeight;
   quantize(
     weight: NativeTensor,
     format: 'int8' | 'nf4' | 'fp4',

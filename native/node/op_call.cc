@@ -84,7 +84,27 @@ void OpCall::Out(TensorView* view, const Result& result, Form form) {
   outputs_.push_back({view, nullptr, seen});
 }
 
+void OpCall::Packed(void** data, const WeightRef& weight) {
+  state_.RefuseRecording(*device_, label_);
+  packed_ = std::make_shared<WeightRef>(weight);
+  packed_data_ = data;
+}
+
+size_t OpCall::PackedBytes() const {
+  if (!packed_) return 0;
+  return device_->backend().packed_bytes(packed_->rows, packed_->cols, packed_->format);
+}
+
 bool OpCall::AllocateOutputs() {
+  if (packed_) {
+    if (!device_->backend().reads(packed_->format, packed_->dtype))
+      Throw("ERR_UNSUPPORTED", label_, device_->name(), " does not read ", NameOf(packed_->format),
+            " weights for ", NameOf(packed_->dtype), " activations");
+    packed_->packed = state_.TryNewStorage(device_, PackedBytes());
+    if (!packed_->packed) return false;
+    *packed_data_ = packed_->packed->data();
+    operands_.push_back({packed_->packed->status(), Access::kOut});
+  }
   for (Output& output : outputs_) {
     output.storage = state_.TryNewStorage(device_, output.view->bytes());
     if (!output.storage) return false;
@@ -97,7 +117,8 @@ bool OpCall::AllocateOutputs() {
 }
 
 void OpCall::ThrowOutOfMemory(size_t scratch_bytes) {
-  size_t needed = scratch_bytes;
+  size_t needed = scratch_bytes + PackedBytes();
+  if (packed_) packed_->packed.reset();
   for (Output& output : outputs_) {
     needed += output.view->bytes();
     output.storage.reset();
@@ -112,6 +133,7 @@ void OpCall::Enqueue(const Block& scratch, PlannedCall call) {
   command.op = op_;
   command.operands = operands_;
   command.guard = guard_;
+  if (packed_) command.bytes = packed_->packed->bytes();
   command.scratch = Scratch(static_cast<std::byte*>(scratch.data), call.scratch_bytes);
   command.run = std::move(call.run);
   state_.Enqueue(*device_, std::move(command));
@@ -126,6 +148,10 @@ void OpCall::Record(PlannedCall call, Program::Planner plan) {
   step.operands = operands_;
   step.guard = guard_;
   device_->recording->Record(std::move(step), held_, std::move(call), std::move(plan));
+}
+
+Napi::Value OpCall::PackedResult() const {
+  return state_.Wrap({.kind = Kind::kWeight, .weight = packed_});
 }
 
 Napi::Value OpCall::ResultOf(const TensorView& view) {

@@ -42,6 +42,7 @@ void CheckOn(const Device& device, const char* label, const Args& args) {
 // no loop should go through, such as [2^40, 0].
 template <class Args>
 bool WritesNothing(const Args& args) {
+  if constexpr (requires { args.activations; }) return false;  // a packed matrix
   bool nothing = true;
   ForEachOperand(args, [&]<class View>(const View& view, auto... access) {
     if constexpr (std::is_same_v<View, TensorView>)
@@ -73,6 +74,9 @@ class OpCall {
   // the leading dimensions of the first operand that was taken as kRows or kFlat.
   void Out(TensorView* view, const Result& result, Form form = Form::kSame);
 
+  // Plans a frozen matrix: *data gets its memory in Run. No program packs one.
+  void Packed(void** data, const WeightRef& weight);
+
   template <class Args>
   void Run(Args& args) {
     LORA_CHECK(device_, label_, "expected at least one tensor but received none");
@@ -102,6 +106,7 @@ class OpCall {
 
   // The handle of the output planned for this view, or null when there was none.
   Napi::Value ResultOf(const TensorView& view);
+  Napi::Value PackedResult() const;
 
  private:
   struct Output {
@@ -110,6 +115,7 @@ class OpCall {
     Shape seen;
   };
 
+  size_t PackedBytes() const;
   void Join(const std::shared_ptr<Device>& device, const char* name);
   // Returns false when one of them gets no memory.
   bool AllocateOutputs();
@@ -127,6 +133,8 @@ class OpCall {
   std::vector<lora::Operand> operands_;
   std::vector<StoragePtr> held_;  // of the operands
   std::vector<Output> outputs_;
+  std::shared_ptr<WeightRef> packed_;
+  void** packed_data_ = nullptr;
   std::shared_ptr<Guard> guard_;
 };
 

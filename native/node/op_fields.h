@@ -111,6 +111,20 @@ void Take(OpCall& call, Values& values, const ResultsField<A, Part>& field, A& a
     if (wanted[i]) call.Out(&views[i], field.rule(args, i), field.form);
 }
 
+template <class A>
+void Take(OpCall& call, Values& values, const PackedField<A>& field, A& args) {
+  const WeightFormat format = ParseFormat(values.Next("format"), call.label());
+  const Shape shape = ParseShape(values.Next("shape"), call.label());
+  LORA_CHECK(shape.rank() == 2 && shape[0] >= 0 && shape[1] >= 0, call.label(),
+             "expected a shape [out, in] but received ", shape);
+  const DType activations = ParseDType(values.Next("dtype"), call.label());
+  args.*field.format = format;
+  args.*field.rows = shape[0];
+  args.*field.cols = shape[1];
+  args.*field.activations = activations;
+  call.Packed(&(args.*field.packed), {nullptr, format, activations, shape[0], shape[1]});
+}
+
 // ---- numbers and words -----------------------------------------------------------------------
 
 template <class A, class T>
@@ -193,6 +207,11 @@ template <class A>
 void Give(OpCall& call, const ResultField<A>& field, const A& args,
           std::vector<Napi::Value>& values) {
   values.push_back(call.ResultOf(args.*field.view));
+}
+
+template <class A>
+void Give(OpCall& call, const PackedField<A>&, const A&, std::vector<Napi::Value>& values) {
+  values.push_back(call.PackedResult());
 }
 
 template <class A, class Part>

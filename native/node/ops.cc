@@ -1,7 +1,6 @@
 // Exports a function for every op. The description of the op (core/ops/describe.h) says what the
 // function takes and returns: rms_norm_forward is rmsNormForward(x, addend, weight, eps, dtype,
 // keepRstd) → [sum, y, rstd].
-#include <type_traits>
 #include <vector>
 
 #include "node/api.h"
@@ -37,8 +36,7 @@ Napi::Value CallOp(const Napi::CallbackInfo& info) {
 
 void RegisterOps(Napi::Env env, Napi::Object exports) {
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
-    if constexpr (!std::is_same_v<Args, PackArgs>)  // weights.cc exports pack()
-      Export<CallOp<Args>>(env, exports, JavaScriptName(kDescription<Args>.name).c_str());
+    Export<CallOp<Args>>(env, exports, JavaScriptName(kDescription<Args>.name).c_str());
   });
 }
 

@@ -52,6 +52,11 @@ size_t ParseChoice(Napi::Value value, const char* op, const char* name,
   Throw("ERR_ARGUMENT", op, "expected ", name, " to be ", list, " but received \"", word, "\"");
 }
 
+WeightFormat ParseFormat(Napi::Value value, const char* op) {
+  const std::span names = std::span(kFormatNames).first(kFormatsOfJavaScript);
+  return static_cast<WeightFormat>(ParseChoice(value, op, "format", names));
+}
+
 DType ParseDType(Napi::Value value, const char* op) {
   constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kI32};
   constexpr const char* kNames[] = {NameOf(kTypes[0]), NameOf(kTypes[1]), NameOf(kTypes[2]),

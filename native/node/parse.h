@@ -26,6 +26,7 @@ size_t ParseChoice(Napi::Value value, const char* op, const char* name,
 DType ParseDType(Napi::Value value, const char* op);
 // The same, or i8, which only the values of a quantized weight have.
 DType ParseStoredDType(Napi::Value value, const char* op);
+WeightFormat ParseFormat(Napi::Value value, const char* op);
 // Accepts at most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);
 // Throws unless the dimensions, each 0 counted as 1, make at most 2^53 elements: then no product of

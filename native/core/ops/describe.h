@@ -92,13 +92,15 @@ const char* LabelOf(const Args& args) {
   return label;
 }
 
-// Returns the dtype of the tensor that the description marks with Activation(), or f32.
+// Returns the dtype of the tensor that the description marks with Activation(), or of those that
+// will read a packed matrix, or f32.
 template <class Args>
 DType ActivationOf(const Args& args) {
   DType dtype = DType::kF32;
   ForEachField<Args>([&](const auto& field) {
     if constexpr (requires { field.activation; })
       if (field.activation) dtype = (args.*field.view).dtype;
+    if constexpr (requires { field.activations; }) dtype = args.*field.activations;
   });
   return dtype;
 }

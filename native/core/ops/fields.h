@@ -343,6 +343,21 @@ constexpr ShapeField<A> ShapeOf(TensorView A::* of) {
   return {{}, of};
 }
 
+// A frozen matrix as the backend keeps it, which is a weight in JavaScript. The caller gives its
+// format, its shape and the dtype of the activations.
+template <class A>
+struct PackedField : NoTensor {
+  void* A::* packed;
+  WeightFormat A::* format;
+  int64_t A::*rows, A::*cols;
+  DType A::* activations;
+};
+template <class A>
+constexpr PackedField<A> OutPacked(void* A::* packed, WeightFormat A::* format, int64_t A::* rows,
+                                   int64_t A::* cols, DType A::* activations) {
+  return {{}, packed, format, rows, cols, activations};
+}
+
 // The device of an op that has no operand on one.
 struct DeviceField : NoTensor {};
 constexpr DeviceField OnDevice() { return {}; }

@@ -106,7 +106,6 @@ void Check(const PackArgs& args) {
                   format.scales == Scales::kRows ? "(out)" : "(blocks of 64 values)");
     rules.Float32("scales", args.scales);
   }
-  LORA_CHECK(args.dst != nullptr, rules.op(), "expected memory for the packed weight");
 }
 
 void Check(const QuantizeArgs& args) {

@@ -18,8 +18,8 @@ struct PackArgs {
   TensorView scales;    // [ScaleCount] f32, or absent where the format has none
   WeightFormat format = WeightFormat::kF32;
   int64_t rows = 0, cols = 0;
+  DType activations = DType::kF32;  // of the ops that will read it
 
-  // JavaScript's pack() makes a weight instead of a tensor: node/weights.cc.
   static constexpr auto Describe() {
     using A = PackArgs;
     return OpDescription{
@@ -27,6 +27,7 @@ struct PackArgs {
         "pack",
         In("weight", &A::src),
         In("scales", &A::scales).OrNone(),
+        OutPacked(&A::dst, &A::format, &A::rows, &A::cols, &A::activations),
     };
   }
 };

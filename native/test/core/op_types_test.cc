@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -51,11 +52,10 @@ std::string TensorList(bool nullable) {
   return nullable ? "(NativeTensor | null)[]" : "NativeTensor[]";
 }
 
-template <class A, class E>
-std::string Words(const ChoiceField<A, E>& field, const char* between) {
-  std::vector<std::string> words;
-  for (const char* word : field.words) words.push_back("'" + std::string(word) + "'");
-  return Joined(words, between);
+std::string Quoted(std::span<const char* const> words, const char* between) {
+  std::vector<std::string> quoted;
+  for (const char* word : words) quoted.push_back("'" + std::string(word) + "'");
+  return Joined(quoted, between);
 }
 
 // ---- what each kind of field adds ------------------------------------------------------------
@@ -116,7 +116,7 @@ void Add(Signature& to, const FlagField<A>& field) {
 }
 template <class A, class E>
 void Add(Signature& to, const ChoiceField<A, E>& field) {
-  to.Add(field.name, Words(field, " | "));
+  to.Add(field.name, Quoted(field.words, " | "));
 }
 template <class A>
 void Add(Signature& to, const DimensionsField<A>& field) {
@@ -129,6 +129,13 @@ void Add(Signature& to, const DTypeField<A>&) {
 template <class A>
 void Add(Signature& to, const ShapeField<A>&) {
   to.Add("shape", "readonly number[]");
+}
+template <class A>
+void Add(Signature& to, const PackedField<A>&) {
+  to.Add("format", Quoted(std::span(kFormatNames).first(kFormatsOfJavaScript), " | "));
+  to.Add("shape", "readonly number[]");
+  to.Add("dtype", "DType");
+  to.Answer("packed", "NativeWeight");
 }
 void Add(Signature& to, const DeviceField&) { to.Add("device", "NativeDevice"); }
 void Add(Signature& to, const GuardField&) { to.Add("guard", "NativeGuard"); }
@@ -159,7 +166,6 @@ std::string FileText() {
           "/** A function for each op. Scalars have shape []. */\n"
           "export interface OpFunctions {\n";
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
-    if constexpr (std::is_same_v<Args, PackArgs>) return;  // node/weights.cc has pack()
     const Signature signature = SignatureOf(kDescription<Args>.fields);
     text << "  " << JavaScriptName(kDescription<Args>.name) << "(\n";
     for (const std::string& parameter : signature.members) text << "    " << parameter << ",\n";
@@ -170,8 +176,8 @@ std::string FileText() {
     ForEachField<Args>([&](const auto& field) {
       if constexpr (requires { field.words; })
         if (field.labels && !std::string_view(kDescription<Args>.name).ends_with("_backward"))
-          text << "export const " << kDescription<Args>.name << "Kinds = [" << Words(field, ", ")
-               << "] as const;\n";
+          text << "export const " << kDescription<Args>.name << "Kinds = ["
+               << Quoted(field.words, ", ") << "] as const;\n";
     });
   });
   return text.str();

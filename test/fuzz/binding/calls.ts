@@ -57,11 +57,6 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   abandonRecording: (d) => ({ before: [beginRecording, step(d)], args: [device] }),
   runProgram: (d) => [{ $: 'program', steps: [step(d), step(d)] as never }],
   reads: (d) => [device, d.dice.pick(weightFormats), d.float()],
-  pack: (d) => {
-    const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.columns());
-    // A copy: damage to the argument would else also reach the tensor, which must have a size.
-    return [values!, scales!, format!, [...(shape as number[])], dtype!];
-  },
   readsDeltas: (d) => [device, d.float()],
   createDeltaTable: (d) => [
     device,

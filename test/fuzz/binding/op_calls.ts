@@ -192,6 +192,11 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   unpack: (d) => [d.weight(d.act(), d.size(), d.columns())],
   loraLinearForward,
   loraLinearBackward,
+  pack: (d) => {
+    const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.columns());
+    // A copy: damage to the argument would else also reach the tensor, which must have a size.
+    return [values!, scales!, format!, [...(shape as number[])], dtype!];
+  },
   quantizeBlocks: (d) => [d.tensor(d.float(), [256 * d.size()]), d.dice.pick(writtenBlocks)],
   embedding: (d) => {
     const rows = d.some();
