@@ -139,8 +139,8 @@ example(
   },
 );
 
+tested.add('talk.mjs');
 test('talk.mjs: the history goes in, and the answers of the adapter come out', async () => {
-  tested.add('talk.mjs');
   const model = await answeringModel('Hi!');
   const adapter = await answeringAdapter(model, 'Yo.', join(scratch, 'yo'));
   const talk = (...args: string[]): string =>
