@@ -178,6 +178,25 @@ test('an adapter keeps the name of the base that it came with', async () => {
   expect((await readAdapter(dir)).config['base_model_name_or_path']).toBe('org/base');
 });
 
+test("DoRA's magnitude is read under its name in PEFT's memory, too", async () => {
+  const model = await load();
+  const dir = join(scratch, 'magnitude');
+  const a = model.addAdapter({ r: 2, useDora: true, targetModules: ['q_proj'] }, { name: 'a' });
+  fillAdapter(a);
+  await a.save(dir);
+  const { config, tensors } = await readAdapter(dir);
+  const inMemory = [...tensors].map(
+    ([key, value]) => [key.endsWith('lora_magnitude_vector') ? `${key}.weight` : key, value] as const,
+  );
+  expect(inMemory.filter(([key]) => !tensors.has(key))).toHaveLength(model.config.numHiddenLayers);
+  const wanted = await logitsOf(model, 'a');
+  const { tensors: before } = memoryUsage();
+  await model.loadAdapter({ config, tensors: new Map(inMemory) }, { name: 'b' });
+  expect(await logitsOf(model, 'b')).toEqual(wanted);
+  await model.removeAdapter('b'); // with the norms and factors that its calls have kept
+  expect(memoryUsage().tensors).toBe(before);
+});
+
 test('loading and merging that run out of memory leave nothing behind', async () => {
   const model = await load();
   const dir = join(scratch, 'no-memory');

@@ -7,6 +7,7 @@ import { LoRAError } from '../../lib/errors';
 import { Request, type RequestPlan } from '../../lib/engine/request';
 import { planGeneration } from '../../lib/engine/sampling';
 import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
+import type { TokenStream } from '../../lib/text/token_stream';
 
 const shape = { layers: 1, kvHeads: 1, headDim: 2, dtype: 'f32', device: 'cpu' } as const;
 const pageBytes = 2 * pageLength * 2 * 4;
@@ -128,6 +129,31 @@ test('pages go back when a request ends or is cancelled', () => {
   step();
   prefixes.evict(100);
   expect(pool.used).toBe(0);
+});
+
+test('tokens that were drawn behind a stop string are no part of the result', () => {
+  const { submit } = world();
+  const stream = { push: (id: number) => String.fromCharCode(id), flush: () => '' } as unknown as TokenStream;
+  const generation = planGeneration({ stop: 'b' }, plainDefaults);
+  const request = submit([1], { stream, generation });
+  for (const letter of 'abc') request.take({ id: letter.charCodeAt(0) });
+  request.deliver();
+  expect(request.delivery.completion).toMatchObject({ text: 'a', ids: [97, 98], finishReason: 'stop' });
+});
+
+test('a request that has ended keeps its end', async () => {
+  const { submit } = world();
+  const [whole, failed] = [submit([1]), submit([2])];
+  whole.finishEmpty();
+  const { completion } = whole.delivery;
+  whole.deliver();
+  expect(whole.delivery.completion).toBe(completion);
+  whole.cancel(new Error('too late'));
+  expect(await whole.delivery.next()).toEqual({ value: undefined, done: true });
+  failed.cancel(new Error('first'));
+  failed.cancel(new Error('second'));
+  failed.finishEmpty();
+  await expect(failed.delivery.next()).rejects.toThrow('first');
 });
 
 test('pages that other weights computed are given back with all that follow them', () => {

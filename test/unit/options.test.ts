@@ -1,7 +1,9 @@
 /** The table of options: what it says holds for programs and for command lines alike. */
 import { flagName, parse } from '../../lib/cli/args';
 import { commands } from '../../lib/cli/commands';
+import { defaultLimits } from '../../lib/engine/engine';
 import { checkedOptions, expectation, flagsOf, type Option } from '../../lib/options/option';
+import { defaultsOf, handlerNumbers } from '../../lib/options/serving';
 import { adapterOptions, earlyStoppingOptions, trainerOptions } from '../../lib/options/table';
 import { normalizeLoRAConfig } from '../../lib/peft/config';
 
@@ -52,4 +54,24 @@ test('penalties that favor what was said are taken', () => {
   const flags = ['repetition-penalty=0.9', 'presence-penalty=-1', 'frequency-penalty=-0.5'];
   const { values } = parse('chat', commands['chat']!, ['--model', 'm', ...flags.map((flag) => `--${flag}`)]);
   expect(values).toMatchObject({ repetitionPenalty: 0.9, presencePenalty: -1, frequencyPenalty: -0.5 });
+});
+
+test('an engine and a server have the defaults that their documents name', () => {
+  expect(defaultLimits).toEqual({
+    maxBatchSize: 16,
+    maxQueued: 256,
+    kvCacheBytes: 2 ** 30,
+    prefillChunk: 256,
+  });
+  expect(defaultsOf(handlerNumbers)).toEqual({
+    maxAdapters: 16,
+    maxRunning: 16,
+    maxQueued: 256,
+    defaultMaxNewTokens: 1024,
+    maxMessages: 1024,
+    maxBodyBytes: 4 * 2 ** 20,
+    maxWaitingBytes: 64 * 2 ** 20,
+    bodyTimeoutMs: 30_000,
+    stallTimeoutMs: 60_000,
+  });
 });
