@@ -23,6 +23,9 @@ const order = [
   'cli',
 ];
 
+// The same for the folders in lib/models; the files beside them import from all.
+const orderOfModels = ['config', 'families', 'files', 'quantized', 'inputs', 'core', 'running'];
+
 /** @type {import('dependency-cruiser').IConfiguration} */
 module.exports = {
   forbidden: [
@@ -32,6 +35,14 @@ module.exports = {
       severity: 'error',
       from: { path: `^lib/${folder}/` },
       to: { path: `^lib/(${order.slice(i + 1).join('|')})/` },
+    })),
+    ...orderOfModels.map((folder, i) => ({
+      name: `above models/${folder}`,
+      severity: 'error',
+      from: { path: `^lib/models/${folder}/` },
+      to: {
+        path: `^lib/models/(${[...orderOfModels.slice(i + 1).map((one) => `${one}/`), '[^/]+\\.ts$'].join('|')})`,
+      },
     })),
     { name: 'above all', severity: 'error', from: { path: '^lib/' }, to: { path: '^lib/index\\.ts$' } },
     {

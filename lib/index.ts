@@ -23,13 +23,13 @@ export type {
   FromPretrainedOptions,
   GenerateOptions,
   LoadAdapterOptions,
-} from './models/options';
+} from './models/core/options';
 export { quantizeModel, type QuantizeModelOptions } from './models/quantize_model';
 export { convertAdapter, type AdapterFormat, type ConvertAdapterOptions } from './convert/convert_adapter';
 export { convertModel, type ConvertModelOptions, type GgufFormat } from './convert/convert_model';
 export type { SavedModel } from './models/save';
-export type { TrainAllOptions } from './models/trained_base';
-export type { QuantizeOptions } from './models/quantize_options';
+export type { TrainAllOptions } from './models/core/trained_base';
+export type { QuantizeOptions } from './models/quantized/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {
   DownloadProgress,
@@ -41,19 +41,18 @@ export type {
 export { Adapter } from './peft/adapter';
 export type { AddAdapterOptions } from './peft/adapter_set';
 export type { CombineAdaptersOptions, CombineMethod } from './peft/combine';
-export type { TokenRows } from './models/batch';
+export type { TokenRows } from './models/inputs/batch';
 export type { ChatTemplateOptions, ChatVariables } from './text/chat';
 export type { ChatMessage } from './text/messages';
-export type { ModelDType } from './models/weights';
-export type { ModelConfig } from './models/config';
-export type { BlockShape } from './models/families/family';
+export type { ModelDType } from './models/core/weights';
+export type { LayerShape, ModelConfig } from './models/config/model_config';
 export type { ModelType } from './models/families';
 export type { SamplingOptions } from './engine/sampling';
 export type { JsonSchema } from './grammar/json_schema';
-export type { GeneratedText, GenerationResult, Prompt } from './models/generate';
+export type { GeneratedText, GenerationResult, Prompt } from './models/running/generate';
 export type { EngineOptions, EngineStats } from './engine/engine';
 export type { GeneratedToken, TokenLogprob, TokenLogprobs } from './engine/delivery';
-export type { RopeConfig, RopeScaling } from './models/rope';
+export type { RopeConfig, RopeScaling } from './models/config/rope';
 export { Tokenizer } from './text/tokenizer';
 export type {
   ApplyChatTemplateOptions,
@@ -79,7 +78,7 @@ export type { LoadCheckpointOptions, StateDict, Stateful, StateValue } from './f
 export { Trainer } from './train/trainer';
 export type { TrainerOptions } from './train/options';
 export { compareMethods } from './compare/compare';
-export type { EvaluateOptions, Evaluation } from './models/evaluate';
+export type { EvaluateOptions, Evaluation } from './models/running/evaluate';
 export type {
   AnswerSample,
   ChoiceSample,

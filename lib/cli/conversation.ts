@@ -3,7 +3,7 @@ import { SequencePlan } from '../data/sequence_plan';
 import { loraError } from '../errors';
 import type { SamplingOptions } from '../engine/sampling';
 import type { CausalLM } from '../models/causal_lm';
-import type { GenerationResult } from '../models/generate';
+import type { GenerationResult } from '../models/running/generate';
 import { chatIds } from '../text/marks';
 import type { ChatMessage } from '../text/messages';
 

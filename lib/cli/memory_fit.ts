@@ -1,9 +1,9 @@
 /** Whether a run fits into memory: what is said and refused before the weights of a model are read. */
 import { loraError } from '../errors';
 import { sourceFolder } from '../hub/source';
-import type { ModelConfig } from '../models/config';
-import { modelConfigOf, openModelFiles } from '../models/model_source';
-import { quantizedByConfig } from '../models/quantize_options';
+import type { ModelConfig } from '../models/config/model_config';
+import { modelConfigOf, openModelFiles } from '../models/files/model_source';
+import { quantizedByConfig } from '../models/quantized/quantize_options';
 import type { QuantizedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
 import { bestDevice, freeBytes } from '../native/device';

@@ -5,7 +5,7 @@ import { SequencePlan } from '../data/sequence_plan';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
 import { adapterWeightsFile, weightsFile } from '../formats/model_files';
-import type { Evaluation } from '../models/evaluate';
+import type { Evaluation } from '../models/running/evaluate';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { OutputDirectory } from '../train/output';

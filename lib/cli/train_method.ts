@@ -1,7 +1,7 @@
 /** What `train` begins with: a new adapter of some method, an adapter that there is, or the weights themselves. */
 import type { CausalLM } from '../models/causal_lm';
 import type { MemoryOptions } from '../models/memory';
-import type { TrainAllOptions } from '../models/trained_base';
+import type { TrainAllOptions } from '../models/core/trained_base';
 import { valuesOf, type Option, type Options, type Values } from '../options/option';
 import { adapterOptions, methodOptions } from '../options/table';
 import type { Adapter } from '../peft/adapter';

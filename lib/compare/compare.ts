@@ -6,7 +6,7 @@ import { loraError } from '../errors';
 import { toPath } from '../formats/paths';
 import { plannedRun, type RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
-import { fromPretrainedOptionNames } from '../models/load_model';
+import { fromPretrainedOptionNames } from '../models/core/load_model';
 import { ComparisonRun } from './comparison_run';
 import { maxVirtualTokens } from './methods';
 import { op, resolveCompare, type CompareOptions, type ResolvedCompare } from './options';

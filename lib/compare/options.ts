@@ -1,8 +1,8 @@
 /** What a comparison is asked, checked and complete. */
 import type { DataSource } from '../data/example';
 import { checkRereadable, checkSource } from '../data/batches';
-import { fromPretrainedOptionNames } from '../models/load_model';
-import type { FromPretrainedOptions } from '../models/options';
+import { fromPretrainedOptionNames } from '../models/core/load_model';
+import type { FromPretrainedOptions } from '../models/core/options';
 import { checkedOptions, type CheckedValues } from '../options/option';
 import { compareOptions, datasetOptions } from '../options/table';
 import {

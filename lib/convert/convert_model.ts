@@ -11,13 +11,13 @@ import { toPath } from '../formats/paths';
 import { storedDType } from '../formats/dtypes';
 import type { StoredTensor } from '../formats/stored_tensors';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
-import type { ModelConfig } from '../models/config';
-import { families } from '../models/families';
-import { ggufModules, reordered, type RowOrder } from '../models/gguf_names';
-import { modelConfigOf, openModelFiles } from '../models/model_source';
-import { inverseFrequencies } from '../models/rope';
-import { EMBEDDING, HEAD } from '../models/tensor_table';
-import { checkNames, dtypeOf } from '../models/weights';
+import type { ModelConfig } from '../models/config/model_config';
+import { familyOf } from '../models/families';
+import type { RowOrder } from '../models/families/gguf_layout';
+import { ggufModules, reordered } from '../models/files/gguf_names';
+import { modelConfigOf, openModelFiles } from '../models/files/model_source';
+import { embeddingPath, headPath } from '../models/files/tensor_table';
+import { checkNames, dtypeOf } from '../models/core/weights';
 import { blockFormats, isWrittenBlocks, type WrittenBlocks } from '../native/block_formats';
 import { writtenBlocks } from '../native/constants';
 import type { FloatDType } from '../native/dtype';
@@ -53,40 +53,6 @@ function unsupported(message: string): never {
   throw loraError(op, 'ERR_UNSUPPORTED', message);
 }
 
-/** The values that llama.cpp computes a model by. */
-function configFields(config: ModelConfig): Map<string, GgufField> {
-  const { architecture } = families[config.modelType].gguf;
-  const window = config.windows.find((size) => size > 0 && size < config.maxPositionEmbeddings);
-  if (window !== undefined)
-    unsupported(
-      `the model has sliding windows of ${window}, which GGUF files of ${architecture} do not have`,
-    );
-  const { theta, scaling } = config.rope;
-  if (scaling.type === 'yarn') unsupported('rope of type yarn is not written');
-  const u32: readonly [string, number][] = [
-    ['vocab_size', config.vocabSize],
-    ['context_length', config.maxPositionEmbeddings],
-    ['embedding_length', config.hiddenSize],
-    ['block_count', config.numHiddenLayers],
-    ['feed_forward_length', config.intermediateSize],
-    ['attention.head_count', config.numAttentionHeads],
-    ['attention.head_count_kv', config.numKeyValueHeads],
-    ['attention.key_length', config.headDim],
-    ['attention.value_length', config.headDim],
-    ['rope.dimension_count', config.headDim],
-  ];
-  const fields = new Map<string, GgufField>(
-    u32.map(([key, value]) => [`${architecture}.${key}`, { u32: value }]),
-  );
-  fields.set(`${architecture}.attention.layer_norm_rms_epsilon`, { f32: config.rmsNormEps });
-  fields.set(`${architecture}.rope.freq_base`, { f32: theta });
-  if (scaling.type === 'linear') {
-    fields.set(`${architecture}.rope.scaling.type`, { text: 'linear' });
-    fields.set(`${architecture}.rope.scaling.factor`, { f32: scaling.factor });
-  }
-  return fields;
-}
-
 /** Ids of special tokens, what is put around texts, and the template. */
 async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise<Map<string, GgufField>> {
   const json = await folder.json('tokenizer.json', 'tokenizerBytes');
@@ -116,12 +82,12 @@ async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise
 }
 
 /** What a matrix is kept in: rows are whole blocks, and the embedding and the head have 8 bits or more. As llama.cpp chooses, 'q5_0' replaces 'q4_k'. */
-function formatOf(module: string, shape: readonly number[], format: GgufFormat): GgufFormat {
+function formatOf(isEmbedding: boolean, shape: readonly number[], format: GgufFormat): GgufFormat {
   if (shape.length !== 2) return 'f32';
   if (!isWrittenBlocks(format)) return format;
   const wholeBlocks = (of: WrittenBlocks): boolean => shape[1]! % blockFormats[of].values === 0;
   if (!wholeBlocks('q8_0')) return 'f16';
-  if (module === EMBEDDING || module === HEAD) return 'q8_0';
+  if (isEmbedding) return 'q8_0';
   return wholeBlocks(format) ? format : 'q5_0';
 }
 
@@ -170,13 +136,8 @@ function late(name: string, stored: StoredTensor, { from, format, rows }: Conver
   };
 }
 
-/** What llama.cpp divides the frequencies of Llama 3's rope by. */
-function frequencyFactors(config: ModelConfig): LateGgufTensor | undefined {
-  const { scaling, theta } = config.rope;
-  if (scaling.type !== 'llama3') return undefined;
-  const scaled = inverseFrequencies(config.rope, config.headDim);
-  const whole = inverseFrequencies({ theta, scaling: { type: 'default' } }, config.headDim);
-  const factors = Float32Array.from(whole, (frequency, i) => frequency / scaled[i]!);
+/** What the frequencies of the rotation are divided by. */
+function factorsTensor(factors: Float32Array): LateGgufTensor {
   return {
     type: 'F32',
     shape: [factors.length],
@@ -211,12 +172,13 @@ export async function convertModel(
   const dir = await sourceFolder(source, op, 'model', options);
   const folder = await openModelFiles(op, dir, { limits, signal });
   const config = await modelConfigOf(folder);
+  const { gguf } = familyOf(config);
   const metadata = new Map<string, GgufField>([
-    ['general.architecture', { text: families[config.modelType].gguf.architecture }],
+    ['general.architecture', { text: gguf.architecture }],
     ['general.type', { text: 'model' }],
     ['general.name', { text: basename(target).replace(/\.gguf$/, '') }],
     ['general.file_type', { u32: fileTypes[format] }],
-    ...configFields(config),
+    ...gguf.fields(config),
     ...(await tokenizerFields(folder, config)),
   ]);
   const stored = await folder.tensors();
@@ -224,6 +186,7 @@ export async function convertModel(
     const { shapes, quantized } = await checkNames(stored, config, dir);
     check(quantized.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantized`);
     const modules = ggufModules(config);
+    const embeddings = new Set([embeddingPath(config), headPath(config)]);
     const tensors = new Map<string, LateGgufTensor>();
     for (const [name, shape] of shapes) {
       const dot = name.lastIndexOf('.');
@@ -232,13 +195,13 @@ export async function convertModel(
         `${path}${name.slice(dot)}`,
         late(name, stored.get(name), {
           from: dtypeOf(stored, name),
-          format: formatOf(name.slice(0, dot), shape, format),
+          format: formatOf(embeddings.has(name.slice(0, dot)), shape, format),
           rows,
         }),
       );
     }
-    const factors = frequencyFactors(config);
-    if (factors) tensors.set('rope_freqs.weight', factors);
+    const factors = gguf.frequencyFactors(config);
+    if (factors) tensors.set('rope_freqs.weight', factorsTensor(factors));
     const staged = await stageFile(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {
       signal?.throwIfAborted(); // each read of a file asks it too, and its reason is no failure to write
       throw error;

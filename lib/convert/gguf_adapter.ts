@@ -10,10 +10,10 @@ import { GgufFile, type GgufTensor } from '../formats/gguf';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import type { Reading } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import type { ModelConfig } from '../models/config';
-import { families } from '../models/families';
-import { linearModules } from '../models/tensor_table';
-import { ggufModules, reordered, type GgufModule } from '../models/gguf_names';
+import type { ModelConfig } from '../models/config/model_config';
+import { familyOf } from '../models/families';
+import { linearModules } from '../models/files/tensor_table';
+import { ggufModules, reordered, type GgufModule } from '../models/files/gguf_names';
 import { listed } from '../validate';
 import { alphaOf, type AdapterLayer } from '../peft/adapter_layers';
 import { scaled, sharedFactor } from './layers';
@@ -44,7 +44,7 @@ export async function writeGgufAdapter(
   const modules = ggufModules(model);
   const alpha = sharedFactor(layers.map(alphaOf));
   const metadata = new Map<string, GgufField>([
-    ['general.architecture', { text: families[model.modelType].gguf.architecture }],
+    ['general.architecture', { text: familyOf(model).gguf.architecture }],
     ['general.type', { text: 'adapter' }],
     ['adapter.type', { text: 'lora' }],
     ['adapter.lora.alpha', { f32: alpha }],
@@ -79,7 +79,7 @@ function scaleOf(file: GgufFile): (r: number) => number {
 }
 
 function checkMetadata({ metadata, file: { path } }: GgufFile, model: ModelConfig): void {
-  const { architecture } = families[model.modelType].gguf;
+  const { architecture } = familyOf(model).gguf;
   const shown = (key: string): string => JSON.stringify(metadata.get(key) ?? null, inText).slice(0, 80);
   if (metadata.get('general.type') !== 'adapter')
     refuse(path, `has general.type ${shown('general.type')}: expected "adapter"`);

@@ -2,8 +2,8 @@
 import { loraError } from '../errors';
 import { floatsOf } from '../formats/floats';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import type { ModelConfig } from '../models/config';
-import { linearModules } from '../models/tensor_table';
+import type { ModelConfig } from '../models/config/model_config';
+import { linearModules } from '../models/files/tensor_table';
 import type { AdapterFiles } from '../peft/adapter_files';
 import { mostCommon, tensorKey, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
 import { checkAdapterTensors } from '../peft/adapter_tensors';

@@ -11,7 +11,7 @@ import { readJson, type Reading } from '../formats/json';
 import { adapterConfigFile, mlxWeightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
-import type { ModelConfig } from '../models/config';
+import type { ModelConfig } from '../models/config/model_config';
 import { inSlices } from '../tensor/pace';
 import { isDropout, isRecord, listed } from '../validate';
 import { f32Tensor, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';

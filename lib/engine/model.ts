@@ -14,10 +14,8 @@ export interface EngineModel {
   readonly device: Device;
   /** The dtype of activations, keys and values. */
   readonly dtype: DType;
-  readonly layers: number;
-  /** Heads of keys and values, and numbers of a head. */
-  readonly kvHeads: number;
-  readonly headDim: number;
+  /** What each layer keeps of a token: heads of keys and values, and numbers of a head. */
+  readonly layers: readonly { readonly kvHeads: number; readonly headDim: number }[];
   /** The layers that adapters may change. */
   readonly linears: readonly Linear[];
   /** Counts the changes of weights that are trained. */

@@ -18,7 +18,7 @@ export { pageLength };
 export const pagesFor = (positions: number): number => Math.ceil(positions / pageLength);
 
 /** What the size of a page depends on, and where it lies. */
-type PoolModel = Pick<EngineModel, 'layers' | 'kvHeads' | 'headDim' | 'dtype' | 'device'>;
+type PoolModel = Pick<EngineModel, 'layers' | 'dtype' | 'device'>;
 
 /** The most pages that a first allocation makes room for, unless it needs more. */
 const firstPages = 8;
@@ -71,8 +71,8 @@ export class PagePool {
   constructor(model: PoolModel, limitBytes: number, memory: PoolMemory = boundless) {
     this.#model = model;
     this.#memory = memory;
-    const { layers, kvHeads, headDim, dtype } = model;
-    this.pageBytes = 2 * layers * pageLength * kvHeads * headDim * bytesPerElement[dtype];
+    const numbers = model.layers.reduce((sum, { kvHeads, headDim }) => sum + 2 * kvHeads * headDim, 0);
+    this.pageBytes = pageLength * numbers * bytesPerElement[model.dtype];
     this.most = Math.floor(limitBytes / this.pageBytes);
   }
 
@@ -95,7 +95,7 @@ export class PagePool {
   get affordable(): number {
     if (this.pageBytes === 0) return this.most; // a model without layers keeps nothing
     const spare = (this.#memory.spare() * 8) / 9; // a block may be an eighth larger than what was asked for
-    const copied = 1 / (2 * this.#model.layers); // of a page; a tensor is there twice while it is copied
+    const copied = 1 / (2 * this.#model.layers.length); // of a page; a tensor is there twice while it is copied
     const more = Math.floor((spare / this.pageBytes - copied * this.capacity) / (1 + copied));
     return Math.min(this.most, this.capacity + Math.max(0, more));
   }
@@ -187,19 +187,20 @@ export class PagePool {
 
   /** Copies the tensors that have room for another number of pages into others. Where memory runs out, some are as they were. */
   #resize(capacity: number): void {
-    const { layers, kvHeads, headDim, dtype, device } = this.#model;
-    const shape = poolShape(capacity, kvHeads, headDim);
+    const { layers, dtype, device } = this.#model;
     try {
-      for (let i = 0; i < 2 * layers; i++) {
+      for (let i = 0; i < 2 * layers.length; i++) {
         const old = this.#tensors[i];
         if (old?.shape[0] === capacity) continue;
+        const { kvHeads, headDim } = layers[i >> 1]!;
+        const shape = poolShape(capacity, kvHeads, headDim);
         const fresh = runDetached(null, () => rawEmpty(shape, dtype, device));
         if (old) copy(old, 0, fresh, 0, poolShape(Math.min(capacity, old.shape[0]!), kvHeads, headDim));
         old?.dispose();
         this.#tensors[i] = fresh;
       }
     } finally {
-      this.layers = Array.from({ length: layers }, (_, i) => ({
+      this.layers = Array.from(layers, (_, i) => ({
         k: this.#tensors[2 * i]!,
         v: this.#tensors[2 * i + 1]!,
       }));

@@ -8,6 +8,19 @@ import { gradientIsWanted, moved } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, Delta, DeltaUse, FrozenLayer } from './delta';
 
+/** What a layer does in a model, by which methods of adaptation choose their targets. */
+export type LinearRole =
+  | 'query'
+  | 'key'
+  | 'value'
+  | 'queryKeyValue'
+  | 'attentionOutput'
+  | 'gate'
+  | 'up'
+  | 'gateUp'
+  | 'mlpOutput'
+  | 'outputEmbedding';
+
 /** The change that a call makes to one layer; absent: the frozen layer alone. */
 export interface AppliedDelta {
   readonly delta: Delta;
@@ -37,6 +50,7 @@ export class Linear implements FrozenLayer {
     readonly path: string,
     readonly base: FrozenWeight,
     public baseBias?: Tensor,
+    readonly role: LinearRole | null = null,
   ) {}
 
   get outFeatures(): number {

@@ -15,30 +15,30 @@ import { enqueueInSlices } from '../tensor/op_slices';
 import { tidy } from '../tensor/scope';
 import type { QuantizedFormat } from '../tensor/frozen_weight';
 import type { Parameter } from '../tensor/tensor';
-import type { EvaluateOptions, Evaluation } from './evaluate';
+import type { EvaluateOptions, Evaluation } from './running/evaluate';
 import { check, checkOptions } from '../validate';
 import type { Adapter } from '../peft/adapter';
 import type { AddAdapterOptions } from '../peft/adapter_set';
 import type { CombineAdaptersOptions } from '../peft/combine';
-import type { ModelConfig } from './config';
-import { plannedForward } from './forward';
-import type { GenerationResult, Prompt } from './generate';
+import type { ModelConfig } from './config/model_config';
+import { plannedForward } from './running/forward';
+import type { GenerationResult, Prompt } from './running/generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/delivery';
-import { loadModel, type LoadedModel } from './load_model';
-import type { QuantizeOptions } from './quantize_options';
+import { loadModel, type LoadedModel } from './core/load_model';
+import type { QuantizeOptions } from './quantized/quantize_options';
 import { saveModel, type SavedModel } from './save';
 import type { Tokenizer } from '../text/tokenizer';
 import type { EvaluateTaskOptions, TaskData, TaskEvaluation } from '../tasks/options';
 import { ModelAdapters } from './model_adapters';
-import { ModelCore } from './model_core';
-import { ModelEvaluations } from './model_evaluations';
-import { TextGenerator } from './text_generator';
-import { expectedTensors } from './tensor_table';
-import type { ModelDType } from './weights';
-import type { TokenRows } from './batch';
+import { ModelCore } from './core/model_core';
+import { ModelEvaluations } from './running/model_evaluations';
+import { TextGenerator } from './running/text_generator';
+import { expectedTensors } from './files/tensor_table';
+import type { ModelDType } from './core/weights';
+import type { TokenRows } from './inputs/batch';
 import type { DataSource } from '../data/example';
-import type { TrainAllOptions } from './trained_base';
+import type { TrainAllOptions } from './core/trained_base';
 import type {
   ForwardOptions,
   ForwardOutput,
@@ -46,7 +46,7 @@ import type {
   GenerateOptions,
   LoadAdapterOptions,
   NoOther,
-} from './options';
+} from './core/options';
 
 /**
  * A causal language model with a frozen base and any number of adapters.

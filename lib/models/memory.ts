@@ -15,7 +15,8 @@ import {
 } from '../peft/methods';
 import { maxLogits } from '../ops/cross_entropy';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isRecord } from '../validate';
-import { parseModelConfig, type ModelConfig } from './config';
+import type { ModelConfig } from './config/model_config';
+import { familyOf, parseModelConfig } from './families';
 import {
   allIn,
   quantizedByConfig,
@@ -23,8 +24,8 @@ import {
   quantizePlan,
   type QuantizedMatrices,
   type QuantizeOptions,
-} from './quantize_options';
-import { expectedTensors, linearModules } from './tensor_table';
+} from './quantized/quantize_options';
+import { expectedTensors, linearModules } from './files/tensor_table';
 
 const op = 'estimateMemory';
 
@@ -263,16 +264,8 @@ function trainedSizes(config: ModelConfig, dtype: 'auto' | 'f32' | 'bf16'): Retu
   return { weights: activation * config.vocabSize * config.hiddenSize, activation };
 }
 
-/** What the linear layers of a block read in the forward pass, and in the backward pass, as widths of operands of one call. */
-function operandWidths(config: ModelConfig): { forward: number[][]; backward: number[][] } {
-  const { hiddenSize: d, intermediateSize: ff, headDim } = config;
-  const q = config.numAttentionHeads * headDim;
-  const kv = config.numKeyValueHeads * headDim;
-  return { forward: [[d], [q], [ff]], backward: [[q, kv, kv], [d], [ff, ff]] };
-}
-
 /** Bytes of the copies that calls make of their operands. Those of one size follow each other in one block, and the allocator keeps a block of each. */
-function copies(calls: readonly number[][], tokens: number, size: number): number {
+function copies(calls: readonly (readonly number[])[], tokens: number, size: number): number {
   const dtype = size === 4 ? 'f32' : 'bf16';
   const sizes = new Set(calls.map((widths) => copiedBytes(dtype, tokens, widths)));
   return [...sizes].reduce((sum, bytes) => sum + bytes, 0);
@@ -345,11 +338,9 @@ function trainingParts(
 ): Parts {
   const { gradientCheckpointing, train, stochasticRounding: rounded = false } = options;
   const { parameters, ranks } = train === 'all' ? allTrained(config) : adapterTrained(config, adapter);
-  const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
-  const q = config.numAttentionHeads * config.headDim;
-  const kv = config.numKeyValueHeads * config.headDim;
-  const { forward, backward } = operandWidths(config);
-  const block = size * (d + 2 * q + 2 * kv + 2 * ff) + 4 * (2 * d + config.numAttentionHeads);
+  const { hiddenSize: d, numHiddenLayers: layers } = config;
+  const numbers = familyOf(config).numbers(config);
+  const block = size * numbers.kept + 4 * numbers.keptFloats;
   const kept = gradientCheckpointing
     ? 4 * d * layers + block + (4 * ranks) / layers
     : block * layers + 4 * ranks;
@@ -363,7 +354,8 @@ function trainingParts(
     logits: rows * row,
     kvCache: 0,
     workspace:
-      tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d) + copies([...forward, ...backward], tokens, size),
+      tokens * (size * numbers.working + 8 * d) +
+      copies([...numbers.inputs, ...numbers.gradients], tokens, size),
   };
   return train === 'all' ? withGradients(parts, { config, tokens, size, parameters, rounded }) : parts;
 }
@@ -372,7 +364,7 @@ function servingParts(
   config: ModelConfig,
   { streams, length, size }: { streams: number; length: number; size: number },
 ): Parts {
-  const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = config;
+  const cached = config.layers.reduce((sum, { kvHeads, headDim }) => sum + 2 * kvHeads * headDim, 0);
   const pages = streams * Math.ceil(length / pageSize);
   return {
     adapters: 0,
@@ -380,7 +372,8 @@ function servingParts(
     activations: 0,
     logits: 4 * streams * config.vocabSize,
     // A pool that grows is copied.
-    kvCache: 2 * pages * pageSize * 2 * layers * heads * headDim * size,
-    workspace: servingBytes + copies(operandWidths(config).forward, Math.min(length, prefillTokens), size),
+    kvCache: 2 * pages * pageSize * cached * size,
+    workspace:
+      servingBytes + copies(familyOf(config).numbers(config).inputs, Math.min(length, prefillTokens), size),
   };
 }

@@ -20,8 +20,8 @@ import { tensor } from '../tensor/create';
 import { moved } from '../tensor/scope';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
 import { combineAdapters } from './combine_adapters';
-import type { ModelCore } from './model_core';
-import type { LoadAdapterOptions } from './options';
+import type { ModelCore } from './core/model_core';
+import type { LoadAdapterOptions } from './core/options';
 
 /** @internal The methods are those of CausalLM, where they are documented. */
 export class ModelAdapters {
@@ -112,7 +112,7 @@ export class ModelAdapters {
       encode: (text) => this.model.tokenizer.encode(text),
       embed: (ids) => {
         const rows = moved(tensor([...ids], { dtype: 'i32', device }), (t) =>
-          embedding(this.model.decoder.weights.embedding, t),
+          embedding(this.model.decoder.weights.stem.embedding, t),
         );
         return moved(rows, (t) => t.to({ dtype: 'f32' }));
       },

@@ -9,13 +9,19 @@ import { binding } from '../native/calls';
 import { runUntracked } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';
 import { check, checkOptions } from '../validate';
-import { nest } from './double_quant';
-import { modelConfigOf, openModelFiles } from './model_source';
-import { quantizedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
-import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantized_planes';
+import { nest } from './quantized/double_quant';
+import { modelConfigOf, openModelFiles } from './files/model_source';
+import {
+  quantizedModules,
+  quantizePlan,
+  type QuantizeOptions,
+  type QuantizePlan,
+} from './quantized/quantize_options';
+import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantized/quantized_planes';
 import { checkNotSource, checkUnused, writeModel } from './save';
-import { EMBEDDING } from './tensor_table';
-import { checkNames, codesOf, dtypeOf } from './weights';
+import { embeddingPath } from './files/tensor_table';
+import { checkNames, dtypeOf } from './core/weights';
+import { codesOf } from './quantized/codes';
 
 const op = 'quantizeModel';
 
@@ -141,7 +147,7 @@ export async function quantizeModel(
           for (const [plane, tensor] of planes) tensors.set(plane, tensor);
         } else tensors.set(name, copyOf(name, stored, quantizer));
       }
-      const dtype = dtypeOf(stored, `${EMBEDDING}.weight`);
+      const dtype = dtypeOf(stored, `${embeddingPath(config)}.weight`);
       const json = { ...config.raw, quantization_config: quantizationConfig(config, plan, quantized, dtype) };
       const finish = async (): Promise<void> => {
         quantizer.finish();

@@ -23,13 +23,18 @@ import { slicedBytes } from '../tensor/slices';
 import { rawCast } from '../tensor/raw';
 import { Parameter, type Tensor } from '../tensor/tensor';
 import { check, describe, listed } from '../validate';
-import type { ModelConfig } from './config';
-import { GgufModel } from './gguf_model';
-import type { ModelCore } from './model_core';
-import { planesOf, quantizationConfig } from './quantized_planes';
-import { quantizedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
-import { Requantizer } from './requantizer';
-import { HEAD, namedWeights } from './tensor_table';
+import type { ModelConfig } from './config/model_config';
+import { GgufModel } from './files/gguf_model';
+import type { ModelCore } from './core/model_core';
+import { planesOf, quantizationConfig } from './quantized/quantized_planes';
+import {
+  quantizedModules,
+  quantizePlan,
+  type QuantizeOptions,
+  type QuantizePlan,
+} from './quantized/quantize_options';
+import { Requantizer } from './quantized/requantizer';
+import { namedWeights } from './files/tensor_table';
 
 /** The options of `CausalLM.save`, and what a training run saves beside. */
 interface SaveOptions {
@@ -208,10 +213,10 @@ function tensorsOf(
     };
   });
   // A tied head whose change is merged, now or before, is no longer the embedding.
-  const { head } = weights;
-  const shared = head.base === weights.embedding;
+  const { output: head } = weights.head;
+  const shared = head.base === weights.stem.embedding;
   const tied = shared && !head.merged && merge?.applied(head.path) === undefined;
-  if (shared && !tied) tensors.push(ofLinear(`${HEAD}.weight`, head));
+  if (shared && !tied) tensors.push(ofLinear(`${head.path}.weight`, head));
   return { tensors, tied };
 }
 

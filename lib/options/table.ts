@@ -54,7 +54,7 @@ export const adapterOptions = {
   useDora: { type: 'boolean', rare: true, help: 'DoRA: train the magnitudes of the weights too' },
 } as const satisfies Options;
 
-/** What other methods begin as, by method; their rules are in peft/, and of the last one in models/trained_base.ts. */
+/** What other methods begin as, by method; their rules are in peft/, and of the last one in models/core/trained_base.ts. */
 export const methodOptions = {
   ia3: {
     feedforwardModules: {

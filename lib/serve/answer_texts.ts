@@ -2,7 +2,7 @@
 import { SequencePlan } from '../data/sequence_plan';
 import type { GeneratedToken } from '../engine/delivery';
 import { merged } from '../handle';
-import type { GenerationResult } from '../models/generate';
+import type { GenerationResult } from '../models/running/generate';
 import type { Adapter } from '../peft/adapter';
 import { invalid } from './api_error';
 import { EventStream } from './event_stream';

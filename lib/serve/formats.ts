@@ -1,6 +1,6 @@
 /** The answers of the two endpoints that generate texts, whole and in pieces. */
 import type { GeneratedToken } from '../engine/delivery';
-import type { GeneratedText } from '../models/generate';
+import type { GeneratedText } from '../models/running/generate';
 import type { TokenTexts } from './token_texts';
 import type { CallParser, ParsedPiece } from './tool_calls';
 

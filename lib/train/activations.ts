@@ -1,6 +1,6 @@
 /** The largest activations of a forward pass: where numbers that are none come from. */
 import type { CausalLM } from '../models/causal_lm';
-import type { ForwardOptions } from '../models/options';
+import type { ForwardOptions } from '../models/core/options';
 import { noGrad } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { describe } from '../validate';

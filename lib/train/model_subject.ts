@@ -7,7 +7,7 @@ import { modelFiles } from '../formats/model_files';
 import { openModelTensors } from '../formats/sharded';
 import type { CausalLM } from '../models/causal_lm';
 import { checkNotSource } from '../models/save';
-import { dtypeOf } from '../models/weights';
+import { dtypeOf } from '../models/core/weights';
 import type { Optimizer } from '../optim/optimizer';
 import { runDetached } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';

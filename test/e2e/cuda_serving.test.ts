@@ -182,7 +182,7 @@ onGpu('requests in company are what they are alone, bit for bit', async () => {
 });
 
 onGpu('the pool of keys and values grows, though most of it was never written', async () => {
-  const pool = new PagePool({ layers: 1, kvHeads: 2, headDim: 6, dtype: 'f32', device: gpu }, 2 ** 20);
+  const pool = new PagePool({ layers: [{ kvHeads: 2, headDim: 6 }], dtype: 'f32', device: gpu }, 2 ** 20);
   const row = [1, 2, 3, 4, 5, 6];
   const rowOfPage3 = (): Tensor => rawView(pool.layers[0]!.v, 3 * 64 * 2 * 6, [6]);
   pool.take(4);

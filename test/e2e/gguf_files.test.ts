@@ -5,7 +5,7 @@ import { CausalLM, convertModel, type LoRAError } from '../../lib';
 import { GgufFile } from '../../lib/formats/gguf';
 import type { GgufField } from '../../lib/formats/gguf_write';
 import { InputFile } from '../../lib/formats/input';
-import { GgufModel } from '../../lib/models/gguf_model';
+import { GgufModel } from '../../lib/models/files/gguf_model';
 import { ggufParts, writeGguf, writeSplit } from '../support/gguf_bytes';
 import { openFilesIn } from '../support/open_files';
 import { temporaryFolder } from '../support/temporary';

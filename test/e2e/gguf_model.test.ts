@@ -116,7 +116,7 @@ describe('a model of each family', () => {
     });
     expect(await logitsOf(file)).toEqual(await logitsOf(dir));
     const [ours, theirs] = [await CausalLM.fromPretrained(file), await CausalLM.fromPretrained(dir)];
-    expect(ours.config.rope).toEqual(theirs.config.rope);
+    expect(ours.config.layers).toEqual(theirs.config.layers);
     await ours.dispose();
     await theirs.dispose();
     const betas = await CausalLM.fromPretrained(
@@ -125,7 +125,9 @@ describe('a model of each family', () => {
         'llama.rope.scaling.yarn_beta_slow': { f32: 2 },
       }),
     );
-    expect(betas.config.rope).toMatchObject({ scaling: { type: 'yarn', betaFast: 16, betaSlow: 2 } });
+    expect(betas.config.layers[0]!.rope).toMatchObject({
+      scaling: { type: 'yarn', betaFast: 16, betaSlow: 2 },
+    });
     await betas.dispose();
   });
 });
@@ -254,7 +256,7 @@ describeWithData('stories260K as a GGUF file', 'models/stories260K', (dir) => {
 
 describeWithData('SmolLM2’s own GGUF file', 'models/smollm2-135m', (dir) => {
   test('has the configuration of its directory', async () => {
-    const { modelConfigOf, openModelFiles } = await import('../../lib/models/model_source');
+    const { modelConfigOf, openModelFiles } = await import('../../lib/models/files/model_source');
     const files = await openModelFiles('test', dir);
     const { raw: own, packed, ...ours } = await modelConfigOf(files);
     const { raw: _other, ...theirs } = await modelConfigOf(

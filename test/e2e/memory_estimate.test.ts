@@ -11,12 +11,12 @@ import {
   type MemoryOptions,
 } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { collectGarbage } from '../support/garbage';
 import { childReport } from '../support/child';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
-import { expectedTensors } from '../../lib/models/tensor_table';
+import { expectedTensors } from '../../lib/models/files/tensor_table';
 import { quantize, quantized } from '../support/weight_format_cases';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 import { temporaryFolder } from '../support/temporary';

@@ -1,6 +1,6 @@
 /** Noise on the embeddings: its size, where it goes, and that it is drawn anew for each batch and by the seed. */
 import { tensor, Trainer } from '../../lib/index';
-import { addNoise, noiseFactors } from '../../lib/models/noise';
+import { addNoise, noiseFactors } from '../../lib/models/inputs/noise';
 import { list } from '../support/numbers';
 import { makeRows, trainingFixture } from '../support/training';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { readGgufAdapter } from '../../lib/convert/gguf_adapter';
 import { GgufError, parseGguf } from '../../lib/formats/gguf_header';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../../lib/formats/gguf_write';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { adapterMetadata, adapterTensors, counting } from '../support/gguf_bytes';
 import { tinyConfig } from '../support/tiny_model';
 import { mutateBytes } from './mutate';

@@ -1,13 +1,13 @@
 /** Models in GGUF files: their configuration, tokenizer and tensors, of which values and sizes are damaged, or the bytes. */
 import { basename } from 'node:path';
 import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
-import { ggufModules } from '../../lib/models/gguf_names';
-import { parseModelConfig } from '../../lib/models/config';
-import { parseGenerationDefaults } from '../../lib/models/generation_config';
+import { ggufModules } from '../../lib/models/files/gguf_names';
+import { parseModelConfig } from '../../lib/models/families';
+import { parseGenerationDefaults } from '../../lib/models/files/generation_config';
 import { InputFile } from '../../lib/formats/input';
-import { GgufModel } from '../../lib/models/gguf_model';
-import { expectedTensors } from '../../lib/models/tensor_table';
-import { checkNames } from '../../lib/models/weights';
+import { GgufModel } from '../../lib/models/files/gguf_model';
+import { expectedTensors } from '../../lib/models/files/tensor_table';
+import { checkNames } from '../../lib/models/core/weights';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { counting } from '../support/gguf_bytes';
 import { tinyConfig } from '../support/tiny_model';

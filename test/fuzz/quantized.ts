@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import { tensorBytes, isSafetensorsDType } from '../../lib/formats/dtypes';
 import { parseJson } from '../../lib/formats/json';
 import { openModelTensors } from '../../lib/formats/sharded';
-import { nestedBlock, nestedMap } from '../../lib/models/double_quant';
+import { nestedBlock, nestedMap } from '../../lib/models/quantized/double_quant';
 import {
   codePlanes,
   codeTables,
   rowPlanes,
   stateOfCodes,
   storedMatrix,
-} from '../../lib/models/stored_matrix';
+} from '../../lib/models/quantized/stored_matrix';
 import { blockValues } from '../../lib/native/constants';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { fileOf } from '../support/safetensors_bytes';

@@ -11,11 +11,11 @@ import { atOnce } from '../../lib/tensor/pace';
 import type { ModelFiles } from '../../lib/formats/model_folder';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
-import { parseModelConfig } from '../../lib/models/config';
-import { parseGenerationDefaults } from '../../lib/models/generation_config';
+import { parseModelConfig } from '../../lib/models/families';
+import { parseGenerationDefaults } from '../../lib/models/files/generation_config';
 import { planGeneration } from '../../lib/engine/sampling';
-import { inverseFrequencies } from '../../lib/models/rope';
-import { expectedTensors } from '../../lib/models/tensor_table';
+import { inverseFrequencies } from '../../lib/models/config/rope';
+import { expectedTensors } from '../../lib/models/files/tensor_table';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
@@ -217,7 +217,8 @@ export const targets: Readonly<Record<string, Target>> = {
       const config = parseModelConfig(value);
       // What loading does next; a program of so many weights would need a file of that size.
       if (config.numHiddenLayers <= 64) expectedTensors(config);
-      if (config.headDim <= 4096) inverseFrequencies(config.rope, config.headDim);
+      for (const { rope, headDim } of config.layers.slice(0, 1))
+        if (headDim <= 4096) inverseFrequencies(rope, headDim);
       planGeneration({}, parseGenerationDefaults(value, config));
     },
   ),

@@ -5,7 +5,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { LoRAError } from '../../lib/errors';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { fromPeftJson } from '../../lib/peft/config';
 import { sharedData } from './shared_data';
 

@@ -1,7 +1,8 @@
 /** A Llama-family forward pass in plain double loops, written apart from the library to check it against. */
 import { openSafetensors } from '../../lib/formats/safetensors';
-import { parseModelConfig, type ModelConfig } from '../../lib/models/config';
-import { inverseFrequencies } from '../../lib/models/rope';
+import type { LlamaConfig } from '../../lib/models/families/llama';
+import { parseModelConfig } from '../../lib/models/families';
+import { inverseFrequencies } from '../../lib/models/config/rope';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -42,13 +43,15 @@ function norm(x: ArrayLike<number>, weight: Matrix, eps: number): Float64Array {
 
 export class ReferenceLlama {
   constructor(
-    readonly config: ModelConfig,
+    readonly config: LlamaConfig,
     readonly tensors: ReadonlyMap<string, Matrix>,
   ) {}
 
   /** Reads an F32 directory. */
   static async load(dir: string): Promise<ReferenceLlama> {
-    const config = parseModelConfig(JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')));
+    const config = parseModelConfig(
+      JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')),
+    ) as LlamaConfig;
     const file = await openSafetensors(join(dir, 'model.safetensors'));
     const tensors = new Map<string, Matrix>();
     for (const [name, { shape, bytes }] of file.tensors)
@@ -71,7 +74,7 @@ export class ReferenceLlama {
     const get = (name: string): Matrix => this.tensors.get(name)!;
     const embedding = get('model.embed_tokens.weight');
     let xs = ids.map((id) => embedding.at.slice(id * c.hiddenSize, (id + 1) * c.hiddenSize));
-    const inv = inverseFrequencies(c.rope, c.headDim);
+    const inv = inverseFrequencies(c.layers[0]!.rope, c.headDim);
     const rotate = (head: Float64Array, position: number): Float64Array => {
       const half = c.headDim / 2;
       return head.map((v, i) => {
@@ -95,7 +98,7 @@ export class ReferenceLlama {
         const mixed = new Float64Array(c.numAttentionHeads * c.headDim);
         for (let h = 0; h < c.numAttentionHeads; h++) {
           const kv = Math.floor(h / (c.numAttentionHeads / c.numKeyValueHeads));
-          const window = c.windows[l]!;
+          const window = c.layers[l]!.window;
           const first = window > 0 ? Math.max(0, t - window + 1) : 0;
           const scores: number[] = [];
           for (let j = first; j <= t; j++) {

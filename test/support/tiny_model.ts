@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
-import { parseModelConfig } from '../../lib/models/config';
-import { expectedTensors } from '../../lib/models/tensor_table';
+import { parseModelConfig } from '../../lib/models/families';
+import { expectedTensors } from '../../lib/models/files/tensor_table';
 
 /** Small odd sizes: 3 layers, 4 heads over 2 of keys, a vocabulary beyond the tokenizer's. */
 export const tinyConfig: Readonly<Record<string, unknown>> = {

@@ -14,7 +14,7 @@ import {
   type Device,
   type SafetensorsTensor,
 } from '../../lib/index';
-import { codeTables } from '../../lib/models/stored_matrix';
+import { codeTables } from '../../lib/models/quantized/stored_matrix';
 import { fillAdapter } from './fill_adapter';
 import { goldenFolders } from './golden';
 import { collectGarbage } from './garbage';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
 import { defaultLimits } from '../../lib/formats/limits';
 import { ChatTemplate } from '../../lib/text/chat';
-import { promptIds } from '../../lib/models/generate';
+import { promptIds } from '../../lib/models/running/generate';
 import type { ChatMessage } from '../../lib/text/messages';
 import { Spellings } from '../../lib/text/spellings';
 import { BoundedTemplate } from '../../lib/text/template';

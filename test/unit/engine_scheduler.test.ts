@@ -9,7 +9,7 @@ import { planGeneration } from '../../lib/engine/sampling';
 import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
 import type { TokenStream } from '../../lib/text/token_stream';
 
-const shape = { layers: 1, kvHeads: 1, headDim: 2, dtype: 'f32', device: 'cpu' } as const;
+const shape = { layers: [{ kvHeads: 1, headDim: 2 }], dtype: 'f32', device: 'cpu' } as const;
 const pageBytes = 2 * pageLength * 2 * 4;
 
 /** A world of so many pages, and memory for so many, in which token n of a sequence is followed by n + 1. */

@@ -1,15 +1,15 @@
 import { rmSync } from 'node:fs';
 import { LogitAdjuster } from '../../lib/engine/logit_adjuster';
 import { defaultLimits } from '../../lib/formats/limits';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import {
   planGeneration,
   plainDefaults,
   tokenLimit,
   type GenerationDefaults,
 } from '../../lib/engine/sampling';
-import { parseGenerationDefaults } from '../../lib/models/generation_config';
-import { promptIds } from '../../lib/models/generate';
+import { parseGenerationDefaults } from '../../lib/models/files/generation_config';
+import { promptIds } from '../../lib/models/running/generate';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
 import { tinyConfig, tinyModel } from '../support/tiny_model';

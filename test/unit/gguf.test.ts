@@ -5,7 +5,7 @@ import { readGgufAdapter } from '../../lib/convert/gguf_adapter';
 import { GgufFile, isGguf } from '../../lib/formats/gguf';
 import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
 import { defaultLimits } from '../../lib/formats/limits';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { describeWithData } from '../support/shared_data';
 import { adapterMetadata, adapterTensors, counting, ggufBytes } from '../support/gguf_bytes';
 import { temporaryFolder } from '../support/temporary';

@@ -5,7 +5,7 @@ import { LoRAError } from '../../lib/errors';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { openSafetensors, writeSafetensors } from '../../lib/formats/safetensors';
 import { CausalLM } from '../../lib/models/causal_lm';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { expectReject, expectThrow } from '../support/errors';
 import { cpuMilliseconds, longestGap } from '../support/gaps';

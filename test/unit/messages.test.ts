@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadDataset } from '../../lib/data/dataset';
-import { promptIds } from '../../lib/models/generate';
+import { promptIds } from '../../lib/models/running/generate';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';

@@ -1,5 +1,5 @@
 import { LoRAError } from '../../lib/errors';
-import { parseModelConfig } from '../../lib/models/config';
+import { parseModelConfig } from '../../lib/models/families';
 import { tinyConfig } from '../support/tiny_model';
 
 const parse = (changes: Record<string, unknown> = {}) => parseModelConfig({ ...tinyConfig, ...changes });
@@ -41,8 +41,8 @@ test('both dialects of config.json give the same', () => {
     torch_dtype: undefined,
     dtype: 'bfloat16',
   });
-  expect(five.rope).toEqual(four.rope);
-  expect(four.rope).toMatchObject({
+  expect(five.layers).toEqual(four.layers);
+  expect(four.layers[0]!.rope).toMatchObject({
     theta: 500000,
     scaling: { type: 'llama3', factor: 8, originalLength: 64 },
   });
@@ -57,8 +57,8 @@ test('absent keys have the defaults of transformers', () => {
     rope_theta: undefined,
   });
   expect(config).toMatchObject({ numKeyValueHeads: 4, headDim: 6, rmsNormEps: 1e-6 });
-  expect(config.rope).toEqual({ theta: 10000, scaling: { type: 'default' } });
-  expect(parse({ model_type: 'qwen3', head_dim: undefined }).headDim).toBe(128);
+  expect(config.layers[0]!.rope).toEqual({ theta: 10000, scaling: { type: 'default' } });
+  expect(parse({ model_type: 'qwen3', head_dim: undefined }).layers[0]!.headDim).toBe(128);
 });
 
 test.each([
@@ -128,7 +128,7 @@ test.each<[string, Record<string, unknown>, number[]]>([
   ['llama with full layers alone', { layer_types: Array(3).fill('full_attention') }, [0, 0, 0]],
   ['llama has none', { sliding_window: 4096 }, [0, 0, 0]],
 ])('%s', (_, changes, windows) => {
-  expect(parse(changes).windows).toEqual(windows);
+  expect(parse(changes).layers.map(({ window }) => window)).toEqual(windows);
 });
 
 test.each<[Record<string, unknown>, string]>([

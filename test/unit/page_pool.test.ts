@@ -6,7 +6,8 @@ import { rawView } from '../../lib/tensor/raw';
 import { noGrad } from '../../lib/tensor/scope';
 import type { Tensor } from '../../lib/tensor/tensor';
 
-const shape = { layers: 2, kvHeads: 1, headDim: 2, dtype: 'f32', device: 'cpu' } as const;
+const layer = { kvHeads: 1, headDim: 2 };
+const shape = { layers: [layer, layer], dtype: 'f32', device: 'cpu' } as const;
 const size = pageLength * 2;
 const pageBytes = 2 * 2 * size * 4;
 

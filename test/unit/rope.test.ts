@@ -1,12 +1,13 @@
-import { parseModelConfig } from '../../lib/models/config';
-import { inverseFrequencies, RopeTable, type RopeConfig, type RopeScaling } from '../../lib/models/rope';
+import { parseModelConfig } from '../../lib/models/families';
+import { inverseFrequencies, type RopeConfig, type RopeScaling } from '../../lib/models/config/rope';
+import { RopeTable } from '../../lib/models/core/rope_tables';
 import { memoryUsage } from '../../lib/index';
 import { collectGarbage } from '../support/garbage';
 import { tinyConfig } from '../support/tiny_model';
 
 const plain: RopeConfig = { theta: 10000, scaling: { type: 'default' } };
 const parse = (rope: object, changes: object = {}): RopeConfig =>
-  parseModelConfig({ ...tinyConfig, rope_scaling: rope, ...changes }).rope;
+  parseModelConfig({ ...tinyConfig, rope_scaling: rope, ...changes }).layers[0]!.rope;
 const expectClose = (got: ArrayLike<number>, want: readonly number[]): void => {
   expect(got).toHaveLength(want.length);
   want.forEach((f, i) => expect(Math.abs(got[i]! / f - 1)).toBeLessThan(1e-14));

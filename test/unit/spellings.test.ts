@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
-import { promptIds, type ConversationOptions } from '../../lib/models/generate';
+import { promptIds, type ConversationOptions } from '../../lib/models/running/generate';
 import type { ChatMessage } from '../../lib/text/messages';
 import { Spellings } from '../../lib/text/spellings';
 import { Tokenizer } from '../../lib/text/tokenizer';

@@ -1,58 +1,52 @@
-/** What differs between families of models; everything else is configuration that they share (../config.ts). */
-import type { ConfigJson } from '../config_json';
+/** What a family of models is: a file beside this one, read from top to bottom, and a line in index.ts. */
+import type { Tensor } from '../../tensor/tensor';
+import type { ConfigJson } from '../config/config_json';
+import type { ModelConfig } from '../config/model_config';
+import type { HeadRows, HeadWeights, Rows, StemRows, StemWeights, Weights } from '../config/rows';
+import type { GgufLayout } from './gguf_layout';
+import type { Residual, Run } from './parts';
 
-/** The parts of a block that differ between families. */
-export interface BlockShape {
-  /** Whether q, k and v have biases. */
-  readonly qkvBias: boolean;
-  /** Whether the output of the attention has a bias. */
-  readonly outputBias: boolean;
-  /** Whether the MLP has biases. */
-  readonly mlpBias: boolean;
-  /** RMSNorm over each head of q and k before the rotation. */
-  readonly qkNorm: boolean;
-  /** Per layer: how many keys a query sees, itself included; 0 for all. */
-  readonly windows: readonly number[];
+/** Numbers that a block works with for each token, from which memory is estimated. */
+export interface BlockNumbers {
+  /** What the backward pass needs again, in the dtype of the activations. */
+  readonly kept: number;
+  /** And in f32. */
+  readonly keptFloats: number;
+  /** The most that a forward and a backward pass hold beside, in the dtype of the activations. */
+  readonly working: number;
+  /** The widths of what the linear layers read: those of one call in one list. */
+  readonly inputs: readonly (readonly number[])[];
+  /** The widths of their gradients. */
+  readonly gradients: readonly (readonly number[])[];
 }
 
-/** How llama.cpp names and orders what a family has. */
-export interface GgufLayout {
-  /** general.architecture. */
-  readonly architecture: string;
-  /** By the path of a module inside a block: what follows `blk.N.`. */
-  readonly block: Readonly<Record<string, string>>;
-  /** Whether files of this family, of several that are one architecture there, have attention.sliding_window. */
-  readonly slides?: true;
-  /** Whether the two numbers that rope turns together are neighbors: then row 2i + j of a head of q and k is row j·headDim/2 + i of Hugging Face's. */
-  readonly pairedRows: boolean;
-}
-
-export interface Family {
+/** C: the configuration of the family, which has all that its mathematics depends on. */
+export interface Family<C extends ModelConfig = ModelConfig> {
   /** The class of transformers, for `architectures` of a config.json that is made of other values. */
   readonly className: string;
-  /** Its GGUF files. */
-  readonly gguf: GgufLayout;
-  /** The width of a head where config.json does not say it. */
-  headDim(hiddenSize: number, numAttentionHeads: number): number;
+  /**
+   * Keys of config.json that change the mathematics of some model, with the values that change none of this family's: instead of the common
+   * ones (config/neutral.ts). 'read': the family has a use for every value.
+   */
+  readonly neutral?: Readonly<Record<string, readonly unknown[] | 'read'>>;
   /** @throws ERR_UNSUPPORTED for a value that models of this family do not have, ERR_FILE for one of the wrong kind. */
-  block(config: ConfigJson, numHiddenLayers: number): BlockShape;
+  config(json: ConfigJson): C;
+
+  /** The tensors before the blocks, of each block, and behind them, by the names that the functions below give them. */
+  stem(c: C): StemRows;
+  layer(c: C): Rows;
+  head(c: C): HeadRows;
+  /** Where the blocks are: the path of block i is `${blocks}.${i}`. */
+  readonly blocks: string;
+
+  /** Embeddings of ids [b, s] → [b, s, hidden] in f32. */
+  embed(run: Run<C>, stem: StemWeights, ids: Tensor): Tensor;
+  /** What block `index` makes of the residual stream, which it consumes. */
+  block(run: Run<C>, layer: Weights, index: number, x: Residual): Residual;
+  /** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */
+  norm(run: Run<C>, head: HeadWeights, x: Tensor): Tensor;
+
+  numbers(c: C): BlockNumbers;
+  /** Its GGUF files. */
+  readonly gguf: GgufLayout<C>;
 }
-
-/** Heads that share the width of the residual stream. */
-export const dividedHeadDim = (hiddenSize: number, numAttentionHeads: number): number =>
-  Math.floor(hiddenSize / numAttentionHeads);
-
-/** The names of the block that these families share. */
-export const ggufBlockNames = {
-  input_layernorm: 'attn_norm',
-  post_attention_layernorm: 'ffn_norm',
-  'self_attn.q_proj': 'attn_q',
-  'self_attn.k_proj': 'attn_k',
-  'self_attn.v_proj': 'attn_v',
-  'self_attn.o_proj': 'attn_output',
-  'self_attn.q_norm': 'attn_q_norm',
-  'self_attn.k_norm': 'attn_k_norm',
-  'mlp.gate_proj': 'ffn_gate',
-  'mlp.up_proj': 'ffn_up',
-  'mlp.down_proj': 'ffn_down',
-} as const;

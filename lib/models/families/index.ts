@@ -1,12 +1,50 @@
 /** The families whose mathematics is known, by model_type of config.json. */
+import { defaultLimits, type Limits } from '../../formats/limits';
+import { suggest } from '../../validate';
+import { ConfigJson, refuse } from '../config/config_json';
+import type { ModelConfig } from '../config/model_config';
+import { refuseUnsupported } from '../config/neutral';
+import type { Family } from './family';
 import { llama } from './llama';
 import { mistral } from './mistral';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
 
-export const families = { llama, mistral, qwen2, qwen3 } as const;
+const families = { llama, mistral, qwen2, qwen3 } as const satisfies Readonly<Record<string, Family>>;
 
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */
 export type ModelType = keyof typeof families;
 
 export const modelTypes = Object.keys(families) as ModelType[];
+
+/** The family of a configuration. */
+export const familyOf = ({ modelType }: Pick<ModelConfig, 'modelType'>): Family =>
+  families[modelType as ModelType];
+
+function modelTypeOf(raw: Readonly<Record<string, unknown>>): ModelType {
+  const type = raw['model_type'];
+  const known = modelTypes.find((t) => t === type);
+  if (known) return known;
+  const near = typeof type === 'string' ? suggest(type, modelTypes) : undefined;
+  refuse(
+    'ERR_UNSUPPORTED',
+    `config.json has model_type = ${JSON.stringify(type)}; supported are ${modelTypes.join(', ')}${near ? ` (did you mean ${near}?)` : ''}`,
+  );
+}
+
+/**
+ * Reads a parsed config.json.
+ * @throws ERR_UNSUPPORTED when a value changes the mathematics in a way that is not implemented, naming key
+ * and value; ERR_FILE when a value is missing, of the wrong kind or beyond a bound.
+ */
+export function parseModelConfig(json: unknown, limits: Limits = defaultLimits): ModelConfig {
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    refuse(
+      'ERR_FILE',
+      `expected config.json to hold an object but received ${JSON.stringify(json)?.slice(0, 80)}`,
+    );
+  const raw = json as Readonly<Record<string, unknown>>;
+  const family: Family = families[modelTypeOf(raw)];
+  refuseUnsupported(raw, family.neutral);
+  return family.config(new ConfigJson(raw, limits));
+}

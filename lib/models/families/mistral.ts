@@ -1,22 +1,22 @@
 /** Mistral: Llama with sliding windows; its class in transformers has no biases. */
-import { refuse } from '../config_json';
-import { dividedHeadDim, ggufBlockNames, type Family } from './family';
-import { slidingWindows } from './windows';
+import { decoderConfig } from '../config/common';
+import { refuse } from '../config/config_json';
+import { slidingWindows } from '../config/windows';
+import type { Family } from './family';
+import { llama, llamaConfig, type LlamaConfig } from './llama';
 
-export const mistral: Family = {
+export const mistral: Family<LlamaConfig> = {
+  ...llama,
   className: 'MistralForCausalLM',
-  gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true, slides: true },
-  headDim: dividedHeadDim,
-  block(config, layers) {
+  config(json) {
+    const decoder = decoderConfig(json);
     for (const key of ['attention_bias', 'mlp_bias'])
-      if (config.flag(key))
+      if (json.flag(key))
         refuse('ERR_UNSUPPORTED', `config.json has ${key} = true, which a mistral model does not have`);
-    return {
-      qkvBias: false,
-      outputBias: false,
-      mlpBias: false,
-      qkNorm: false,
-      windows: slidingWindows(config, layers, () => 0),
-    };
+    return llamaConfig(json, decoder, {
+      ...{ qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false },
+      windows: slidingWindows(json, decoder.numHiddenLayers, () => 0),
+    });
   },
+  gguf: { ...llama.gguf, slides: true },
 };

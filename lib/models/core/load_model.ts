@@ -1,0 +1,66 @@
+/** Loading a model: its options, its files, its weights on a device. */
+import { readLimits, type Limits } from '../../formats/limits';
+import { sourceFolder, sourceOptionNames } from '../../hub/source';
+import { checkF16, type Device, openedDevice } from '../../native/device';
+import { modelOptions } from '../../options/table';
+import { runUntracked } from '../../tensor/scope';
+import { Tokenizer } from '../../text/tokenizer';
+import { checkOneOf, checkOptions } from '../../validate';
+import type { ModelConfig } from '../config/model_config';
+import type { GenerationDefaults } from '../../engine/sampling';
+import { parseGenerationDefaults } from '../files/generation_config';
+import { modelConfigOf, openModelFiles } from '../files/model_source';
+import type { FromPretrainedOptions } from './options';
+import { quantizePlan } from '../quantized/quantize_options';
+import { disposeWeights, type ModelWeights } from '../files/tensor_table';
+import { loadWeights, type ModelDType } from './weights';
+
+/** The parts that a CausalLM is made of. */
+export interface LoadedModel {
+  directory: string;
+  config: ModelConfig;
+  weights: ModelWeights;
+  dtype: ModelDType;
+  device: Device;
+  tokenizer?: Tokenizer;
+  defaults: GenerationDefaults;
+  /** Those it was read within. */
+  limits: Limits;
+}
+
+/** The options of {@link CausalLM.fromPretrained}. */
+export const fromPretrainedOptionNames = [
+  'dtype',
+  'device',
+  'quantize',
+  'limits',
+  ...sourceOptionNames,
+] as const;
+
+/** Reads a model, as {@link CausalLM.fromPretrained} says. */
+export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
+  const op = 'from_pretrained';
+  checkOptions(op, options, fromPretrainedOptionNames);
+  const limits = readLimits(op, options.limits);
+  const { dtype = 'auto', signal, onProgress } = options;
+  const quantize = quantizePlan(op, options.quantize);
+  checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
+  // Unavailable: say so before anything is downloaded and read.
+  const device = await openedDevice(op, options.device ?? 'cpu');
+  if (dtype === 'f16') checkF16(op, device);
+  const directory = await sourceFolder(source, op, 'model', options);
+  signal?.throwIfAborted();
+  const files = await openModelFiles(op, directory, { limits, signal });
+  const config = await modelConfigOf(files);
+  const tokenizer = await Tokenizer.fromFiles(files);
+  const generation = (await files.json('generation_config.json')) ?? {};
+  const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
+  const { weights, dtype: actual } = await runUntracked(() =>
+    loadWeights(files, config, { dtype, device, quantize, signal, onProgress }),
+  );
+  await files.checkUnchanged().catch((error: unknown) => {
+    disposeWeights(config, weights);
+    throw error;
+  });
+  return { directory: files.dir, config, weights, dtype: actual, device, tokenizer, defaults, limits };
+}

@@ -1,0 +1,100 @@
+/** What the parts of a CausalLM share: what was loaded, what of it is trained, and the adapters beside it. */
+import type { GenerationDefaults } from '../../engine/sampling';
+import { loraError } from '../../errors';
+import type { Limits } from '../../formats/limits';
+import type { Linear } from '../../linear/linear';
+import type { Device } from '../../native/device';
+import type { Adapter } from '../../peft/adapter';
+import { AdapterSet } from '../../peft/adapter_set';
+import type { Parameter } from '../../tensor/tensor';
+import type { Tokenizer } from '../../text/tokenizer';
+import type { ModelConfig } from '../config/model_config';
+import type { Decoder } from './decoder';
+import type { LoadedModel } from './load_model';
+import { RopeTables } from './rope_tables';
+import { disposeWeights, linearsOf } from '../files/tensor_table';
+import { TrainedBase } from './trained_base';
+import type { ModelDType } from './weights';
+
+export class ModelCore {
+  readonly directory: string;
+  readonly config: ModelConfig;
+  readonly device: Device;
+  readonly dtype: ModelDType;
+  readonly limits: Limits;
+  readonly defaults: GenerationDefaults;
+  readonly decoder: Decoder;
+  readonly adapters = new AdapterSet();
+  readonly #tokenizer: Tokenizer | undefined;
+  /** Whether the model is disposed of, or about to be. */
+  disposed = false;
+
+  constructor({ directory, config, weights, dtype, device, tokenizer, defaults, limits }: LoadedModel) {
+    this.directory = directory;
+    this.config = config;
+    this.device = device;
+    this.dtype = dtype;
+    this.limits = limits;
+    this.defaults = defaults;
+    const trained = new TrainedBase(config, weights, dtype, this.adapters);
+    const ropes = new RopeTables(config.layers, device);
+    this.decoder = { config, weights, trained, ropes, dtype };
+    this.#tokenizer = tokenizer;
+  }
+
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
+  }
+
+  /** @throws ERR_UNSUPPORTED when there is none. */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw loraError(
+      'tokenizer',
+      'ERR_UNSUPPORTED',
+      `${this.directory} has no tokenizer.json: pass token ids instead of text`,
+    );
+  }
+
+  linears(): Linear[] {
+    return linearsOf(this.config, this.decoder.weights);
+  }
+
+  /** What trainAll() gave; none while all is frozen. */
+  get trainedParameters(): Parameter[] {
+    return this.decoder.trained.parameters;
+  }
+
+  /** The numbers that gradients fill. */
+  get numTrainable(): number {
+    const adapters = [...this.adapters.all.values()].filter(({ trainable }) => trainable);
+    const parameters = [...this.trainedParameters, ...adapters.flatMap((adapter) => adapter.parameters())];
+    return parameters.reduce((sum, { numel }) => sum + numel, 0);
+  }
+
+  /** What a call names to run on the weights as they are: null, or undefined while an adapter is merged into them. */
+  get noAdapter(): null | undefined {
+    return this.adapters.merged === null ? null : undefined;
+  }
+
+  /**
+   * Holds an adapter, or the base alone, for its training: it cannot be removed, the base not be merged, and the model not be disposed of,
+   * until the returned function is called.
+   */
+  acquireForTraining(op: string, adapter: Adapter | null): () => void {
+    this.checkAlive(op);
+    return this.adapters.acquire(op, this.adapters.resolve(op, adapter), { training: true });
+  }
+
+  /** @throws ERR_DISPOSED */
+  checkAlive(op: string): void {
+    if (this.disposed) throw loraError(op, 'ERR_DISPOSED', 'the model has been disposed');
+  }
+
+  /** Frees the weights and the adapters, which nothing may use any more. */
+  dispose(): void {
+    this.adapters.dispose();
+    this.decoder.ropes.dispose();
+    disposeWeights(this.config, this.decoder.weights);
+  }
+}

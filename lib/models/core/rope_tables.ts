@@ -1,0 +1,93 @@
+/** The tables of the rotations of a model's layers. Angles are computed in double and rounded once, so that a table does not depend on the device. */
+import type { Device } from '../../native/device';
+import type { RopeAngles } from '../../ops/rope';
+import { tensor } from '../../tensor/create';
+import { rawView } from '../../tensor/raw';
+import { keep, noGrad } from '../../tensor/scope';
+import type { LayerShape } from '../config/model_config';
+import { inverseFrequencies, type RopeConfig } from '../config/rope';
+
+/** cos and sin [positions, headDim / 2] on a device; grows when a longer sequence asks for it. */
+export class RopeTable {
+  #capacity = 0;
+  #table: RopeAngles | undefined;
+
+  constructor(
+    private readonly config: RopeConfig,
+    private readonly headDim: number,
+    private readonly device: Device,
+  ) {}
+
+  /** A table of at least `positions` rows. */
+  upTo(positions: number): RopeAngles {
+    if (this.#table && positions <= this.#capacity) return this.#table;
+    this.dispose();
+    this.#capacity = Math.max(256, 2 ** Math.ceil(Math.log2(positions)));
+    const inv = inverseFrequencies(this.config, this.headDim);
+    const { scaling } = this.config;
+    const factor = scaling.type === 'yarn' ? scaling.attentionFactor : 1;
+    const shape = [this.#capacity, inv.length];
+    const cos = new Float32Array(this.#capacity * inv.length);
+    const sin = new Float32Array(cos.length);
+    for (let p = 0, at = 0; p < this.#capacity; p++)
+      for (const f of inv) {
+        cos[at] = Math.cos(p * f) * factor;
+        sin[at++] = Math.sin(p * f) * factor;
+      }
+    const { device } = this;
+    this.#table = noGrad(() => ({
+      cos: keep(tensor(cos, { shape, device })),
+      sin: keep(tensor(sin, { shape, device })),
+    }));
+    return this.#table;
+  }
+
+  dispose(): void {
+    this.#table?.cos.dispose();
+    this.#table?.sin.dispose();
+    this.#table = undefined;
+  }
+}
+
+/** The tables of all layers: those that rotate alike share one. */
+export class RopeTables {
+  readonly #tables: readonly RopeTable[];
+  /** Of each layer, which of them is its own. */
+  readonly #ofLayer: readonly number[];
+
+  constructor(layers: readonly LayerShape[], device: Device) {
+    const keys = layers.map(({ rope, headDim }) => JSON.stringify([rope, headDim]));
+    const distinct = [...new Set(keys)];
+    this.#ofLayer = keys.map((key) => distinct.indexOf(key));
+    this.#tables = distinct.map((key) => {
+      const { rope, headDim } = layers[keys.indexOf(key)]!;
+      return new RopeTable(rope, headDim, device);
+    });
+  }
+
+  /** Makes tables of at least `positions` rows. */
+  prepare(positions: number): void {
+    for (const table of this.#tables) table.upTo(positions);
+  }
+
+  /** Views of the tables for one call, since a longer call between two of its blocks replaces them. */
+  views(positions: number): { readonly ofLayer: (index: number) => RopeAngles; dispose(): void } {
+    const views = this.#tables.map((table) => {
+      const { cos, sin } = table.upTo(positions);
+      return { cos: rawView(cos, 0, cos.shape), sin: rawView(sin, 0, sin.shape) };
+    });
+    return {
+      ofLayer: (index) => views[this.#ofLayer[index]!]!,
+      dispose() {
+        for (const { cos, sin } of views) {
+          cos.dispose();
+          sin.dispose();
+        }
+      },
+    };
+  }
+
+  dispose(): void {
+    for (const table of this.#tables) table.dispose();
+  }
+}

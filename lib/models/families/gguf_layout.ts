@@ -1,0 +1,117 @@
+/** How llama.cpp names, orders and describes what a family has. */
+import { loraError } from '../../errors';
+import type { GgufField } from '../../formats/gguf_write';
+import type { DecoderConfig } from '../config/common';
+import type { ModelConfig } from '../config/model_config';
+import { inverseFrequencies } from '../config/rope';
+
+/** The rows of a matrix in a GGUF file: row i of it is row `order[i]` of Hugging Face's. */
+export type RowOrder = Uint32Array;
+
+export interface GgufLayout<C extends ModelConfig = ModelConfig> {
+  /** general.architecture. */
+  readonly architecture: string;
+  /** By the path of a module: its name; inside of block N what follows `blk.N.`. */
+  readonly names: Readonly<Record<string, string>>;
+  /** Whether files of this family, of several that are one architecture there, have attention.sliding_window. */
+  readonly slides?: true;
+  /** The modules of a block whose rows stand in another order. */
+  rows(c: C): Readonly<Record<string, RowOrder>>;
+  /** The values that llama.cpp computes a model by. @throws ERR_UNSUPPORTED for what its files do not say. */
+  fields(c: C): Map<string, GgufField>;
+  /** What llama.cpp divides the frequencies of the rotation by: the tensor `rope_freqs`; undefined for none. */
+  frequencyFactors(c: C): Float32Array | undefined;
+}
+
+/** The names of Llama's modules. */
+const llamaNames = {
+  'model.embed_tokens': 'token_embd',
+  'model.norm': 'output_norm',
+  lm_head: 'output',
+  input_layernorm: 'attn_norm',
+  post_attention_layernorm: 'ffn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  'self_attn.q_norm': 'attn_q_norm',
+  'self_attn.k_norm': 'attn_k_norm',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
+} as const;
+
+function unsupported(message: string): never {
+  throw loraError('convertModel', 'ERR_UNSUPPORTED', message);
+}
+
+/** The values of a decoder whose layers are alike. */
+function decoderFields(config: DecoderConfig, architecture: string): Map<string, GgufField> {
+  const { layers, maxPositionEmbeddings: context } = config;
+  const window = layers.map((layer) => layer.window).find((size) => size > 0 && size < context);
+  if (window !== undefined)
+    unsupported(
+      `the model has sliding windows of ${window}, which GGUF files of ${architecture} do not have`,
+    );
+  const { theta, scaling } = layers[0]!.rope;
+  if (scaling.type === 'yarn') unsupported('rope of type yarn is not written');
+  const u32: readonly [string, number][] = [
+    ['vocab_size', config.vocabSize],
+    ['context_length', context],
+    ['embedding_length', config.hiddenSize],
+    ['block_count', config.numHiddenLayers],
+    ['feed_forward_length', config.intermediateSize],
+    ['attention.head_count', config.numAttentionHeads],
+    ['attention.head_count_kv', config.numKeyValueHeads],
+    ['attention.key_length', config.headDim],
+    ['attention.value_length', config.headDim],
+    ['rope.dimension_count', config.headDim],
+  ];
+  const fields = new Map<string, GgufField>(
+    u32.map(([key, value]) => [`${architecture}.${key}`, { u32: value }]),
+  );
+  fields.set(`${architecture}.attention.layer_norm_rms_epsilon`, { f32: config.rmsNormEps });
+  fields.set(`${architecture}.rope.freq_base`, { f32: theta });
+  if (scaling.type === 'linear') {
+    fields.set(`${architecture}.rope.scaling.type`, { text: 'linear' });
+    fields.set(`${architecture}.rope.scaling.factor`, { f32: scaling.factor });
+  }
+  return fields;
+}
+
+/** Those of Llama 3's rope. */
+function llama3Factors({ layers, headDim }: DecoderConfig): Float32Array | undefined {
+  const { rope } = layers[0]!;
+  if (rope.scaling.type !== 'llama3') return undefined;
+  const scaled = inverseFrequencies(rope, headDim);
+  const whole = inverseFrequencies({ theta: rope.theta, scaling: { type: 'default' } }, headDim);
+  return Float32Array.from(whole, (frequency, i) => frequency / scaled[i]!);
+}
+
+/** Heads whose numbers i and headDim/2 + i are turned together become heads whose numbers 2i and 2i + 1 are. */
+function pairedRows(heads: number, headDim: number): RowOrder {
+  const half = headDim / 2;
+  return Uint32Array.from({ length: heads * headDim }, (_, row) => {
+    const within = row % headDim;
+    return row - within + (within % 2) * half + Math.floor(within / 2);
+  });
+}
+
+/**
+ * The files of a decoder whose layers are alike.
+ * @param paired whether the two numbers of a head of q and k that rope turns together are neighbors there
+ */
+export const decoderLayout = (architecture: string, paired: boolean): GgufLayout<DecoderConfig> => ({
+  architecture,
+  names: llamaNames,
+  rows: ({
+    numAttentionHeads: heads,
+    numKeyValueHeads: kvHeads,
+    headDim,
+  }): Readonly<Record<string, RowOrder>> =>
+    paired
+      ? { 'self_attn.q_proj': pairedRows(heads, headDim), 'self_attn.k_proj': pairedRows(kvHeads, headDim) }
+      : {},
+  fields: (config) => decoderFields(config, architecture),
+  frequencyFactors: llama3Factors,
+});

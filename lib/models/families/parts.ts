@@ -1,0 +1,126 @@
+/** The parts that blocks are made of. Handles are dropped as soon as the next op has been queued; what backward needs is held by the graph. */
+import { forwardGroup, type Linear } from '../../linear/linear';
+import type { DType } from '../../native/dtype';
+import { addRmsNorm, attention, attentionPaged, pageAppend, rmsNorm, rope } from '../../ops';
+import type { Past } from '../../ops/attention_paged';
+import type { RopeAngles } from '../../ops/rope';
+import type { AdapterUse } from '../../peft/adapter_use';
+import { moved } from '../../tensor/scope';
+import type { Tensor } from '../../tensor/tensor';
+import type { ModelConfig } from '../config/model_config';
+
+/** The texts of packed rows: both i32 [batch, seq]. */
+export interface Segments {
+  /** The first position that a query may see: that of its segment. */
+  readonly keyBegin: Tensor;
+  /** Counted from the begin of the segment. */
+  readonly positions: Tensor;
+}
+
+/** What a call of a model computes with. */
+export interface Run<C extends ModelConfig = ModelConfig> {
+  readonly config: C;
+  /** Of the operands and results of products. The residual stream is f32. */
+  readonly dtype: DType;
+  readonly use: AdapterUse;
+  /** The tokens before; there is no gradient then. */
+  readonly past?: Past | undefined;
+  /** The texts that a row holds. Never beside `past`. */
+  readonly segments?: Segments | undefined;
+  /** cos and sin of a layer. */
+  angles(layer: number): RopeAngles;
+}
+
+/** The residual stream: x in f32, and what the last part of a block adds to it, which the norm behind that adds up. */
+export interface Residual {
+  readonly x: Tensor;
+  readonly addend: Tensor | null;
+}
+
+/** x + addend. Consumes both. */
+export function summed({ x, addend }: Residual): Tensor {
+  if (!addend) return x;
+  const sum = x.add(addend);
+  x.dispose();
+  addend.dispose();
+  return sum;
+}
+
+/** [x + addend, its norm in the activation dtype]. Consumes x and the addend. */
+export function normOf(
+  { x, addend }: Residual,
+  weight: Tensor,
+  eps: number,
+  { dtype }: Run,
+): [sum: Tensor, normed: Tensor] {
+  if (!addend) return [x, rmsNorm(x, weight, eps, dtype)];
+  const both = addRmsNorm(x, addend, weight, eps, dtype);
+  x.dispose();
+  addend.dispose();
+  return both;
+}
+
+/** Layers that read the same x, each with its adapters. */
+export function linears<const L extends readonly Linear[]>(
+  { use: { adapter, dropoutForward, rows, phase } }: Run,
+  x: Tensor,
+  layers: L,
+): { [K in keyof L]: Tensor } {
+  const outputs = rows
+    ? rows.forward(x, layers)
+    : forwardGroup(
+        x,
+        layers.map((linear) => [linear, adapter?.applied(linear.path, dropoutForward)]),
+        phase,
+      );
+  return outputs as { [K in keyof L]: Tensor };
+}
+
+/** A layer with its adapter. Consumes x. */
+export const linearOf = (run: Run, x: Tensor, layer: Linear): Tensor =>
+  moved(x, (t) => linears(run, t, [layer])[0]);
+
+/** [b, s, heads·d] → [b, s, heads, d]. Consumes its input. */
+export const splitHeads = (flat: Tensor, heads: number): Tensor =>
+  moved(flat, (t) => t.reshape([t.shape[0]!, t.shape[1]!, heads, t.shape[2]! / heads]));
+
+/** [b, s, heads, d] → [b, s, heads·d]. Consumes its input. */
+const joinHeads = (split: Tensor): Tensor =>
+  moved(split, (t) => t.reshape([t.shape[0]!, t.shape[1]!, t.shape[2]! * t.shape[3]!]));
+
+/** Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] and attends to them and to the tokens before → [b, s, heads·d]. Consumes q, k and v. */
+export function attend(
+  run: Run,
+  index: number,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { scale = 1 / Math.sqrt(q.shape[3]!) }: { scale?: number } = {},
+): Tensor {
+  const { past, segments } = run;
+  const { window, rope: rotation } = run.config.layers[index]!;
+  const options = { scale, window };
+  if (past) {
+    const { pageTable, lengths, phase } = past;
+    const pools = past.layers[index]!;
+    const rotated = pageAppend(q, k, v, run.angles(index), pools, pageTable, lengths);
+    for (const t of [q, k, v]) t.dispose();
+    const mixed = moved(rotated, (t) =>
+      attentionPaged(t, pools.k, pools.v, pageTable, lengths, { ...options, phase }),
+    );
+    return joinHeads(mixed);
+  }
+  let [rotatedQ, rotatedK] = [q, k];
+  if (rotation.scaling.type !== 'none') {
+    [rotatedQ, rotatedK] = rope(q, k, run.angles(index), segments ? { positions: segments.positions } : {});
+    for (const t of [q, k]) t.dispose();
+  }
+  const mixed = attention(
+    rotatedQ,
+    rotatedK,
+    v,
+    segments ? { ...options, keyBegin: segments.keyBegin } : options,
+  );
+  for (const t of [rotatedQ, rotatedK, v]) t.dispose();
+  return joinHeads(mixed);
+}
