@@ -1,4 +1,7 @@
-/** Rotary position embedding, half-split: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin. */
+/**
+ * Rotary position embedding, half-split: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin, where x1 and x2 are the first and the second w numbers
+ * of a head of d. The d − 2w numbers behind them stay.
+ */
 import { record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
@@ -6,7 +9,7 @@ import { checkOptions } from '../validate';
 
 const op = 'rope';
 
-/** cos and sin [positions, d/2] in f32. */
+/** cos and sin [positions, w] in f32, w ≤ d/2. */
 export interface RopeAngles {
   cos: Tensor;
   sin: Tensor;

@@ -79,6 +79,11 @@ const cases: Case[] = [
     inputs: [{ shape: [2, 3, 2, 4] }, { shape: [2, 3, 1, 4] }],
   },
   {
+    name: 'rope of a part of the head',
+    fn: (device) => (q, k) => product(rope(q, k, table(4, 9, device), { offset: 3 })),
+    inputs: [{ shape: [2, 3, 2, 8] }, { shape: [2, 3, 1, 8] }],
+  },
+  {
     name: 'rope of a q and of a k that have no gradient beside the other',
     fn: (device) => (x) => {
       const fixed = seeded(x.shape, 3, { device, dtype: x.dtype });

@@ -168,8 +168,8 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ],
   [
     'rope',
-    () => rope(x([1, 2, 2, 6]), x([1, 2, 1, 6]), table),
-    '[rope] expected cos of shape [9, 3] (positions, head_dim / 2) but received [9, 2]',
+    () => rope(x([1, 2, 2, 2]), x([1, 2, 1, 2]), table),
+    '[rope] expected cos of at most 1 columns (half of head_dim) but received shape [9, 2]',
   ],
   [
     'rope',

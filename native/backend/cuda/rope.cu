@@ -31,7 +31,8 @@ void LaunchRope(const char* op, const RopeCall& call, Context& context) {
     params.lengths = Data<const int32_t>(call.lengths);
     params.tokens = q.dim(0) * q.dim(1);
     params.sequence = q.dim(1);
-    params.half = q.dim(3) / 2;
+    params.dim = q.dim(3);
+    params.pairs = call.cos.dim(1);
     params.offset = call.offset;
     params.max_pages = is_paged ? call.page_table.dim(1) : 0;
     params.sign = call.inverse ? -1.0f : 1.0f;

@@ -1,8 +1,8 @@
-// Rotates x [b, s, heads, d], which is q or k. With x1, x2 the halves of a head and cos, sin of its
-// position:
+// Rotates x [b, s, heads, d], which is q or k. With x1, x2 the first and the second w numbers of a
+// head and cos, sin [w] of its position:
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
-// The inverse uses −sin.
+// The inverse uses −sin. What is behind x2 is copied.
 #include "backend/reference/kernels.h"
 #include "backend/reference/rotation.h"
 #include "core/error.h"

@@ -153,12 +153,13 @@ struct LayerNormBackwardArgs {
 void Check(const LayerNormBackwardArgs&);
 
 // Applies the half-split rotary embedding (rotate_half = [-x2, x1]) to x [b, s, heads, d], which is
-// q and, where there is one, k, with tables [positions, d/2]:
+// q and, where there is one, k, with tables [positions, w]. x1 and x2 are the numbers from 0 and
+// from w of a head, w of each:
 //   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
-// `inverse` rotates back, which is the gradient.
+// The d − 2w numbers behind them are copied. `inverse` rotates back, which is the gradient.
 struct RopeArgs {
   TensorView q, k;       // [b, s, heads of each, d] act; k may be absent
-  TensorView cos, sin;   // [positions, d/2] f32
+  TensorView cos, sin;   // [positions, w] f32, w at most d/2
   TensorView positions;  // [b, s] i32, or absent: offset + index in the sequence
   int64_t offset = 0;
   bool inverse = false;

@@ -25,7 +25,7 @@ constexpr int64_t kPageSize = 64;
 struct PageAppendArgs {
   TensorView q;               // [b, s, q_heads, d] act
   TensorView k, v;            // [b, s, kv_heads, d] act
-  TensorView cos, sin;        // [positions, d/2] f32, of at least 64·max_pages positions
+  TensorView cos, sin;        // [positions, w] f32, of at least 64·max_pages positions
   TensorView k_pool, v_pool;  // [pages, kv_heads, 64, d] act, not the same memory
   TensorView page_table;      // [b, max_pages] i32
   TensorView lengths;         // [b] i32

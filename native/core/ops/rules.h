@@ -97,14 +97,15 @@ class Rules {
     LORA_CHECK(weight.cols == cols, op_, "expected ", act_name, " with a last dimension of ",
                weight.cols, " (the columns of ", name, ") but received one of ", cols);
   }
-  // Demands tables [positions, d / 2] that rotate heads x [.., d].
+  // Demands tables [positions, pairs] that rotate heads x [.., d], whole or in part.
   void Rotation(const char* name, const TensorView& x, const TensorView& cos,
                 const TensorView& sin) const {
     const int64_t d = x.dim(x.shape.rank() - 1);
     LORA_CHECK(d % 2 == 0, op_, "expected an even head_dim but received ", name, " of shape ",
                x.shape);
-    Rank("cos", cos, 2, "(positions, head_dim / 2)");
-    ShapeIs("cos", cos, {cos.dim(0), d / 2}, "(positions, head_dim / 2)");
+    Rank("cos", cos, 2, "(positions, pairs)");
+    LORA_CHECK(cos.dim(1) <= d / 2, op_, "expected cos of at most ", d / 2,
+               " columns (half of head_dim) but received shape ", cos.shape);
     ShapeIs("sin", sin, cos.shape, "(that of cos)");
     Float32("cos", cos);
     Float32("sin", sin);

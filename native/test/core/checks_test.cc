@@ -405,6 +405,12 @@ TEST_CASE("the layers of a model") {
   Rejects<RopeArgs>(
       rope, [](auto& a) { a.q = F32({1, 3, 2, 7}); },
       "[rope] expected an even head_dim but received q of shape [1, 3, 2, 7]");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.cos = a.sin = F32({16, 5}); },
+      "[rope] expected cos of at most 4 columns (half of head_dim) but received shape [16, 5]");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.sin = F32({16, 3}); },
+      "[rope] expected sin of shape [16, 4] (that of cos) but received [16, 3]");
   rope.k = rope.rotated_k = F32({1, 3, 1, 8});
   RefusesOthers(rope);
   Rejects<RopeArgs>(

@@ -14,6 +14,7 @@ using namespace attention;
 struct Case {
   int64_t count, heads, d;
   std::vector<int64_t> lengths;
+  int64_t behind = 0;  // numbers of a head that are not rotated
 };
 
 // The operands of a call, of which none is a special case.
@@ -28,7 +29,7 @@ struct AppendOperands {
     q = Normal(act, {batch, c.count, 3 * c.heads, c.d}, 1);
     k = Normal(act, kv, 2);
     v = AnyBits(act, kv);
-    const Shape angles{layout.table.shape()[1] * kPageSize + 1, c.d / 2};
+    const Shape angles{layout.table.shape()[1] * kPageSize + 1, (c.d - c.behind) / 2};
     cos = Uniform(DType::kF32, angles, 3);
     sin = Uniform(DType::kF32, angles, 4);
     k_pool = v_pool = Full(act, {layout.pages, c.heads, kPageSize, c.d}, 9);
@@ -59,6 +60,8 @@ TEST_CASE("page_append: q and k as rope turns them, v bit for bit, and no other 
       {64, 1, 2, {128, 64}},
       {70, 2, 14, {100, 71}},
       {1, 2, 128, {63, 64}},
+      {1, 2, 16, {63, 64}, 4},
+      {5, 2, 64, {5, 66, 130}, 34},
       {0, 2, 8, {0, 3}},
       {1, 0, 8, {4}},
       {3, 2, 0, {4}},

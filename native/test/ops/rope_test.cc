@@ -1,5 +1,6 @@
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -11,6 +12,8 @@ namespace {
 struct RopeCase {
   int64_t b, s, heads, d;
   bool with_positions, inverse;
+  int64_t behind = 0;  // numbers of a head that are not rotated
+  int64_t pairs() const { return (d - behind) / 2; }
 };
 
 std::vector<RopeCase> RopeCases() {
@@ -18,6 +21,12 @@ std::vector<RopeCase> RopeCases() {
   for (const int64_t d : {0, 2, 6, 8, 14, 16, 30, 32, 34, 64, 126, 128}) {
     cases.push_back({2, 5, 3, d, false, false});
     cases.push_back({2, 5, 3, d, true, true});
+  }
+  // A part of the head.
+  for (const auto& [d, behind] :
+       {std::pair{8, 2}, {8, 8}, {16, 4}, {34, 26}, {64, 48}, {128, 32}}) {
+    cases.push_back({2, 5, 3, d, false, false, behind});
+    cases.push_back({2, 5, 3, d, true, true, behind});
   }
   cases.push_back({0, 5, 3, 64, true, false});
   cases.push_back({3, 0, 3, 64, false, false});
@@ -29,8 +38,8 @@ struct RopeOperands {
   RopeOperands(const RopeCase& c, DType act)
       : c(c),
         x(Normal(act, {c.b, c.s, c.heads, c.d}, 1)),
-        cos(Uniform(DType::kF32, {c.s + 4, c.d / 2}, 2)),
-        sin(Uniform(DType::kF32, {c.s + 4, c.d / 2}, 3)),
+        cos(Uniform(DType::kF32, {c.s + 4, c.pairs()}, 2)),
+        sin(Uniform(DType::kF32, {c.s + 4, c.pairs()}, 3)),
         positions(Integers(DType::kI32, {c.b, c.s}, 4, 0, static_cast<int>(c.s) + 3)) {}
   RopeArgs Args(const Tensor& from, const Tensor& y) const {
     RopeArgs args;
@@ -48,9 +57,13 @@ struct RopeOperands {
   }
   std::vector<double> Bounds(const Tensor& expected) const {
     std::vector<double> bounds;
-    const int64_t half = c.d / 2;
+    const int64_t pairs = c.pairs();
     for (int64_t i = 0; i < x.numel(); ++i) {
-      const int64_t column = i % c.d, pair = column < half ? i + half : i - half;
+      const int64_t column = i % c.d, pair = column < pairs ? i + pairs : i - pairs;
+      if (column >= 2 * pairs) {
+        bounds.push_back(0);
+        continue;
+      }
       // |cos|, |sin| <= 1
       bounds.push_back(3 * kU * (std::fabs(x.at(i)) + std::fabs(x.at(pair))) +
                        RoundingBound(x.dtype(), expected.at(i)));
@@ -70,6 +83,7 @@ TEST_CASE("rope: every head size, positions and offset, both directions, in plac
       CAPTURE(NameOf(act));
       CAPTURE(c.s);
       CAPTURE(c.d);
+      CAPTURE(c.behind);
       const RopeOperands o(c, act);
       const Tensor expected(act, o.x.shape());
       Run(ReferenceBackend(), o.Args(o.x, expected));

@@ -109,6 +109,17 @@ TEST_CASE("rms_norm") {
   CHECK(other.Values() == y.Values());
 }
 
+TEST_CASE("rope copies what is behind the numbers that it turns") {
+  const Tensor x = Of(kF64, {1, 1, 2, 6}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
+  // The first pair turns by a quarter, the second by a half.
+  const Tensor cosine = Of(kF64, {1, 2}, {0, -1}), sine = Of(kF64, {1, 2}, {1, 0});
+  const Tensor y(kF64, x.shape());
+  Do(RopeArgs{x, {}, cosine, sine, {}, 0, false, y, {}});
+  CHECK(y.Values() == std::vector<double>{-3, -2, 1, -4, 5, 6, -9, -8, 7, -10, 11, 12});
+  Do(RopeArgs{y, {}, cosine, sine, {}, 0, true, y, {}});  // in place
+  CHECK(y.Values() == x.Values());
+}
+
 TEST_CASE("rope turns the halves of a head by the angle of its position") {
   const Tensor x = Of(kF64, {1, 2, 1, 4}, {1, 2, 3, 4, 5, 6, 7, 8});
   // Position 1 turns the first pair by a quarter, the second by a half; position 2 turns neither.

@@ -114,7 +114,7 @@ function pageAppend(d: Draw): Spec[] {
   const { batch, columns, kvHeads, width, pool, table, lengths } = pages(d, sequence, [2, 4, 8]);
   const q = [batch, sequence, kvHeads * d.dice.pick([1, 2, 3]), width];
   const kv = [batch, sequence, kvHeads, width];
-  const angles = [64 * columns + d.dice.below(3), width / 2];
+  const angles = [64 * columns + d.dice.below(3), d.flag() ? width / 2 : 1];
   return [
     d.tensor(act, q),
     d.tensor(act, kv),
@@ -248,7 +248,8 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const at = d.flag() && positions > 0 ? d.ids([batch, sequence], positions) : null;
     const [cos, sin] = [d.f32(positions, half), d.f32(positions, half)];
     const act = d.act();
-    const heads = (): SpecObject => d.tensor(act, [batch, sequence, d.dice.below(4), 2 * half]);
+    const width = 2 * half + d.dice.pick([0, 0, 2, 16]);
+    const heads = (): SpecObject => d.tensor(act, [batch, sequence, d.dice.below(4), width]);
     return [heads(), d.flag() ? heads() : null, cos, sin, at, offset, d.flag()];
   },
   attentionForward: (d) => {

@@ -23,23 +23,25 @@ void AppendRows(const PageAppendArgs& args, size_t begin, size_t end) {
   const int64_t count = args.q.dim(1), columns = args.page_table.dim(1);
   const size_t q_heads = static_cast<size_t>(args.q.dim(2));
   const size_t heads = static_cast<size_t>(args.k.dim(2));
-  const size_t dim = static_cast<size_t>(args.q.dim(3)), half = dim / 2;
+  const size_t dim = static_cast<size_t>(args.q.dim(3));
+  const size_t pairs = static_cast<size_t>(args.cos.dim(1));
   for (size_t token = begin; token < end; ++token) {
     const int64_t b = static_cast<int64_t>(token) / count;
     const int64_t position =
         args.lengths.as<const int32_t>()[b] - count + static_cast<int64_t>(token) % count;
     const int32_t page = args.page_table.as<const int32_t>()[b * columns + position / kPageSize];
-    const float* cos = args.cos.as<const float>() + static_cast<size_t>(position) * half;
-    const float* sin = args.sin.as<const float>() + static_cast<size_t>(position) * half;
+    const float* cos = args.cos.as<const float>() + static_cast<size_t>(position) * pairs;
+    const float* sin = args.sin.as<const float>() + static_cast<size_t>(position) * pairs;
     for (size_t head = token * q_heads; head < (token + 1) * q_heads; ++head) {
-      RotateHead(args.q.as<const T>() + head * dim, cos, sin, false, half,
+      RotateHead(args.q.as<const T>() + head * dim, cos, sin, false, pairs, dim,
                  args.y.as<T>() + head * dim);
     }
     for (size_t h = 0; h < heads; ++h) {
       const size_t from = (token * heads + h) * dim;
       const auto to =
           static_cast<size_t>(PageOffset(args.k_pool, page, static_cast<int64_t>(h), position));
-      RotateHead(args.k.as<const T>() + from, cos, sin, false, half, args.k_pool.as<T>() + to);
+      RotateHead(args.k.as<const T>() + from, cos, sin, false, pairs, dim,
+                 args.k_pool.as<T>() + to);
       std::memcpy(args.v_pool.as<T>() + to, args.v.as<const T>() + from, dim * sizeof(T));
     }
   }

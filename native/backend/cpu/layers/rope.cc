@@ -1,7 +1,8 @@
-// For the halves x1, x2 of each head of q and k:
+// For the first and the second w numbers x1, x2 of each head of q and k:
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
-// A token's row of the tables is read once for all its heads. y may be x.
+// What is behind x2 is copied. A token's row of the tables is read once for all its heads.
+// y may be x.
 #include "backend/cpu/elementwise/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/runtime/parallel.h"
@@ -20,17 +21,18 @@ namespace {
 template <class T>
 void RotateTokens(const RopeArgs& args, size_t begin, size_t end) {
   const size_t sequence = static_cast<size_t>(args.q.dim(1));
-  const size_t dim = static_cast<size_t>(args.q.dim(3)), half = dim / 2;
+  const size_t dim = static_cast<size_t>(args.q.dim(3));
+  const size_t pairs = static_cast<size_t>(args.cos.dim(1));
   for (size_t token = begin; token < end; ++token) {
     const size_t position = args.positions
                                 ? static_cast<size_t>(args.positions.as<const int32_t>()[token])
                                 : static_cast<size_t>(args.offset) + token % sequence;
-    const float* cos = args.cos.as<const float>() + position * half;
-    const float* sin = args.sin.as<const float>() + position * half;
+    const float* cos = args.cos.as<const float>() + position * pairs;
+    const float* sin = args.sin.as<const float>() + position * pairs;
     const auto rotate = [&](const TensorView& x, const TensorView& y) HWY_ATTR {
       const size_t heads = static_cast<size_t>(x.dim(2));
       for (size_t head = token * heads; head < (token + 1) * heads; ++head) {
-        RotateHead(x.as<const T>() + head * dim, cos, sin, args.inverse, half,
+        RotateHead(x.as<const T>() + head * dim, cos, sin, args.inverse, pairs, dim,
                    y.as<T>() + head * dim);
       }
     };

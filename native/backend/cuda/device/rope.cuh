@@ -1,9 +1,9 @@
-// Rotates q and k [b, s, heads, 2·half]. With x1, x2 the halves of a head and cos, sin of its
-// position:
+// Rotates q and k [b, s, heads, dim]. With x1, x2 the first and the second `pairs` numbers of a
+// head and cos, sin of its position:
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
 // The inverse uses −sin. A thread takes 16 bytes of both halves and uses the same cos and sin for
-// up to kHeads heads of a token. y may be x.
+// up to kHeads heads of a token. What is behind x2 is copied, 16 bytes a thread. y may be x.
 //
 // Where there are pages, k goes to its pool instead, and v to its own, bit for bit.
 #pragma once
@@ -22,7 +22,7 @@ struct RopeParams {
   // Heads of each token. A group is kHeads of them, or what is left.
   struct Part {
     const T* x;
-    T* y;  // [tokens, heads, 2·half], or a pool [pages, heads, kPageKeys, 2·half]
+    T* y;  // [tokens, heads, dim], or a pool [pages, heads, kPageKeys, dim]
     int64_t heads;
     bool rotates, is_paged;
     LORA_HOST_DEVICE int64_t groups() const { return (heads + kHeads - 1) / kHeads; }
@@ -32,9 +32,10 @@ struct RopeParams {
   const int32_t* positions;  // or null: offset + index in the sequence
   const int32_t* table;      // [batch, max_pages], or null
   const int32_t* lengths;    // [batch], with `table`: the last position is lengths[b] − 1
-  int64_t tokens, sequence, half, offset, max_pages;
+  int64_t tokens, sequence, dim, pairs, offset, max_pages;
   float sign;  // of sin
-  LORA_HOST_DEVICE int64_t chunks() const { return (half + kPerThread - 1) / kPerThread; }
+  static LORA_HOST_DEVICE int64_t ChunksOf(int64_t n) { return (n + kPerThread - 1) / kPerThread; }
+  LORA_HOST_DEVICE int64_t chunks() const { return ChunksOf(pairs) + ChunksOf(dim - 2 * pairs); }
   LORA_HOST_DEVICE int64_t groups() const { return q.groups() + k.groups() + v.groups(); }
 };
 
@@ -73,38 +74,44 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RopeParams<T>::kThreads, RopeParams<T>::kMin
                            : p.positions ? p.positions[token]
                                          : p.offset + index;
   // Where head 0 of the token lies in y, and how far behind it the next one.
-  int64_t y_begin = token * part.heads * 2 * p.half, y_step = 2 * p.half;
+  int64_t y_begin = token * part.heads * p.dim, y_step = p.dim;
   if (part.is_paged) {
     const int64_t page = p.table[batch * p.max_pages + position / kPageKeys];
-    y_begin = (page * part.heads * kPageKeys + position % kPageKeys) * 2 * p.half;
+    y_begin = (page * part.heads * kPageKeys + position % kPageKeys) * p.dim;
     y_step *= kPageKeys;
   }
-  const int64_t first = chunk * kPerThread;
+  const int64_t turned = RopeParams<T>::ChunksOf(p.pairs);
+  const bool is_behind = chunk >= turned;
+  const int64_t first = (is_behind ? chunk - turned : chunk) * kPerThread;
   float cos[kPerThread], sin[kPerThread];
-  LoadElements(cos, p.cos, position * p.half + first, (position + 1) * p.half);
-  LoadElements(sin, p.sin, position * p.half + first, (position + 1) * p.half);
+  LoadElements(cos, p.cos, position * p.pairs + first, (position + 1) * p.pairs);
+  LoadElements(sin, p.sin, position * p.pairs + first, (position + 1) * p.pairs);
   LORA_UNROLL
   for (int h = 0; h < kHeads; ++h) {
     const int64_t head = group * kHeads + h;
     if (head >= part.heads) return;
-    const T* const x = part.x + (token * part.heads + head) * 2 * p.half;
+    const T* const x = part.x + (token * part.heads + head) * p.dim;
     T* const y = part.y + y_begin + head * y_step;
+    if (is_behind) {
+      CopyElements(y + 2 * p.pairs, x + 2 * p.pairs, first, p.dim - 2 * p.pairs);
+      continue;
+    }
     if (!part.rotates) {
-      CopyElements(y, x, first, p.half);
-      CopyElements(y + p.half, x + p.half, first, p.half);
+      CopyElements(y, x, first, p.pairs);
+      CopyElements(y + p.pairs, x + p.pairs, first, p.pairs);
       continue;
     }
     float x1[kPerThread], x2[kPerThread];
-    LoadElements(x1, x, first, p.half);
-    LoadElements(x2, x + p.half, first, p.half);
+    LoadElements(x1, x, first, p.pairs);
+    LoadElements(x2, x + p.pairs, first, p.pairs);
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) {
       const float s = sin[j] * p.sign, y1 = x1[j] * cos[j] - x2[j] * s;
       x2[j] = x2[j] * cos[j] + x1[j] * s;
       x1[j] = y1;
     }
-    StoreElements(y, first, p.half, x1);
-    StoreElements(y + p.half, first, p.half, x2);
+    StoreElements(y, first, p.pairs, x1);
+    StoreElements(y + p.pairs, first, p.pairs, x2);
   }
 }
 
