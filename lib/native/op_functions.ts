@@ -224,6 +224,14 @@ export interface OpFunctions {
     x: NativeTensor,
     perm: readonly number[],
   ): NativeTensor;
+  splitColumns(
+    x: NativeTensor,
+    sizes: readonly number[],
+  ): NativeTensor[];
+  joinColumns(
+    parts: readonly (NativeTensor | null)[],
+    sizes: readonly number[],
+  ): NativeTensor;
   matmul(
     a: NativeTensor,
     b: NativeTensor,

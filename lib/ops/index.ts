@@ -21,5 +21,6 @@ export { rope } from './rope';
 export type { RopeOptions, RopeAngles } from './rope';
 export { adjustLogits, drawnId, logProbs, maskLogits, sample, sampleRows, writeSampleRow } from './sampling';
 export type { LogitEntries, SampleRow, SampleRows } from './sampling';
+export { splitColumns } from './split_columns';
 export { swiglu } from './swiglu';
 export { unary } from './unary';

@@ -152,14 +152,14 @@ void Take(OpCall& call, Values& values, const ChoiceField<A, E>& field, A& args)
   if (field.labels) call.Relabel(field.words[choice]);
 }
 
-template <class A>
-void Take(OpCall& call, Values& values, const DimensionsField<A>& field, A& args) {
+template <class A, class T>
+void Take(OpCall& call, Values& values, const WholesField<A, T>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
   const uint32_t length = list.Length();  // once: an element may be a getter that adds others
   for (uint32_t i = 0; i < length; ++i)
     (args.*field.to)
         .push_back(
-            static_cast<int>(ParseInteger(list.Get(i), call.label(), field.name, 0, kMaxDims)));
+            static_cast<T>(ParseInteger(list.Get(i), call.label(), field.name, 0, field.most)));
 }
 
 template <class A>

@@ -17,6 +17,7 @@ import {
   rmsNorm,
   rope,
   sample,
+  splitColumns,
   swiglu,
 } from '../../lib/ops';
 import { expectReject, expectThrow } from '../support/errors';
@@ -107,6 +108,24 @@ const cases: Case[] = [
         keyBegin: ints([0, 0, 2, 2, 2, 0, 0, 0, 0, 4], [2, 5], device),
       }),
     inputs: qkv(2, 1),
+  },
+  {
+    name: 'columns, of which all count',
+    fn: () => (x) => {
+      const [a, b, c] = splitColumns(x, [3, 1, 3]) as [Tensor, Tensor, Tensor];
+      return a.mul(c).add(b);
+    },
+    inputs: [{ shape: [2, 3, 7] }],
+  },
+  {
+    name: 'columns, of which some have no gradient',
+    fn: () => (x) => splitColumns(x, [2, 3, 2])[1]!.mul(3),
+    inputs: [{ shape: [5, 7] }],
+  },
+  {
+    name: 'rows scaled by their positions',
+    fn: (device) => (x) => x.mul(seeded([2, 3, 1], 3, { device })),
+    inputs: [{ shape: [2, 3, 8] }],
   },
   { name: 'swiglu', fn: () => (a, b) => swiglu(a, b), inputs: [{ shape: [3, 5] }, { shape: [3, 5] }] },
   {

@@ -314,15 +314,16 @@ constexpr ChoiceField<A, E> Choice(const char* name, E A::* to,
   return {{}, name, to, words, false};
 }
 
-// A list of numbers of dimensions.
-template <class A>
-struct DimensionsField : NoTensor {
+// A list of whole numbers from 0 to `most`.
+template <class A, class T>
+struct WholesField : NoTensor {
   const char* name;
-  std::vector<int> A::* to;
+  std::vector<T> A::* to;
+  int64_t most;
 };
-template <class A>
-constexpr DimensionsField<A> Dimensions(const char* name, std::vector<int> A::* to) {
-  return {{}, name, to};
+template <class A, class T>
+constexpr WholesField<A, T> Wholes(const char* name, std::vector<T> A::* to, int64_t most) {
+  return {{}, name, to, most};
 }
 
 // The dtype or the shape that the caller asks of a result. The rule of the result reads it.

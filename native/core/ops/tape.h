@@ -22,6 +22,14 @@ inline constexpr std::array kBinaryKinds =
 inline constexpr std::array kUnaryKinds = std::to_array<const char*>({LORA_UNARY_KINDS(LORA_KIND)});
 #undef LORA_KIND
 
+// What parts of the columns of a matrix may be.
+inline constexpr size_t kMaxColumnParts = 3;
+inline constexpr int64_t kMaxColumns = int64_t{1} << 53;
+
+struct JoinColumnsArgs;
+// Throws where there are too many parts, or none.
+Result JoinedColumns(const JoinColumnsArgs& args);
+
 // y = a ∘ b with NumPy broadcasting; dtypes of a, b and y may differ, arithmetic is f32.
 struct BinaryArgs {
   BinaryKind kind;
@@ -144,13 +152,53 @@ struct TransposeArgs {
         "transpose",
         "transpose",
         In("x", &A::x),
-        Dimensions("perm", &A::perm),
+        Wholes("perm", &A::perm, kMaxDims),
         Out("y", &A::y,
             [](const A& a) { return Result{a.x.dtype, TransposedShape(a.x.shape, a.perm)}; }),
     };
   }
 };
 void Check(const TransposeArgs&);
+
+// Parts of the columns of x that lie side by side. Elements are copied, bit for bit.
+struct SplitColumnsArgs {
+  TensorView x;                   // [n, Σ sizes]
+  std::vector<int64_t> sizes;     // columns of each part, 1 to kMaxColumnParts of them
+  std::vector<TensorView> parts;  // [n, sizes[i]], of the dtype of x
+
+  static constexpr auto Describe() {
+    using A = SplitColumnsArgs;
+    return OpDescription{
+        "split_columns",
+        "split_columns",
+        In("x", &A::x).Rows(),
+        Wholes("sizes", &A::sizes, kMaxColumns),
+        OutEach("parts", &A::parts, &A::sizes,
+                [](const A& a, size_t i) { return Result{a.x.dtype, {a.x.dim(0), a.sizes[i]}}; })
+            .Rows(),
+    };
+  }
+};
+void Check(const SplitColumnsArgs&);
+
+// The inverse, which is its gradient: an absent part is zeros.
+struct JoinColumnsArgs {
+  std::vector<TensorView> parts;  // [n, sizes[i]], of one dtype; at least one is there
+  std::vector<int64_t> sizes;     // of all parts
+  TensorView y;                   // [n, Σ sizes]
+
+  static constexpr auto Describe() {
+    using A = JoinColumnsArgs;
+    return OpDescription{
+        "join_columns",
+        "join_columns",
+        InEach("parts", "part", &A::parts).Rows().OrNone(),
+        Wholes("sizes", &A::sizes, kMaxColumns),
+        Out("y", &A::y, JoinedColumns).Rows(),
+    };
+  }
+};
+void Check(const JoinColumnsArgs&);
 
 // y = a·b over the last two dimensions; a [.., m, k] (or [.., k, m] with trans_a), b [.., k, n] (or
 // [.., n, k] with trans_b); leading dimensions broadcast. f32 accumulation, one rounding.
@@ -178,6 +226,6 @@ struct MatmulArgs {
 void Check(const MatmulArgs&);
 
 using TapeOps = OpList<BinaryArgs, UnaryArgs, UnaryBackwardArgs, ReduceSumArgs, AccumulateArgs,
-                       FillArgs, TransposeArgs, MatmulArgs>;
+                       FillArgs, TransposeArgs, SplitColumnsArgs, JoinColumnsArgs, MatmulArgs>;
 
 }  // namespace lora

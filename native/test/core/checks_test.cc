@@ -731,6 +731,35 @@ TEST_CASE("the tape's small set") {
         "[transpose] expected x of dtype f32, bf16, f16 or i32 but received i8");
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {0}}) ==
         "[transpose] expected a permutation of 2 dimensions but received 1");
+  const SplitColumnsArgs split{F32({2, 7}), {4, 3}, {F32({2, 4}), F32({2, 3})}};
+  RefusesOthers(split);
+  Rejects<SplitColumnsArgs>(
+      split, [](auto& a) { a.sizes = {4, 2}; },
+      "[split_columns] expected sizes of 7 columns in all (the last dimension of x) but received "
+      "6");
+  Rejects<SplitColumnsArgs>(
+      split, [](auto& a) { a.sizes = {4, 1, 1, 1}; },
+      "[split_columns] expected sizes of 1 to 3 parts but received 4");
+  Rejects<SplitColumnsArgs>(
+      split, [](auto& a) { a.parts.pop_back(); },
+      "[split_columns] expected 2 parts (one per size) but received 1");
+  const JoinColumnsArgs join{{F32({2, 4}), F32({2, 3})}, {4, 3}, F32({2, 7})};
+  RefusesOthers(join);
+  Rejects<JoinColumnsArgs>(
+      join, [](auto& a) { a.parts = {{}, {}}; },
+      "[join_columns] expected a part but received none");
+  Rejects<JoinColumnsArgs>(
+      join, [](auto& a) { a.sizes = {}; },
+      "[join_columns] expected sizes of 1 to 3 parts but received 0");
+  Rejects<JoinColumnsArgs>(
+      join, [](auto& a) { a.parts[1] = F32({3, 3}); },
+      "[join_columns] expected part of shape [2, 3] (rows, size) but received [3, 3]");
+  Rejects<JoinColumnsArgs>(
+      join, [](auto& a) { a.parts[1] = BF16({2, 3}); },
+      "[join_columns] expected part of dtype f32 (that of the first) but received bf16");
+  JoinColumnsArgs part = join;
+  part.parts[0] = {};
+  CHECK(Complaint(part) == "");
   RefusesOthers(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true});
   CHECK(Complaint(MatmulArgs{F32({2, 3}), F32({5, 3}), F32({2, 3}), false, false}) ==
         "[matmul] expected b with an inner dimension of 3 (that of a [2, 3]) but received [5, 3]");

@@ -118,8 +118,8 @@ template <class A, class E>
 void Add(Signature& to, const ChoiceField<A, E>& field) {
   to.Add(field.name, Quoted(field.words, " | "));
 }
-template <class A>
-void Add(Signature& to, const DimensionsField<A>& field) {
+template <class A, class T>
+void Add(Signature& to, const WholesField<A, T>& field) {
   to.Add(field.name, "readonly number[]");
 }
 template <class A>

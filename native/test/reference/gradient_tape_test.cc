@@ -168,5 +168,17 @@ TEST_CASE("transpose: the inverse permutation is its gradient") {
   });
 }
 
+TEST_CASE("split_columns: the joined parts are its gradient") {
+  Tensor x = Normal(kF64, {3, 6}, 1);
+  const Tensor g = Normal(kF64, {3, 2}, 2), dx(kF64, {3, 6});
+  const Tensor a(kF64, {3, 1}), b(kF64, {3, 2}), c(kF64, {3, 3});
+  const std::vector<int64_t> sizes = {1, 2, 3};
+  Run(kReference, JoinColumnsArgs{{{}, g, {}}, sizes, dx});
+  CheckGradient("x", x, dx, [&] {
+    Run(kReference, SplitColumnsArgs{x, sizes, {a, b, c}});
+    return Project(b, g);
+  });
+}
+
 }  // namespace
 }  // namespace lora::test

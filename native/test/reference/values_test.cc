@@ -300,6 +300,12 @@ TEST_CASE("the small set") {
   const Tensor transposed(kF32, {3, 2}), product(kF32, {2, 2});
   Do(TransposeArgs{x, transposed, {1, 0}});
   CHECK(transposed.Values() == std::vector<double>{1, 4, 2, 5, 3, 6});
+  const Tensor left(kF32, {2, 1}), right(kF32, {2, 2}), joined(kF32, {2, 3});
+  Do(SplitColumnsArgs{x, {1, 2}, {left, right}});
+  CHECK(left.Values() == std::vector<double>{1, 4});
+  CHECK(right.Values() == std::vector<double>{2, 3, 5, 6});
+  Do(JoinColumnsArgs{{{}, right}, {1, 2}, joined});
+  CHECK(joined.Values() == std::vector<double>{0, 2, 3, 0, 5, 6});
   for (const bool trans_b : {false, true}) {
     Do(MatmulArgs{x, trans_b ? x : transposed, product, false, trans_b});
     CHECK(product.Values() == std::vector<double>{14, 32, 32, 77});

@@ -179,6 +179,8 @@ export const roundsUpdates = ([list]: readonly Spec[]): boolean =>
 
 const rates = { lr: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.1 };
 
+const columnSizes = (d: Draw): number[] => Array.from({ length: 1 + d.dice.below(3) }, () => d.size());
+
 const unary = (d: Draw): string => d.dice.pick(unaryKinds);
 
 /** What a program may have as a step. */
@@ -340,6 +342,15 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
       [order[i], order[j]] = [order[j]!, order[i]!];
     }
     return [d.tensor(d.dice.pick(storedDtypes), shape), order];
+  },
+  splitColumns: (d) => {
+    const [{ lead }, sizes] = [d.leading(), columnSizes(d)];
+    return [d.tensor(d.float(), [...lead, sizes.reduce((sum, size) => sum + size)]), sizes];
+  },
+  joinColumns: (d) => {
+    const [{ lead }, sizes, dtype] = [d.leading(), columnSizes(d), d.float()];
+    const parts = sizes.map((size, i) => (i > 0 && d.flag() ? null : d.tensor(dtype, [...lead, size])));
+    return [parts, sizes];
   },
   matmul: (d) => {
     const [m, k, n] = [d.size(), d.size(), d.size()];

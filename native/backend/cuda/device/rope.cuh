@@ -9,6 +9,7 @@
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
+#include "backend/cuda/device/copy_elements.cuh"
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
@@ -38,19 +39,6 @@ struct RopeParams {
   LORA_HOST_DEVICE int64_t chunks() const { return ChunksOf(pairs) + ChunksOf(dim - 2 * pairs); }
   LORA_HOST_DEVICE int64_t groups() const { return q.groups() + k.groups() + v.groups(); }
 };
-
-// Copies elements [first, first + 16 bytes) below `count` bit for bit.
-template <class T>
-LORA_DEVICE void CopyElements(T* to, const T* from, int64_t first, int64_t count) {
-  constexpr int kPerThread = 16 / sizeof(T);
-  if (first + kPerThread <= count && IsAligned16(to + first) && IsAligned16(from + first)) {
-    StoreGlobal16(to + first, LoadGlobal16(from + first));
-  } else {
-    LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j)
-      if (first + j < count) to[first + j] = from[first + j];
-  }
-}
 
 template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(RopeParams<T>::kThreads, RopeParams<T>::kMinBlocks)
