@@ -135,6 +135,11 @@ export interface OpFunctions {
     vPool: NativeTensor,
     pageTable: NativeTensor,
     lengths: NativeTensor,
+    tableStart: NativeTensor | null,
+  ): NativeTensor;
+  positions(
+    lengths: NativeTensor,
+    count: number,
   ): NativeTensor;
   attentionPaged(
     q: NativeTensor,

@@ -85,7 +85,8 @@ export function attentionPaged(
 /**
  * Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] by a table of at least 64·maxPages positions (rope.ts), and writes the rows of k, and of v as
  * they are, into their pools [pages, kvHeads, 64, d], in place: row i of sequence b is at position lengths[b] − s + i. No two sequences may
- * write to one page. → q, rotated. No gradient.
+ * write to one page. With `tableStart` [b] i32, position p of sequence b has row tableStart[b] + p of the table, in which several may lie below
+ * one another. → q, rotated. No gradient.
  */
 export function pageAppend(
   q: Tensor,
@@ -95,6 +96,7 @@ export function pageAppend(
   pools: LayerPages,
   pageTable: Tensor,
   lengths: Tensor,
+  tableStart: Tensor | null = null,
 ): Tensor {
   const op = 'page_append';
   const y = call().pageAppend(
@@ -107,6 +109,16 @@ export function pageAppend(
     handleOf(pools.v, op, 'vPool'),
     handleOf(pageTable, op, 'pageTable'),
     handleOf(lengths, op, 'lengths'),
+    tableStart && handleOf(tableStart, op, 'tableStart'),
   );
   return wrap(y, q.dtype, q.shape, q.device);
+}
+
+/**
+ * The positions of the last `count` tokens of each sequence, [b, count] i32: lengths[b] − count + i, as `pageAppend` counts them, and 0 where
+ * that is negative. For what is looked up by position, such as learned embeddings, in a step whose lengths change.
+ */
+export function positions(lengths: Tensor, count: number): Tensor {
+  const handle = call().positions(handleOf(lengths, 'positions', 'lengths'), count);
+  return wrap(handle, 'i32', [lengths.shape[0]!, count], lengths.device);
 }

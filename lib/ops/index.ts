@@ -2,7 +2,7 @@
 import './methods';
 export { attention } from './attention';
 export type { AttentionOptions } from './attention';
-export { attentionPaged, pageAppend, poolShape } from './attention_paged';
+export { attentionPaged, pageAppend, poolShape, positions } from './attention_paged';
 export type { PagedAttentionOptions } from './attention_paged';
 export { binary } from './binary';
 export { cast, toDevice } from './cast';

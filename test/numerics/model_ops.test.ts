@@ -12,6 +12,7 @@ import {
   linearCrossEntropy,
   pageAppend,
   poolShape,
+  positions,
   randomNormal,
   randomUniform,
   rmsNorm,
@@ -313,6 +314,50 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
       'ERR_DATA',
       '[attention_paged] expected lengths from 1 (the positions of this call) to 192 (64 per column of pageTable) but received 193 for sequence 1',
     );
+  });
+
+  test('the positions of the last tokens', async () => {
+    const y = positions(ints([5, 70], [2], device), 2);
+    expect([y.dtype, y.shape, [...(await y.data())]]).toEqual(['i32', [2, 2], [3, 4, 68, 69]]);
+  });
+
+  test('pages of sequences with tables of their own', async () => {
+    const [q, k] = [seeded([2, 1, 2, 4], 1, { device }), seeded([2, 1, 1, 4], 2, { device })];
+    const below = (values: Tensor, other: Tensor): Promise<Tensor> =>
+      Promise.all([values.data(), other.data()]).then(([a, b]) =>
+        tensor(Float32Array.of(...a, ...b), { shape: [128, 2], device }),
+      );
+    const [short, long] = [
+      table(4, 64, device),
+      { cos: seeded([64, 2], 3, { device }), sin: seeded([64, 2], 4, { device }) },
+    ];
+    const both = { cos: await below(short.cos, long.cos), sin: await below(short.sin, long.sin) };
+    const append = async (angles: typeof short, starts: Tensor | null): Promise<number[][][]> => {
+      const [kPool, vPool] = [0, 1].map(() => seeded([2, 1, 64, 4], 5, { device })) as [Tensor, Tensor];
+      const lengths = ints([7, 40], [2], device);
+      const y = pageAppend(
+        q,
+        k,
+        k,
+        angles,
+        { k: kPool, v: vPool },
+        ints([0, 1], [2, 1], device),
+        lengths,
+        starts,
+      );
+      return Promise.all(
+        [y, kPool].map(async (t) => {
+          const values = [...(await t.data())];
+          return [values.slice(0, values.length / 2), values.slice(values.length / 2)];
+        }),
+      );
+    };
+    const [rows, ofShort, ofLong] = [
+      await append(both, ints([64, 0], [2], device)),
+      await append(short, null),
+      await append(long, null),
+    ];
+    expect(rows).toEqual(ofShort.map(([, second], i) => [ofLong[i]![0], second]));
   });
 
   test('random numbers depend on seed, stream and index alone', async () => {

@@ -1,4 +1,7 @@
+#include <algorithm>
+
 #include "backend/cuda/device/pages.cuh"
+#include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/pages.h"
@@ -28,11 +31,15 @@ void RequirePages(const char* op, const TensorView& page_table, const TensorView
   ThrowPage(op, b, entry - 1, read.bad, pages);
 }
 
-size_t ScratchBytes(const PageAppendArgs&, int) { return kPageCheckBytes; }
+size_t ScratchBytes(const PageAppendArgs&, int) { return std::max(kPageCheckBytes, kIdCheckBytes); }
 
 void Run(const PageAppendArgs& args, Scratch scratch, Context& context) {
+  auto& cuda = static_cast<CudaContext&>(context);
   RequirePages("page_append", args.page_table, args.lengths, args.k_pool.dim(0), UsedBy(args),
-               scratch.data(), static_cast<CudaContext&>(context));
+               scratch.data(), cuda);
+  const IdCheck starts = CheckIds("page_append", args.table_start, LastTableStart(args) + 1,
+                                  kIgnoreNone, scratch.data(), cuda);
+  if (starts.first_bad >= 0) ThrowTableStart(args, starts.first_bad, starts.bad);
   RopeCall call;
   call.q = args.q;
   call.rotated_q = args.y;
@@ -44,6 +51,7 @@ void Run(const PageAppendArgs& args, Scratch scratch, Context& context) {
   call.sin = args.sin;
   call.page_table = args.page_table;
   call.lengths = args.lengths;
+  call.table_start = args.table_start;
   LaunchRope("page_append", call, context);
 }
 

@@ -29,6 +29,7 @@ void LaunchRope(const char* op, const RopeCall& call, Context& context) {
     params.positions = Data<const int32_t>(call.positions);
     params.table = Data<const int32_t>(call.page_table);
     params.lengths = Data<const int32_t>(call.lengths);
+    params.starts = Data<const int32_t>(call.table_start);
     params.tokens = q.dim(0) * q.dim(1);
     params.sequence = q.dim(1);
     params.dim = q.dim(3);

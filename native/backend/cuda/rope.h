@@ -14,6 +14,7 @@ struct RopeCall {
   // The positions of the tokens; without either, offset + index in the sequence.
   TensorView positions;
   TensorView page_table, lengths;
+  TensorView table_start;  // of pages, or absent
   int64_t offset = 0;
   bool inverse = false;
 };

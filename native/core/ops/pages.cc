@@ -48,7 +48,19 @@ void Check(const PageAppendArgs& args) {
   const int64_t most = args.page_table.dim(1) * kPageSize;
   LORA_CHECK(args.cos.dim(0) >= most, rules.op(), "expected cos of at least ", most,
              " positions (64 per column of pageTable) but received shape ", args.cos.shape);
+  if (args.table_start) {
+    rules.Int32("tableStart", args.table_start);
+    rules.ShapeIs("tableStart", args.table_start, {batch}, "(batch)");
+  }
   rules.Like("y", args.y, "q", args.q);
+}
+
+void Check(const PositionsArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Int32("lengths", args.lengths);
+  rules.Rank("lengths", args.lengths, 1, "(batch)");
+  rules.Int32("positions", args.positions);
+  rules.ShapeIs("positions", args.positions, {args.lengths.dim(0), args.count}, "(batch, count)");
 }
 
 void Check(const AttentionPagedArgs& args) {
@@ -81,6 +93,19 @@ void ThrowLength(const char* op, int64_t batch, int64_t length, int64_t least, i
 void ThrowPage(const char* op, int64_t batch, int64_t column, int64_t page, int64_t pages) {
   Throw("ERR_DATA", op, "expected pages from 0 to ", pages - 1, " but received ", page,
         " at column ", column, " of pageTable for sequence ", batch);
+}
+
+void ThrowTableStart(const PageAppendArgs& args, int64_t batch, int64_t start) {
+  Throw("ERR_DATA", LabelOf(args), "expected tableStart from 0 to ", LastTableStart(args),
+        " (the positions of cos less 64 per column of pageTable) but received ", start,
+        " for sequence ", batch);
+}
+
+void CheckTableStart(const PageAppendArgs& args) {
+  for (int64_t b = 0; b < args.table_start.numel(); ++b) {
+    const int64_t start = args.table_start.as<const int32_t>()[b];
+    if (start < 0 || start > LastTableStart(args)) ThrowTableStart(args, b, start);
+  }
 }
 
 void CheckPages(const char* op, const TensorView& page_table, const TensorView& lengths,

@@ -9,6 +9,7 @@
 // that belong to no position which the op uses may be anything.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/ops/describe.h"
@@ -21,7 +22,10 @@ constexpr int64_t kPageSize = 64;
 //   y[b, i] = rotated q[b, i]
 //   k_pool[page_table[b, p / 64], :, p % 64] ← rotated k[b, i]
 //   v_pool[page_table[b, p / 64], :, p % 64] ← v[b, i]
-// Other positions keep their values. No two sequences may write to one page.
+// Other positions keep their values. No two sequences may write to one page. With `table_start`,
+// the angles of position p of sequence b are row table_start[b] + p of cos and sin, so that several
+// tables may lie below one another. A start after which fewer than 64·max_pages rows are left fails
+// the op with ERR_DATA before it writes anything.
 struct PageAppendArgs {
   TensorView q;               // [b, s, q_heads, d] act
   TensorView k, v;            // [b, s, kv_heads, d] act
@@ -30,6 +34,7 @@ struct PageAppendArgs {
   TensorView page_table;      // [b, max_pages] i32
   TensorView lengths;         // [b] i32
   TensorView y;               // [b, s, q_heads, d] act
+  TensorView table_start{};   // [b] i32, or absent: 0
 
   static constexpr auto Describe() {
     using A = PageAppendArgs;
@@ -47,11 +52,33 @@ struct PageAppendArgs {
         InOut("vPool", &A::v_pool),
         In("pageTable", &A::page_table),
         In("lengths", &A::lengths),
+        In("tableStart", &A::table_start).OrNone(),
         Out("y", &A::y, Like<&A::q>),
     };
   }
 };
 void Check(const PageAppendArgs&);
+
+// positions[b, i] = lengths[b] − s + i, or 0 where that is negative: where page_append puts the s
+// tokens of a call.
+struct PositionsArgs {
+  TensorView lengths;    // [b] i32
+  int64_t count = 0;     // s
+  TensorView positions;  // [b, s] i32
+
+  static constexpr auto Describe() {
+    using A = PositionsArgs;
+    return OpDescription{
+        "positions",
+        "positions",
+        In("lengths", &A::lengths),
+        Whole("count", &A::count),
+        Out("positions", &A::positions,
+            [](const A& a) { return Result{DType::kI32, {a.lengths.dim(0), a.count}}; }),
+    };
+  }
+};
+void Check(const PositionsArgs&);
 
 enum class AttentionPhase : uint8_t {
   kPrefill,  // a chunk of queries of each sequence
@@ -93,7 +120,7 @@ struct AttentionPagedArgs {
 };
 void Check(const AttentionPagedArgs&);
 
-using PageOps = OpList<PageAppendArgs, AttentionPagedArgs>;
+using PageOps = OpList<PageAppendArgs, PositionsArgs, AttentionPagedArgs>;
 
 // ---- for the backends --------------------------------------------------------------------------
 
@@ -120,6 +147,20 @@ inline UsedPositions UsedBy(const AttentionPagedArgs& args) { return {args.q.dim
                               int64_t most);
 [[noreturn]] void ThrowPage(const char* op, int64_t batch, int64_t column, int64_t page,
                             int64_t pages);
+
+// The last row of cos at which the table of a sequence may begin, and who says that one does not.
+inline int64_t LastTableStart(const PageAppendArgs& args) {
+  return args.cos.dim(0) - kPageSize * args.page_table.dim(1);
+}
+[[noreturn]] void ThrowTableStart(const PageAppendArgs& args, int64_t batch, int64_t start);
+// Checks table_start, in host memory.
+void CheckTableStart(const PageAppendArgs& args);
+
+// Returns positions[at / count, at % count], with lengths in host memory.
+inline int32_t PositionAt(const TensorView& lengths, int64_t count, int64_t at) {
+  const int64_t begin = lengths.as<const int32_t>()[at / count] - count;
+  return static_cast<int32_t>(std::max<int64_t>(begin + at % count, 0));
+}
 
 // Checks lengths and the pages of the positions used, in host memory, for a pool of `pages`.
 void CheckPages(const char* op, const TensorView& page_table, const TensorView& lengths,

@@ -484,6 +484,12 @@ TEST_CASE("keys and values in pages") {
   Rejects<PageAppendArgs>(
       append, [](auto& a) { a.lengths = F32({2}); },
       "[page_append] expected lengths of dtype i32 but received f32");
+  append.table_start = I32({2});
+  RefusesOthers(append);
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.table_start = I32({3}); },
+      "[page_append] expected tableStart of shape [2] (batch) but received [3]");
+  RefusesOthers(PositionsArgs{I32({2}), 3, I32({2, 3})});
 
   AttentionPagedArgs paged;
   paged.q = paged.y = BF16({2, 1, 12, 8});

@@ -110,6 +110,82 @@ TEST_CASE("page_append: q and k as rope turns them, v bit for bit, and no other 
   }
 }
 
+TEST_CASE("page_append: sequences with tables of their own, which lie below one another") {
+  const Case c{5, 2, 12, {5, 66, 130}};
+  for (const DType act : Activations()) {
+    CAPTURE(NameOf(act));
+    const AppendOperands o(act, c);
+    const int64_t rows = o.cos.shape()[0], pairs = o.cos.shape()[1];
+    const std::vector<int32_t> of_sequence = {1, 0, 2};
+    std::vector<int32_t> starts;
+    for (const int32_t table : of_sequence) starts.push_back(table * static_cast<int32_t>(rows));
+    const Tensor table_start = Ints({3}, starts);
+    const Tensor cos = Uniform(DType::kF32, {3 * rows, pairs}, 6);
+    const Tensor sin = Uniform(DType::kF32, {3 * rows, pairs}, 7);
+    // What the op makes with each table alone.
+    const auto with_table = [&](const Backend& backend, int64_t table, Context& context) {
+      std::vector<Tensor> made = {o.k_pool, o.v_pool, Tensor(act, o.q.shape())};
+      Tensor own_cos(DType::kF32, {rows, pairs}), own_sin(DType::kF32, {rows, pairs});
+      CopyElements(cos, table * rows * pairs, own_cos, 0, rows * pairs);
+      CopyElements(sin, table * rows * pairs, own_sin, 0, rows * pairs);
+      PageAppendArgs args = o.Args(made[0], made[1], made[2]);
+      args.cos = own_cos;
+      args.sin = own_sin;
+      Run(backend, args, context);
+      return made;
+    };
+    const auto run = [&](const Backend& backend, Context& context) {
+      std::vector<Tensor> made = {o.k_pool, o.v_pool, Tensor(act, o.q.shape())};
+      PageAppendArgs args = o.Args(made[0], made[1], made[2]);
+      args.cos = cos;
+      args.sin = sin;
+      args.table_start = table_start;
+      Run(backend, args, context);
+      const Tensor k_pool = o.k_pool, y(act, o.q.shape());
+      for (int64_t b = 0; b < 3; ++b) {
+        const int64_t table = of_sequence[static_cast<size_t>(b)];
+        const std::vector<Tensor> alone = with_table(backend, table, context);
+        const int64_t in_y = y.numel() / 3, in_page = 2 * kPageSize * c.d;
+        CopyElements(alone[2], b * in_y, y, b * in_y, in_y);
+        for (int64_t p = 0; p < c.lengths[static_cast<size_t>(b)]; p += kPageSize) {
+          const int64_t page = o.layout.Page(b, p) * in_page;
+          CopyElements(alone[0], page, k_pool, page, in_page);
+        }
+      }
+      CHECK_IDENTICAL(made[0], k_pool);
+      CHECK_IDENTICAL(made[2], y);
+      return made;
+    };
+    const auto reference = ReferenceBackend().create_context(1);
+    const std::vector<Tensor> expected = run(ReferenceBackend(), *reference);
+    OnEveryPath([&](Context& context) { return run(Tested().backend, context); },
+                [&](const std::vector<Tensor>& made) { CHECK_IDENTICAL(made[1], expected[1]); });
+  }
+}
+
+TEST_CASE("page_append: a table that begins out of range is refused before anything is written") {
+  for (const int32_t start : {-1, 6}) {
+    AppendOperands o(DType::kF32, {2, 1, 4, {70, 129}}, 0, 1);
+    PageAppendArgs args = o.Args(o.k_pool, o.v_pool, o.y);
+    const Tensor angles = Uniform(DType::kF32, {3 * kPageSize + 5, 2}, 1);
+    const Tensor starts = Ints({2}, {5, start});
+    args.cos = args.sin = angles;
+    args.table_start = starts;
+    try {
+      RunTested(args, *NextContext());
+      FAIL("expected an error");
+    } catch (const Error& error) {
+      CHECK(error.code() == "ERR_DATA");
+      CHECK(std::string(error.what()) ==
+            "[page_append] expected tableStart from 0 to 5 (the positions of cos less 64 per "
+            "column of pageTable) but received " +
+                std::to_string(start) + " for sequence 1");
+    }
+    CHECK_IDENTICAL(o.k_pool, Full(DType::kF32, o.k_pool.shape(), 9));
+    CHECK_IDENTICAL(o.v_pool, Full(DType::kF32, o.v_pool.shape(), 9));
+  }
+}
+
 TEST_CASE("page_append: only the pages that it writes must exist") {
   const Case c{2, 1, 4, {130, 64}};
   AppendOperands o(DType::kF32, c, 0, 1);

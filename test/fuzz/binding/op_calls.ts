@@ -114,7 +114,8 @@ function pageAppend(d: Draw): Spec[] {
   const { batch, columns, kvHeads, width, pool, table, lengths } = pages(d, sequence, [2, 4, 8]);
   const q = [batch, sequence, kvHeads * d.dice.pick([1, 2, 3]), width];
   const kv = [batch, sequence, kvHeads, width];
-  const angles = [64 * columns + d.dice.below(3), d.flag() ? width / 2 : 1];
+  const spare = d.dice.below(3);
+  const angles = [64 * columns + spare, d.flag() ? width / 2 : 1];
   return [
     d.tensor(act, q),
     d.tensor(act, kv),
@@ -125,6 +126,7 @@ function pageAppend(d: Draw): Spec[] {
     d.tensor(act, pool),
     table,
     lengths,
+    d.flag() ? d.ids([batch], spare + 1) : null,
   ];
 }
 
@@ -265,6 +267,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   },
   attentionPaged,
   pageAppend,
+  positions: (d) => [d.ids([d.dice.below(4)], 300), d.size()],
   dropout: (d) => [
     d.tensor(d.float() === 'bf16' ? 'bf16' : 'f32', [...d.leading().lead, d.size()]),
     d.dropout(),

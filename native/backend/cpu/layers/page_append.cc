@@ -1,4 +1,4 @@
-// For p = lengths[b] − s + i, with rope's rotation to position p:
+// For p = lengths[b] − s + i, with rope's rotation by row table_start[b] + p of the tables:
 //   y[b, i]                               = rotated q[b, i]
 //   k_pool[page_table[b, p / 64], h, p % 64] ← rotated k[b, i, h]
 //   v_pool[page_table[b, p / 64], h, p % 64] ← v[b, i, h]
@@ -30,8 +30,9 @@ void AppendRows(const PageAppendArgs& args, size_t begin, size_t end) {
     const int64_t position =
         args.lengths.as<const int32_t>()[b] - count + static_cast<int64_t>(token) % count;
     const int32_t page = args.page_table.as<const int32_t>()[b * columns + position / kPageSize];
-    const float* cos = args.cos.as<const float>() + static_cast<size_t>(position) * pairs;
-    const float* sin = args.sin.as<const float>() + static_cast<size_t>(position) * pairs;
+    const int64_t start = args.table_start ? args.table_start.as<const int32_t>()[b] : 0;
+    const float* cos = args.cos.as<const float>() + static_cast<size_t>(start + position) * pairs;
+    const float* sin = args.sin.as<const float>() + static_cast<size_t>(start + position) * pairs;
     for (size_t head = token * q_heads; head < (token + 1) * q_heads; ++head) {
       RotateHead(args.q.as<const T>() + head * dim, cos, sin, false, pairs, dim,
                  args.y.as<T>() + head * dim);
@@ -68,6 +69,7 @@ HWY_EXPORT(PageAppendRows);
 void Run(const PageAppendArgs& args, Scratch, Context& context) {
   RequireActivation("page_append", args.q.dtype);
   CheckPages("page_append", args.page_table, args.lengths, args.k_pool.dim(0), UsedBy(args));
+  CheckTableStart(args);
   const int64_t heads = args.q.dim(2) + 2 * args.k.dim(2);
   ForRows(context, static_cast<size_t>(args.q.dim(0) * args.q.dim(1)),
           static_cast<size_t>(heads * args.q.dim(3)), kCheapGrain, [&](size_t begin, size_t end) {

@@ -33,6 +33,7 @@ struct RopeParams {
   const int32_t* positions;  // or null: offset + index in the sequence
   const int32_t* table;      // [batch, max_pages], or null
   const int32_t* lengths;    // [batch], with `table`: the last position is lengths[b] − 1
+  const int32_t* starts;     // [batch], the rows of cos and sin that are of position 0, or null
   int64_t tokens, sequence, dim, pairs, offset, max_pages;
   float sign;  // of sin
   static LORA_HOST_DEVICE int64_t ChunksOf(int64_t n) { return (n + kPerThread - 1) / kPerThread; }
@@ -72,8 +73,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RopeParams<T>::kThreads, RopeParams<T>::kMin
   const bool is_behind = chunk >= turned;
   const int64_t first = (is_behind ? chunk - turned : chunk) * kPerThread;
   float cos[kPerThread], sin[kPerThread];
-  LoadElements(cos, p.cos, position * p.pairs + first, (position + 1) * p.pairs);
-  LoadElements(sin, p.sin, position * p.pairs + first, (position + 1) * p.pairs);
+  const int64_t angles = position + (p.starts ? p.starts[batch] : 0);
+  LoadElements(cos, p.cos, angles * p.pairs + first, (angles + 1) * p.pairs);
+  LoadElements(sin, p.sin, angles * p.pairs + first, (angles + 1) * p.pairs);
   LORA_UNROLL
   for (int h = 0; h < kHeads; ++h) {
     const int64_t head = group * kHeads + h;
