@@ -5,7 +5,6 @@ import type { Adapter } from '../peft/adapter';
 import type { AdapterFiles } from '../peft/adapter_files';
 import { filesOf } from '../peft/adapter_layers';
 import { combineLayers, type CombinedPart, type CombinePlan, type LayerParts } from '../peft/combine';
-import { modulePaths } from '../peft/method';
 import { inSlices } from '../tensor/pace';
 
 function checkPlain(op: string, { name, method, config }: Adapter): void {
@@ -45,5 +44,5 @@ export async function combineAdapters(
   );
   const changed = layers.filter(({ parts }) => parts.length > 0);
   const combined = await inSlices(combineLayers(changed, plan, op));
-  return filesOf(combined, { base: null, dropout: 0 }, modulePaths(linears));
+  return filesOf(combined, { base: null, dropout: 0 }, linears);
 }

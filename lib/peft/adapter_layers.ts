@@ -4,8 +4,9 @@ import type { SafetensorsTensor } from '../formats/safetensors';
 import { deltaKinds } from '../linear/kinds';
 import type { AdapterFiles } from './adapter_files';
 import { normalizeLoRAConfig, toPeftJson, type LoRAConfigInput } from './config';
-import { resolveTargets, type ModulePath } from './matching';
+import { resolveTargets } from './matching';
 import { lastPart, peftPrefix } from './method';
+import { placeInBlocks, type ModulePath } from './roles';
 
 /** The change of one layer: scale · up · down. */
 export interface AdapterLayer {
@@ -65,13 +66,13 @@ export function filesOf(
   };
   const paths = layers.map(({ path }) => path);
   const names = [...new Set(paths.map(lastPart))].sort();
-  const blocks = [...new Set(paths.flatMap((path) => /\.(\d+)\./.exec(path)?.[1] ?? []))].map(Number);
+  const blocks = [...new Set(paths.flatMap((path) => placeInBlocks(path)?.block ?? []))];
   const candidates: LoRAConfigInput[] = [
     ...(modules ? [{ targetModules: names }] : []),
     ...(blocks.length > 0 ? [{ targetModules: names, layersToTransform: blocks.sort((a, b) => a - b) }] : []),
     { targetModules: paths },
   ];
-  const known = modules ?? layers.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));
+  const known = modules ?? layers.map(({ path }) => ({ path, role: null }));
   const fitting = candidates
     .map((targets) => normalizeLoRAConfig({ ...shared, ...targets }))
     .find((config) => {

@@ -12,14 +12,7 @@ import {
   type Unchecked,
 } from './config_values';
 import { chooseModules, moduleMatcher } from './matching';
-import {
-  lastPart,
-  modulePaths,
-  peftPrefix,
-  refuseStrangers,
-  refuseUnchangeable,
-  type AdapterMethod,
-} from './method';
+import { lastPart, peftPrefix, refuseStrangers, refuseUnchangeable, type AdapterMethod } from './method';
 
 /** A complete configuration of IA³, every value checked. */
 export interface IA3Config {
@@ -109,7 +102,7 @@ export const ia3: AdapterMethod<IA3Config> = {
   plan(config, linears, typed) {
     if (typed) refuseStrangers(config, linears);
     const rules = { ...config, layersToTransform: null, layersPattern: null };
-    const chosen = chooseModules(rules, modulePaths(linears));
+    const chosen = chooseModules(rules, linears);
     const isFeedforward = moduleMatcher(config.feedforwardModules);
     return linears.flatMap((linear, layer) => {
       const { path } = linear;

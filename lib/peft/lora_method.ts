@@ -6,7 +6,6 @@ import { loraFile, normalizeLoRAConfig, type LoRAConfig } from './config';
 import { resolveTargets } from './matching';
 import {
   lastPart,
-  modulePaths,
   peftPrefix,
   refuseStrangers,
   refuseUnchangeable,
@@ -26,7 +25,7 @@ export const lora: AdapterMethod<LoRAConfig> = {
   /** The number of a layer within the model names its random streams and its masks. */
   plan(config, linears, typed): PlannedDelta[] {
     if (typed) refuseStrangers(config, linears);
-    const targets = resolveTargets(config, modulePaths(linears));
+    const targets = resolveTargets(config, linears);
     return linears.flatMap((linear, layer) => {
       const target = targets.get(linear.path);
       if (!target) return [];

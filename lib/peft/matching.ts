@@ -4,13 +4,7 @@ import type { DeltaKindName } from '../linear/kinds';
 import type { LoRAConfig } from './config';
 import { isAllLinear } from './config_values';
 import { Deadline, fullMatch, matchAround, type PathPattern } from './python_regex';
-
-/** A linear module of the model, named as transformers names it: model.layers.0.self_attn.q_proj. */
-export interface ModulePath {
-  readonly path: string;
-  /** The head that gives the logits; 'all-linear' leaves it out. */
-  readonly isOutputEmbedding: boolean;
-}
+import { endsOf, type ModulePath } from './roles';
 
 /** What chooses the modules of an adapter, whatever it does to them. */
 export type TargetRules = Pick<
@@ -27,12 +21,6 @@ export interface Target {
 }
 
 type Matches = (path: string) => boolean;
-
-/** A path and its ends after a dot: what a name may equal. */
-function* endsOf(path: string): Generator<string, void, void> {
-  yield path;
-  for (let dot = path.indexOf('.'); dot >= 0; dot = path.indexOf('.', dot + 1)) yield path.slice(dot + 1);
-}
 
 function matcher(names: readonly string[] | string, deadline: Deadline): Matches {
   if (typeof names === 'string') {
@@ -96,7 +84,7 @@ function patternValue(
  * Errors: ERR_ADAPTER when no module is left, with the names that there are.
  *
  * @example
- * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', isOutputEmbedding: false }])
+ * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', role: 'query' }])
  * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
@@ -166,12 +154,12 @@ function chooseWithin(
   const chosen = new Map<string, 'adapted' | 'whole'>();
   let adapted = 0;
   const whole = new Set(Array.isArray(targets) ? (targets as readonly string[]) : []);
-  for (const { path, isOutputEmbedding } of modules) {
+  for (const { path, role } of modules) {
     if (saved(path)) {
       chosen.set(path, 'whole');
       continue;
     }
-    if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
+    if (excluded(path) || !named(path) || (role === 'outputEmbedding' && isAllLinear(targets))) continue;
     if (!whole.has(path) && !inLayers(path)) continue;
     adapted++;
     chosen.set(path, 'adapted');

@@ -92,10 +92,6 @@ export const peftPrefix = (path: string): string => `base_model.model.${path}`;
 /** The last part of a path: what layers are called in the lists of a configuration. */
 export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
-/** The layers as the rules of targets see them. */
-export const modulePaths = (linears: readonly Linear[]): { path: string; isOutputEmbedding: boolean }[] =>
-  linears.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));
-
 const op = 'adapter';
 
 /** @throws ERR_ADAPTER for names typed by hand that match no layer. */
@@ -103,7 +99,7 @@ export function refuseStrangers(
   config: { readonly targetModules: readonly string[] | string },
   linears: readonly Linear[],
 ): void {
-  const strangers = unmatchedTargets(config, modulePaths(linears));
+  const strangers = unmatchedTargets(config, linears);
   if (strangers.length === 0) return;
   const names = [...new Set(linears.map(({ path }) => lastPart(path)))].join(', ');
   throw loraError(

@@ -19,6 +19,7 @@ import { expectedTensors } from '../../lib/models/files/tensor_table';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
+import type { ModulePath } from '../../lib/peft/roles';
 import { AdamW, parameter, tensor, Tensor, type StateDict } from '../../lib/index';
 import { BestEvaluation } from '../../lib/train/best';
 import { checkRunState } from '../../lib/train/resume';
@@ -63,14 +64,14 @@ const json = (seeds: () => readonly Json[], run: (value: unknown, dir: string) =
   run: (input, dir) => run(parseJson(text(input), 'input'), dir),
 });
 
-const modules = Array.from({ length: 8 }, (_, i) =>
-  ['self_attn.q_proj', 'self_attn.v_proj', 'mlp.up_proj'].map((end) => ({
-    path: `model.layers.${i}.${end}`,
-    isOutputEmbedding: false,
-  })),
-)
-  .flat()
-  .concat({ path: 'lm_head', isOutputEmbedding: true });
+const modules: readonly ModulePath[] = [
+  ...Array.from({ length: 8 }, (_, i): ModulePath[] => [
+    { path: `model.layers.${i}.self_attn.q_proj`, role: 'query' },
+    { path: `model.layers.${i}.self_attn.v_proj`, role: 'value' },
+    { path: `model.layers.${i}.mlp.up_proj`, role: 'up' },
+  ]).flat(),
+  { path: 'lm_head', role: 'outputEmbedding' },
+];
 
 const written = (dir: string, name: string, content: Uint8Array | string): string => {
   const path = join(dir, name);

@@ -14,7 +14,7 @@ export function changeOf({ config: json, tensors }: AdapterFiles): Map<string, F
   const modules = paths.map((key) => key.slice(prefix.length, -suffix.length));
   const targets = resolveTargets(
     config,
-    modules.map((path) => ({ path, isOutputEmbedding: false })),
+    modules.map((path) => ({ path, role: null })),
   );
   return new Map(
     modules.map((path) => {

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../../lib/peft/config';
-import { resolveTargets, unmatchedTargets, type ModulePath } from '../../lib/peft/matching';
+import { resolveTargets, unmatchedTargets } from '../../lib/peft/matching';
+import type { ModulePath } from '../../lib/peft/roles';
 import { fullMatch } from '../../lib/peft/python_regex';
 import { goldenFolders } from '../support/golden';
 import { cpuMilliseconds } from '../support/gaps';
@@ -20,10 +21,7 @@ function llama(layers: number): ModulePath[] {
   const modules = Array.from({ length: layers }, (_, i) =>
     inLayer.map((end) => `model.layers.${i}.${end}`),
   ).flat();
-  return [
-    ...modules.map((path) => ({ path, isOutputEmbedding: false })),
-    { path: 'lm_head', isOutputEmbedding: true },
-  ];
+  return [...modules.map((path) => ({ path, role: null })), { path: 'lm_head', role: 'outputEmbedding' }];
 }
 const modules = llama(12);
 const resolve = (input: LoRAConfigInput) => resolveTargets(normalizeLoRAConfig(input), modules);
@@ -116,7 +114,7 @@ describe('which modules', () => {
     const config = normalizeLoRAConfig({ targetModules: ['up_proj'], layersToTransform: [1] });
     const found = resolveTargets(
       config,
-      paths.map((path) => ({ path, isOutputEmbedding: false })),
+      paths.map((path) => ({ path, role: null })),
     );
     expect([...found.keys()]).toEqual(['model.layers.1.experts.2.up_proj', 'up_proj']);
   });
@@ -334,7 +332,7 @@ describeWithData("PEFT's own choice of modules", 'golden', () => {
     file.close();
     const paths = new Set(matrices.map((name) => name.replace(/\.weight$/, '')).concat('lm_head'));
     paths.delete('model.embed_tokens');
-    return [...paths].map((path) => ({ path, isOutputEmbedding: path === 'lm_head' }));
+    return [...paths].map((path) => ({ path, role: path === 'lm_head' ? 'outputEmbedding' : null }));
   }
 
   for (const { name, dir, model, modelRefusal, adapterConfig } of goldenFolders()) {

@@ -3,7 +3,7 @@
  * those of Hugging Face files.
  */
 import type { Linear } from '../../linear/linear';
-import type { ModulePath } from '../../peft/matching';
+import type { ModulePath } from '../../peft/roles';
 import type { FrozenWeight } from '../../tensor/frozen_weight';
 import { Parameter, type Tensor } from '../../tensor/tensor';
 import type { ModelConfig } from '../config/model_config';
@@ -67,9 +67,7 @@ export interface LinearModule extends ModulePath {
 /** Every linear module of a model, in the order of the forward pass, the output embedding last. */
 export const linearModules = (c: ModelConfig): LinearModule[] =>
   allRows(c).flatMap(({ row, path }) =>
-    row.kind === 'linear'
-      ? [{ path, isOutputEmbedding: row.role === 'outputEmbedding', out: row.out, in: row.in }]
-      : [],
+    row.kind === 'linear' ? [{ path, role: row.role, out: row.out, in: row.in }] : [],
   );
 
 /** Whether the matrix of a row is that of the embedding. */
