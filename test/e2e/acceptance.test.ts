@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { goldenFolders } from '../support/golden';
+import { goldenFolders, supportedFamilies } from '../support/golden';
 
 const root = join(__dirname, '../..');
 const shared = join(root, '../shared');
@@ -54,6 +54,13 @@ const device = ['--device', process.env['LORA_TEST_DEVICE'] ?? 'cpu'];
 for (const { name, dir, hasSteps, modelRefusal, adapterRefusal } of goldenFolders())
   if (hasSteps)
     acceptance(`replay ${name}`, missing ?? modelRefusal ?? adapterRefusal, 'replay.mjs', [dir, ...device]);
+for (const name of supportedFamilies)
+  acceptance(
+    `replay ${name}`,
+    existsSync(join(shared, 'data/golden-families', name)) ? missing : `${name} is absent`,
+    'replay.mjs',
+    [join(shared, 'data/golden-families', name), ...device],
+  );
 acceptance('replay in bf16', missing, 'replay.mjs', [
   join(shared, 'data/golden/tiny-qwen3'),
   ...device,

@@ -39,6 +39,41 @@ export const supportedGolden: readonly string[] = [
   'tiny-qwen3-modules-to-save',
 ];
 
+/** Folders of golden-families that are replayed: when the model of one is refused, its test fails. */
+export const supportedFamilies: readonly string[] = [];
+
+/** Folders of golden-families whose models are refused so far, by a sentence. */
+export const familiesNotYet: readonly string[] = [
+  'tiny-gemma3',
+  'tiny-gemma3-window',
+  'tiny-gemma4',
+  'tiny-gemma4-moe',
+  'tiny-gpt2',
+  'tiny-gptoss',
+  'tiny-gptoss-experts',
+  'tiny-granite',
+  'tiny-granite3',
+  'tiny-lfm2',
+  'tiny-ministral',
+  'tiny-ministral3',
+  'tiny-olmo2',
+  'tiny-olmo3',
+  'tiny-phi3',
+  'tiny-phi4mini',
+  'tiny-qwen35',
+  'tiny-qwen3moe',
+  'tiny-qwen3moe-experts',
+  'tiny-smollm3',
+];
+
+/** Folders of golden-families that are no language models: their record names another task. */
+export const otherTasks: readonly string[] = [
+  'tiny-gemma3-embed',
+  'tiny-llama-seqcls',
+  'tiny-qwen3-embed',
+  'tiny-qwen3-seqcls',
+];
+
 const read = (...path: string[]): Json => JSON.parse(readFileSync(join(...path), 'utf8')) as Json;
 
 /** The sentence with which a reader refuses what is not supported; any other fault is left to the test that meets it. */
