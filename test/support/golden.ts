@@ -40,7 +40,7 @@ export const supportedGolden: readonly string[] = [
 ];
 
 /** Folders of golden-families that are replayed: when the model of one is refused, its test fails. */
-export const supportedFamilies: readonly string[] = [];
+export const supportedFamilies: readonly string[] = ['tiny-smollm3'];
 
 /** Folders of golden-families whose models are refused so far, by a sentence. */
 export const familiesNotYet: readonly string[] = [
@@ -63,7 +63,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-qwen35',
   'tiny-qwen3moe',
   'tiny-qwen3moe-experts',
-  'tiny-smollm3',
 ];
 
 /** Folders of golden-families that are no language models: their record names another task. */

@@ -24,6 +24,8 @@ export interface BlockNumbers {
 export interface Family<C extends ModelConfig = ModelConfig> {
   /** The class of transformers, for `architectures` of a config.json that is made of other values. */
   readonly className: string;
+  /** What that class takes for keys that config.json lacks, where families differ. */
+  readonly defaults?: Readonly<Record<string, unknown>>;
   /**
    * Keys of config.json that change the mathematics of some model, with the values that change none of this family's: instead of the common
    * ones (config/neutral.ts). 'read': the family has a use for every value.

@@ -9,8 +9,11 @@ import { llama } from './llama';
 import { mistral } from './mistral';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
+import { smollm3 } from './smollm3';
 
-const families = { llama, mistral, qwen2, qwen3 } as const satisfies Readonly<Record<string, Family>>;
+const families = { llama, mistral, qwen2, qwen3, smollm3 } as const satisfies Readonly<
+  Record<string, Family>
+>;
 
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */
 export type ModelType = keyof typeof families;
@@ -45,6 +48,7 @@ export function parseModelConfig(json: unknown, limits: Limits = defaultLimits):
     );
   const raw = json as Readonly<Record<string, unknown>>;
   const family: Family = families[modelTypeOf(raw)];
-  refuseUnsupported(raw, family.neutral);
-  return family.config(new ConfigJson(raw, limits));
+  const values = { ...family.defaults, ...raw };
+  refuseUnsupported(values, family.neutral);
+  return { ...family.config(new ConfigJson(values, limits)), raw };
 }

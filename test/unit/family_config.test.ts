@@ -1,0 +1,61 @@
+/** What each family reads of config.json beyond what all do. */
+import { LoRAError } from '../../lib/errors';
+import { parseModelConfig } from '../../lib/models/families';
+import { tinyConfig } from '../support/tiny_model';
+
+/** Of four layers. */
+const parse = (changes: Record<string, unknown>) =>
+  parseModelConfig({ ...tinyConfig, num_hidden_layers: 4, ...changes });
+
+/** The sentence with which a configuration is refused. */
+function refusal(changes: Record<string, unknown>): string {
+  try {
+    parse(changes);
+    return 'accepted';
+  } catch (error) {
+    return error instanceof LoRAError ? `${error.code} ${error.message}` : String(error);
+  }
+}
+
+describe('smollm3', () => {
+  const smollm3 = { model_type: 'smollm3' };
+  const rotating = (changes: Record<string, unknown>): number[] =>
+    parse({ ...smollm3, ...changes }).layers.map(({ rope }) => Number(rope.scaling.type !== 'none'));
+  const windows = (changes: Record<string, unknown>): number[] =>
+    parse({ ...smollm3, ...changes }).layers.map(({ window }) => window);
+
+  test('no_rope_layers says which layers rotate, else the interval does, which is 4', () => {
+    expect(rotating({ no_rope_layers: [0, 1, 1, 0, 1] })).toEqual([0, 1, 1, 0]);
+    expect(rotating({})).toEqual([1, 1, 1, 0]);
+    expect(rotating({ no_rope_layer_interval: 2 })).toEqual([1, 0, 1, 0]);
+    for (const list of [[1, 0, 1], [1, 0, 1, 2], 'all'])
+      expect(refusal({ ...smollm3, no_rope_layers: list })).toContain(
+        'expected no_rope_layers of config.json to be 0 or 1 for each of 4 layers',
+      );
+  });
+
+  test('a window is that of layers that rotate nothing, or of those that layer_types names', () => {
+    const sliding = { use_sliding_window: true, sliding_window: 7 };
+    expect(windows(sliding)).toEqual([0, 0, 0, 7]);
+    expect(windows({ sliding_window: 7 })).toEqual([0, 0, 0, 0]);
+    const types = ['full_attention', 'sliding_attention', 'full_attention', 'full_attention'];
+    expect(windows({ ...sliding, layer_types: types })).toEqual([0, 7, 0, 0]);
+    expect(refusal({ ...smollm3, layer_types: types })).toContain(
+      'sliding_attention in layer_types, which needs use_sliding_window',
+    );
+  });
+
+  test('what is absent is what its class takes, and config.json stays as it was read', () => {
+    const absent = { rope_theta: undefined, tie_word_embeddings: undefined, num_key_value_heads: undefined };
+    const json = { ...tinyConfig, ...smollm3, ...absent };
+    const given = Object.fromEntries(Object.entries(json).filter(([, value]) => value !== undefined));
+    const config = parseModelConfig(given);
+    expect(config.layers[0]).toMatchObject({ kvHeads: 4, rope: { theta: 2e6 } });
+    expect(config.tieWordEmbeddings).toBe(true);
+    expect(config.raw).toBe(given);
+  });
+
+  test('pretraining_tp of SmolLM3-3B changes nothing', () => {
+    expect(refusal({ ...smollm3, pretraining_tp: 2 })).toBe('accepted');
+  });
+});
