@@ -1,3 +1,4 @@
+import { kindOf } from '../models/config/model_config';
 import type { Dataset } from '../data/dataset';
 import { CausalLM } from '../models/causal_lm';
 import { modelOptions } from '../options/table';
@@ -36,7 +37,7 @@ export async function loadModel(
     quantize,
     ...hubOptions(console, values),
   });
-  note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
+  note(console, `${model.directory}: ${kindOf(model.config)}, ${model.dtype} on ${model.device}`);
   return model;
 }
 

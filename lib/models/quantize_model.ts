@@ -1,4 +1,5 @@
 /** Writing a model whose matrices are quantized, as bitsandbytes does. */
+import { textTensors } from './files/text_tensors';
 import { storedDType } from '../formats/dtypes';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
@@ -125,7 +126,7 @@ export async function quantizeModel(
   const already = (): string => `${dir} is quantized already: expected a model of f32, bf16 or f16`;
   check(config.raw['quantization_config'] === undefined, op, already);
   const quantized = quantizedModules(op, config, plan, '');
-  const stored = await files.tensors();
+  const stored = textTensors(await files.tensors(), config);
   try {
     const { shapes, quantized: kept } = await checkNames(stored, config, dir);
     check(kept.size === 0, op, already);

@@ -82,6 +82,13 @@ export function initialParts(source: AdapterSource, base: AdaptedBase): AdapterP
   return parts;
 }
 
+/** The key of a tensor of an adapter that was trained in a model which sees images too, in its text model alone. */
+const keyInText = (key: string): string =>
+  key.replace(
+    /^base_model\.model\.(model\.language_model|language_model\.model)\./,
+    'base_model.model.model.',
+  );
+
 /**
  * Those of a file's tensors.
  * @throws ERR_ADAPTER that lists missing and unexpected tensors, wrong shapes and non-finite values.
@@ -93,7 +100,12 @@ export async function storedParts(
 ): Promise<AdapterParts> {
   const parts = new AdapterParts(source.trainable);
   const method = methodOf(source.method);
-  const tensors = new Map([...files].map(([key, value]) => [method.canonicalKey?.(key) ?? key, value]));
+  const tensors = new Map(
+    [...files].map(([name, value]) => {
+      const key = keyInText(name);
+      return [method.canonicalKey?.(key) ?? key, value];
+    }),
+  );
   const plan = method.plan(source.config, base.linears, false);
   const vectors = method.vectors?.(source.config, base);
   const expected = new Map<string, readonly number[]>(vectors ? [[vectors.key, vectors.shape]] : []);

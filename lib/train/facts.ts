@@ -1,4 +1,5 @@
 /** What a run was, in rows of a name and a value: the model card and the report show them. */
+import { kindOf } from '../models/config/model_config';
 import { idOfSnapshot } from '../hub/cache';
 import { basename, dirname } from 'node:path';
 import type { DataSource } from '../data/example';
@@ -53,7 +54,7 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
   const share = (100 * record.trainableParameters) / (frozen + record.trainableParameters);
   return [
     ['Base model', baseModelName(model.directory)],
-    ['Kind', `${model.config.modelType}, ${grouped(parameterCount)} parameters, ${model.dtype}`],
+    ['Kind', `${kindOf(model.config)}, ${grouped(parameterCount)} parameters, ${model.dtype}`],
     ['Data', what || 'examples of a program, which did not say how many'],
     ['Trained', `${grouped(record.trainableParameters)} parameters (${share.toFixed(2)}%)`],
     ...(modules.length > 0 ? [['Layers', modules.join(', ')] as const] : []),

@@ -15,9 +15,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CausalLM, memoryUsage, setThreads, type FromPretrainedOptions } from '../../lib/index';
-import { openSafetensors } from '../../lib/formats/safetensors';
+import { CausalLM, memoryUsage, setThreads, type FromPretrainedOptions, type Tensor } from '../../lib/index';
+import { openSafetensors, writeSafetensors } from '../../lib/formats/safetensors';
 import { collectGarbage } from '../support/garbage';
+import { rewrapped, wrappings } from '../support/rewrapped';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
 const scratch = mkdtempSync(join(tmpdir(), 'model-files-'));
@@ -228,4 +229,70 @@ test('side files that are links to elsewhere are not copied', async () => {
     message: `${link} is a link to a file outside its directory: ${secret}`,
   });
   expect(existsSync(dir)).toBe(false);
+});
+
+describe('the text model of a model that sees images', () => {
+  const ids = [[3, 9, 27, 81, 5]];
+  const logitsOf = (model: CausalLM, adapter?: string): ReturnType<Tensor['data']> =>
+    model.forward(ids, adapter === undefined ? {} : { adapter }).logits.data();
+  const kinds = Object.keys(wrappings) as (keyof typeof wrappings)[];
+  const config = { model_type: 'mistral', sliding_window: null, tie_word_embeddings: false };
+
+  test.each(kinds)('names with %s: the same logits, and save writes the text model', async (wrapping) => {
+    const plain = await load({ config });
+    const dir = await rewrapped(plain.directory, 'mistral3', wrapping, { tie_word_embeddings: false });
+    const wrapped = await CausalLM.fromPretrained(dir);
+    models.push(wrapped);
+    const want = await logitsOf(plain);
+    expect(await logitsOf(wrapped)).toEqual(want);
+    const out = join(scratch, `text-of-${wrapping}`);
+    await wrapped.save(out);
+    expect(json(out)).toMatchObject({ model_type: 'mistral', architectures: ['MistralForCausalLM'] });
+    const saved = await CausalLM.fromPretrained(out);
+    models.push(saved);
+    expect(await logitsOf(saved)).toEqual(want);
+    expect(wrapped.config.textOf).toBe('mistral3');
+    expect(saved.config.textOf).toBeUndefined();
+  });
+
+  test('an adapter that was trained in the whole model fits its text model', async () => {
+    const model = await load({ config });
+    const adapter = model.addAdapter({ r: 2, initLoraWeights: false }, { name: 'own' });
+    const dir = join(scratch, 'adapter-of-text');
+    await adapter.save(dir);
+    const want = await logitsOf(model, 'own');
+    const file = join(dir, 'adapter_model.safetensors');
+    const { tensors, close } = await openSafetensors(file).then((open) => ({
+      tensors: new Map([...open.tensors].map(([name, one]) => [name, { ...one, bytes: one.bytes.slice() }])),
+      close: () => open.close(),
+    }));
+    close();
+    for (const prefix of ['model.language_model', 'language_model.model']) {
+      const renamed = [...tensors].map(
+        ([name, tensor]) =>
+          [name.replace('base_model.model.model', `base_model.model.${prefix}`), tensor] as const,
+      );
+      await writeSafetensors(file, new Map(renamed), { format: 'pt' });
+      await model.loadAdapter(dir, { name: prefix });
+      expect(await logitsOf(model, prefix)).toEqual(want);
+    }
+  });
+
+  test('a tensor that is neither of the text model nor of an encoder is named as the file has it', async () => {
+    const plain = await load({ config });
+    const dir = await rewrapped(plain.directory, 'mistral3', 'language_model.model', {
+      tie_word_embeddings: true,
+    });
+    await expect(CausalLM.fromPretrained(dir)).resolves.toHaveProperty('config.tieWordEmbeddings', true);
+    await expect(
+      CausalLM.fromPretrained(
+        await rewrapped(
+          (await load({ config: { ...config, model_type: 'qwen3', head_dim: 6 } })).directory,
+          'mistral3',
+          'language_model.model',
+          { model_type: 'mistral3', tie_word_embeddings: false, text_config: { ...json(plain.directory) } },
+        ),
+      ),
+    ).rejects.toThrow('unexpected language_model.model.layers.0.self_attn.k_norm.weight');
+  });
 });

@@ -41,6 +41,12 @@ export interface ModelConfig {
   readonly packed?: ReadonlyMap<string, BlockFormat>;
   /** What the file says its weights are kept in, where it says so. */
   readonly fileDType: DType | null;
-  /** config.json as it was read. */
+  /** model_type of the model that sees images too, of which this is the text model; absent: the files have no other. */
+  readonly textOf?: string;
+  /** config.json as it was read; of a text model, what that would be alone. */
   readonly raw: Readonly<Record<string, unknown>>;
 }
+
+/** What a model is, for people: 'mistral, the text model of mistral3', whose images nothing reads. */
+export const kindOf = ({ modelType, textOf }: ModelConfig): string =>
+  textOf === undefined ? modelType : `${modelType}, the text model of ${textOf}`;

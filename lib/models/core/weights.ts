@@ -13,6 +13,7 @@ import type { DType, FloatDType } from '../../native/dtype';
 import { FrozenWeight } from '../../tensor/frozen_weight';
 import type { Tensor } from '../../tensor/tensor';
 import { check, listed, shapeText } from '../../validate';
+import { textTensors } from '../files/text_tensors';
 import type { ModelConfig } from '../config/model_config';
 import type { HeadWeights, StemWeights, Weights } from '../config/rows';
 import { quantizedWeight } from '../quantized/codes';
@@ -52,7 +53,7 @@ export async function checkNames(
   const ignored = (name: string): boolean =>
     name.endsWith('.rotary_emb.inv_freq') ||
     (config.tieWordEmbeddings && name === `${headPath(config)}.weight`);
-  const unexpected = [...names].filter((name) => !shapes.has(name) && !ignored(name));
+  const unexpected = [...names].filter((name) => !shapes.has(name) && !ignored(name)).map(own);
   const wrong: string[] = [];
   for (const [name, shape] of shapes) {
     const have = names.has(name) ? stored.get(name).shape : undefined;
@@ -222,7 +223,7 @@ export async function loadWeights(
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
   const { signal, device, quantize } = options;
   const { dir } = files;
-  const stored = await files.tensors();
+  const stored = textTensors(await files.tensors(), config);
   let loader: WeightLoader | undefined;
   try {
     const { shapes, quantized } = await checkNames(stored, config, dir);

@@ -1,6 +1,6 @@
 /** The families whose mathematics is known, by model_type of config.json. */
 import { defaultLimits, type Limits } from '../../formats/limits';
-import { suggest } from '../../validate';
+import { isRecord, suggest } from '../../validate';
 import { ConfigJson, refuse } from '../config/config_json';
 import type { ModelConfig } from '../config/model_config';
 import { refuseUnsupported } from '../config/neutral';
@@ -35,6 +35,28 @@ function modelTypeOf(raw: Readonly<Record<string, unknown>>): ModelType {
   );
 }
 
+/** Models that see images too, by model_type, with what their text models are where text_config does not say it. */
+const textModels: Readonly<Record<string, ModelType>> = { mistral3: 'mistral' };
+
+/** What stands beside text_config and holds for the text model. */
+const shared = [
+  ...['tie_word_embeddings', 'torch_dtype', 'dtype', 'quantization_config'],
+  ...['bos_token_id', 'eos_token_id', 'pad_token_id'],
+];
+
+/** config.json of the text model alone; the same where there is no other. */
+function textConfig(raw: ConfigJson['raw']): { raw: ConfigJson['raw']; textOf?: string } {
+  const textOf = String(raw['model_type']);
+  const text = raw['text_config'];
+  if (!Object.hasOwn(textModels, textOf) || !isRecord(text)) return { raw };
+  const modelType = text['model_type'] ?? textModels[textOf];
+  const beside = shared
+    .filter((key) => raw[key] !== undefined)
+    .map((key): [string, unknown] => [key, raw[key]]);
+  const own: Record<string, unknown> = { ...text, ...Object.fromEntries(beside), model_type: modelType };
+  return { raw: { ...own, architectures: [familyOf({ modelType: modelTypeOf(own) }).className] }, textOf };
+}
+
 /**
  * Reads a parsed config.json.
  * @throws ERR_UNSUPPORTED when a value changes the mathematics in a way that is not implemented, naming key
@@ -46,9 +68,10 @@ export function parseModelConfig(json: unknown, limits: Limits = defaultLimits):
       'ERR_FILE',
       `expected config.json to hold an object but received ${JSON.stringify(json)?.slice(0, 80)}`,
     );
-  const raw = json as Readonly<Record<string, unknown>>;
+  const { raw, textOf } = textConfig(json as Readonly<Record<string, unknown>>);
   const family: Family = families[modelTypeOf(raw)];
   const values = { ...family.defaults, ...raw };
   refuseUnsupported(values, family.neutral);
-  return { ...family.config(new ConfigJson(values, limits)), raw };
+  const config = family.config(new ConfigJson(values, limits));
+  return { ...config, raw, ...(textOf !== undefined && { textOf }) };
 }
