@@ -218,7 +218,10 @@ function adapterOf(
   );
   const isFile = isRecord(adapter) && 'peft_type' in adapter;
   const choice = isFile ? methodOfJson(adapter) : methodOfInput(op, adapter, config);
-  return { lora: methodOf(choice.method).sizeAsLora(choice.config), sequence: plannedSequence(choice) };
+  return {
+    lora: methodOf(choice.method).sizeAsLora(choice.config, linearModules(config)),
+    sequence: plannedSequence(choice),
+  };
 }
 
 /** The matrices that are quantized, in the files or while they are loaded. */

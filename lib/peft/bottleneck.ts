@@ -1,6 +1,7 @@
 /** Bottleneck adapters, behind the attention and the MLP of each block (houlsby) or behind the MLP alone (pfeiffer), in files of our own. */
 import { loraError } from '../errors';
 import { bottleneckActivations, bottleneckKind, type BottleneckActivation } from '../linear/bottleneck';
+import type { LinearRole } from '../linear/linear';
 import { checkOptions, isDropout } from '../validate';
 import {
   ConfigReader,
@@ -12,6 +13,7 @@ import {
   type Unchecked,
 } from './config_values';
 import type { AdapterMethod } from './method';
+import { namesOfRoles, placeInBlocks } from './roles';
 
 const placements = ['houlsby', 'pfeiffer'] as const;
 
@@ -95,11 +97,17 @@ const file: ConfigFile<BottleneckConfig> = {
   parse: (values, refuse) => parse(values, undefined, refuse),
 };
 
-/** The layers whose output goes into the sum of a block, and what their adapter is called in a file. */
-const places = [
-  { path: /^model\.layers\.(\d+)\.self_attn\.o_proj$/, name: 'attention', placements: ['houlsby'] },
-  { path: /^model\.layers\.(\d+)\.mlp\.down_proj$/, name: 'mlp', placements },
-] as const;
+/** Behind which layers they stand: those whose output goes into the sum of a block. */
+const rolesOf = {
+  houlsby: ['attentionOutput', 'mlpOutput'],
+  pfeiffer: ['mlpOutput'],
+} as const satisfies Readonly<Record<BottleneckPlacement, readonly LinearRole[]>>;
+
+/** What the adapter behind a layer is called in a file. */
+const nameOf: Readonly<Partial<Record<LinearRole, string>>> = {
+  attentionOutput: 'attention',
+  mlpOutput: 'mlp',
+};
 
 export const bottleneck: AdapterMethod<BottleneckConfig> = {
   title: 'Bottleneck',
@@ -122,19 +130,19 @@ export const bottleneck: AdapterMethod<BottleneckConfig> = {
 
   plan(config, linears) {
     const kind = bottleneckKind(config.activation);
-    const planned = linears.flatMap((linear, layer) =>
-      places.flatMap(({ path, name, placements: some }) => {
-        const block = path.exec(linear.path)?.[1];
-        if (block === undefined || !some.some((one) => one === config.placement)) return [];
-        const spec = { r: config.bottleneckSize, scale: 1, stream: layer, layer };
-        return [{ linear, kind, spec, initWeights: true, prefix: `layers.${block}.${name}` }];
-      }),
-    );
+    const roles: readonly LinearRole[] = rolesOf[config.placement];
+    const planned = linears.flatMap((linear, layer) => {
+      const { path, role } = linear;
+      const place = placeInBlocks(path);
+      if (role === null || !roles.includes(role) || place === null) return [];
+      const spec = { r: config.bottleneckSize, scale: 1, stream: layer, layer };
+      return [{ linear, kind, spec, initWeights: true, prefix: `layers.${place.block}.${nameOf[role]!}` }];
+    });
     if (planned.length > 0) return planned;
     throw loraError(
       'adapter',
       'ERR_UNSUPPORTED',
-      'expected blocks with self_attn.o_proj and mlp.down_proj for bottleneck adapters but the model has none',
+      `expected blocks with a layer of the role ${roles.join(' or ')} for bottleneck adapters but the model has none`,
     );
   },
 
@@ -142,9 +150,9 @@ export const bottleneck: AdapterMethod<BottleneckConfig> = {
   dropout: ({ dropout }) => dropout,
   size: ({ placement: where, bottleneckSize }) => ({ method: where, size: bottleneckSize }),
 
-  sizeAsLora: ({ placement: where, bottleneckSize }) => ({
+  sizeAsLora: ({ placement: where, bottleneckSize }, linears) => ({
     r: bottleneckSize,
-    targetModules: where === 'houlsby' ? ['o_proj', 'down_proj'] : ['down_proj'],
+    targetModules: namesOfRoles(linears, rolesOf[where]),
   }),
 
   facts: ({ placement: where, bottleneckSize, activation: applied, dropout }) => [

@@ -6,6 +6,7 @@ import type { Tensor } from '../tensor/tensor';
 import type { LoRAConfigInput } from './config';
 import type { ConfigFile } from './config_values';
 import { unmatchedTargets } from './matching';
+import type { ModulePath } from './roles';
 
 /** The change of one layer that an adapter is made of. */
 export interface PlannedDelta {
@@ -78,8 +79,8 @@ export interface AdapterMethod<Config extends object> {
   readonly scalingObstacle?: string;
   /** What its size is called, for short descriptions: { r: 16 }. */
   size(config: Config): Record<string, number | string>;
-  /** A LoRA that takes about as much memory, for estimates. */
-  sizeAsLora(config: Config): LoRAConfigInput;
+  /** A LoRA that takes about as much memory in a model of these layers, for estimates. */
+  sizeAsLora(config: Config, linears: readonly ModulePath[]): LoRAConfigInput;
   /** How many vectors stand before each text; absent: none. */
   virtualTokens?(config: Config): number;
   /** Its settings in the words of reports. */

@@ -213,11 +213,10 @@ export const prompt: AdapterMethod<PromptConfig> = {
   dropout: () => 0,
   size: ({ numVirtualTokens }) => ({ method: 'prompt', virtualTokens: numVirtualTokens }),
 
-  /** A LoRA of rank n/2 on a square matrix of the width of the model has as many numbers. */
-  sizeAsLora: ({ numVirtualTokens }) => ({
+  /** A LoRA of rank n/2 on a square matrix of the width of the model, as the output of an attention mostly has, has as many numbers. */
+  sizeAsLora: ({ numVirtualTokens }, linears) => ({
     r: Math.ceil(numVirtualTokens / 2),
-    targetModules: ['q_proj'],
-    layersToTransform: [0],
+    targetModules: [(linears.find(({ role }) => role === 'attentionOutput') ?? linears[0]!).path],
   }),
   virtualTokens: ({ numVirtualTokens }) => numVirtualTokens,
 

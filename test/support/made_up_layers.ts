@@ -1,6 +1,8 @@
-/** Linear layers of models by name and role alone, without their weights. */
-import type { LinearRole } from '../../lib/linear/linear';
+/** Linear layers of models by name and role alone. */
+import { Linear, type LinearRole } from '../../lib/linear/linear';
 import type { ModulePath } from '../../lib/peft/roles';
+import { tensor } from '../../lib/tensor/create';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 
 type Block = readonly (readonly [module: string, role: LinearRole])[];
 
@@ -37,3 +39,10 @@ export const phi3Layers = modules('model.layers', [
   ['mlp.gate_up_proj', 'gateUp'],
   ['mlp.down_proj', 'mlpOutput'],
 ]);
+
+/** The same with matrices of 4 by 4 zeros. */
+export const withWeights = (layers: readonly ModulePath[]): Linear[] =>
+  layers.map(
+    ({ path, role }) =>
+      new Linear(path, FrozenWeight.pack(tensor(new Float32Array(16), { shape: [4, 4] })), undefined, role),
+  );

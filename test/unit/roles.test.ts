@@ -1,8 +1,11 @@
 /** What adapters make of the roles of layers, on models of several namings. */
+import { bottleneck } from '../../lib/peft/bottleneck';
 import { normalizeLoRAConfig } from '../../lib/peft/config';
 import { chooseModules, resolveTargets } from '../../lib/peft/matching';
-import { namesOfRoles, placeInBlocks } from '../../lib/peft/roles';
-import { gpt2Layers, llamaLayers, phi3Layers } from '../support/made_up_layers';
+import type { ModelShape } from '../../lib/peft/method';
+import { prompt } from '../../lib/peft/prompt';
+import { namesOfRoles, placeInBlocks, type ModulePath } from '../../lib/peft/roles';
+import { gpt2Layers, llamaLayers, phi3Layers, withWeights } from '../support/made_up_layers';
 
 describe('names of roles', () => {
   test('are the ends of paths, each once, in the order of the model', () => {
@@ -56,4 +59,54 @@ test('the place of a layer is the first number of its path and what follows', ()
   });
   expect(placeInBlocks('lm_head')).toBeNull();
   expect(placeInBlocks('model.layers.3')).toBeNull();
+});
+
+describe('bottleneck adapters', () => {
+  const config = (placement: 'houlsby' | 'pfeiffer') =>
+    bottleneck.normalize({ placement, bottleneckSize: 3 }, { hiddenSize: 4 } as ModelShape);
+  const planned = (layers: readonly ModulePath[], placement: 'houlsby' | 'pfeiffer') =>
+    bottleneck
+      .plan(config(placement), withWeights(layers), true)
+      .map(({ linear, prefix }) => [linear.path, prefix]);
+
+  test('stand behind the outputs of attention and MLP', () => {
+    expect(planned(gpt2Layers, 'houlsby')).toEqual([
+      ['transformer.h.0.attn.c_proj', 'layers.0.attention'],
+      ['transformer.h.0.mlp.c_proj', 'layers.0.mlp'],
+      ['transformer.h.1.attn.c_proj', 'layers.1.attention'],
+      ['transformer.h.1.mlp.c_proj', 'layers.1.mlp'],
+    ]);
+    expect(planned(phi3Layers, 'pfeiffer')).toEqual([
+      ['model.layers.0.mlp.down_proj', 'layers.0.mlp'],
+      ['model.layers.1.mlp.down_proj', 'layers.1.mlp'],
+    ]);
+  });
+
+  test('count as a LoRA of these layers in estimates', () => {
+    expect(bottleneck.sizeAsLora(config('houlsby'), llamaLayers)).toEqual({
+      r: 3,
+      targetModules: ['o_proj', 'down_proj'],
+    });
+    expect(bottleneck.sizeAsLora(config('pfeiffer'), gpt2Layers)).toEqual({
+      r: 3,
+      targetModules: ['mlp.c_proj'],
+    });
+  });
+
+  test('have no place in a model without such layers', () => {
+    expect(() => planned(llamaLayers.slice(0, 3), 'houlsby')).toThrow(
+      'expected blocks with a layer of the role attentionOutput or mlpOutput for bottleneck adapters but the model has none',
+    );
+  });
+});
+
+test('prompt tuning counts as a LoRA of one layer as wide as the model, whatever its name', () => {
+  const config = prompt.normalize({ numVirtualTokens: 5 }, {
+    hiddenSize: 4,
+    maxPositionEmbeddings: 9,
+  } as ModelShape);
+  expect(prompt.sizeAsLora(config, gpt2Layers)).toEqual({
+    r: 3,
+    targetModules: ['transformer.h.0.attn.c_proj'],
+  });
 });
