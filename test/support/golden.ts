@@ -40,7 +40,7 @@ export const supportedGolden: readonly string[] = [
 ];
 
 /** Folders of golden-families that are replayed: when the model of one is refused, its test fails. */
-export const supportedFamilies: readonly string[] = ['tiny-smollm3'];
+export const supportedFamilies: readonly string[] = ['tiny-phi3', 'tiny-smollm3'];
 
 /** Folders of golden-families whose models are refused so far, by a sentence. */
 export const familiesNotYet: readonly string[] = [
@@ -58,7 +58,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-ministral3',
   'tiny-olmo2',
   'tiny-olmo3',
-  'tiny-phi3',
   'tiny-phi4mini',
   'tiny-qwen35',
   'tiny-qwen3moe',

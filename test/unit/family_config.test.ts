@@ -59,3 +59,36 @@ describe('smollm3', () => {
     expect(refusal({ ...smollm3, pretraining_tp: 2 })).toBe('accepted');
   });
 });
+
+describe('phi3', () => {
+  const phi3 = { model_type: 'phi3' };
+
+  test('sliding_window is that of all layers, and none where it is absent', () => {
+    const windows = (changes: Record<string, unknown>): number[] =>
+      parse({ ...phi3, ...changes }).layers.map(({ window }) => window);
+    expect(windows({ sliding_window: 7 })).toEqual([7, 7, 7, 7]);
+    expect(windows({})).toEqual([0, 0, 0, 0]);
+    expect(windows({ sliding_window: null })).toEqual([0, 0, 0, 0]);
+  });
+
+  test('a part of each head may be rotated', () => {
+    const heads = { ...phi3, head_dim: 16 };
+    const width = (changes: Record<string, unknown>) => parse({ ...heads, ...changes }).layers[0]!.rope.width;
+    expect(width({ partial_rotary_factor: 0.75 })).toBe(12);
+    expect(width({ rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.5 } })).toBe(8);
+    expect(width({ partial_rotary_factor: 1 })).toBeUndefined();
+    for (const part of [0.7, 0, 1.5, '1'])
+      expect(refusal({ ...heads, partial_rotary_factor: part })).toContain(
+        `ERR_UNSUPPORTED [from_pretrained] config.json has partial_rotary_factor = ${JSON.stringify(part)}`,
+      );
+  });
+
+  test('dropouts of the base change nothing; biases that its class does not have are refused', () => {
+    const dropouts = { attention_dropout: 0.1, embd_pdrop: 0.1, resid_pdrop: 0.1 };
+    expect(refusal({ ...phi3, ...dropouts })).toBe('accepted');
+    for (const key of ['attention_bias', 'mlp_bias', 'lm_head_bias'])
+      expect(refusal({ ...phi3, [key]: true })).toContain(
+        `ERR_UNSUPPORTED [from_pretrained] config.json has ${key} = true`,
+      );
+  });
+});

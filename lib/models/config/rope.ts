@@ -18,12 +18,14 @@ export type RopeScaling =
       truncate: boolean;
     };
 
-/** Rotary position embedding (Su et al., 2021): angle(t, i) = t · theta^(−2i/headDim). */
+/** Rotary position embedding (Su et al., 2021): angle(t, i) = t · theta^(−2i/width). */
 export interface RopeConfig {
   /** The base of the frequencies. */
   theta: number;
   /** What stretches them. */
   scaling: RopeScaling;
+  /** How many numbers of a head are rotated, from the first on; absent: all. */
+  width?: number;
 }
 
 /** The rope of a layer that rotates nothing. */
@@ -83,11 +85,26 @@ const knownKeys: Record<Variant, readonly string[]> = {
   ],
 };
 
+/** How many of the `headDim` numbers of a head are rotated; undefined where all are. */
+function rotatedWidth(config: Json, key: string, headDim: number | undefined): number | undefined {
+  const name = 'partial_rotary_factor';
+  const own = isObject(config[key]) ? (config[key][name] ?? undefined) : undefined;
+  const part = own ?? config[name] ?? 1;
+  if (part === 1) return undefined;
+  const shown = `config.json has ${own === undefined ? '' : `${key}.`}${name} = ${JSON.stringify(part)}`;
+  if (headDim === undefined) unsupported(`${shown}; supported is 1`);
+  const width = typeof part === 'number' ? Math.floor(headDim * part) : 0;
+  if (width < 2 || width > headDim || width % 2 !== 0)
+    unsupported(`${shown}; supported is what gives an even number of rotated numbers, at most ${headDim}`);
+  return width;
+}
+
 /**
  * Reads `rope_theta` + `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
+ * @param headDim the width of heads of which a part may be rotated; absent: partial_rotary_factor is refused
  * @throws ERR_UNSUPPORTED for a variant that is not implemented, naming key and value.
  */
-export function parseRope(config: Json, maxPositions: number): RopeConfig {
+export function parseRope(config: Json, maxPositions: number, headDim?: number): RopeConfig {
   const key = isObject(config['rope_parameters']) ? 'rope_parameters' : 'rope_scaling';
   const rope = isObject(config[key]) ? config[key] : {};
   for (const [name, value] of Object.entries(rope))
@@ -95,9 +112,7 @@ export function parseRope(config: Json, maxPositions: number): RopeConfig {
       unsupported(
         `config.json has rope settings per layer type (${key}.${name}), which are not supported; supported is one rope for all layers`,
       );
-  const partial = rope['partial_rotary_factor'];
-  if (partial !== undefined && partial !== null && partial !== 1)
-    unsupported(`config.json has ${key}.partial_rotary_factor = ${JSON.stringify(partial)}; supported is 1`);
+  const width = rotatedWidth(config, key, headDim);
 
   const theta = positive({ rope_theta: rope['rope_theta'] ?? config['rope_theta'] }, 'rope_theta', 10000);
   const type = rope['rope_type'] ?? rope['type'] ?? 'default';
@@ -112,45 +127,44 @@ export function parseRope(config: Json, maxPositions: number): RopeConfig {
         `config.json has ${key}.${name} = ${JSON.stringify(value)}, which ${type} rope does not know; supported are ${knownKeys[type].join(', ')}`,
       );
 
+  const made = (scaling: RopeScaling): RopeConfig => ({
+    theta,
+    scaling,
+    ...(width !== undefined && { width }),
+  });
   const originalLength = (): number => positive(rope, 'original_max_position_embeddings', maxPositions);
   switch (type) {
     case 'default':
-      return { theta, scaling: { type } };
+      return made({ type });
     case 'linear':
-      return { theta, scaling: { type, factor: positive(rope, 'factor') } };
+      return made({ type, factor: positive(rope, 'factor') });
     case 'llama3':
-      return {
-        theta,
-        scaling: {
-          type,
-          factor: positive(rope, 'factor'),
-          lowFreqFactor: positive(rope, 'low_freq_factor'),
-          highFreqFactor: positive(rope, 'high_freq_factor'),
-          originalLength: originalLength(),
-        },
-      };
+      return made({
+        type,
+        factor: positive(rope, 'factor'),
+        lowFreqFactor: positive(rope, 'low_freq_factor'),
+        highFreqFactor: positive(rope, 'high_freq_factor'),
+        originalLength: originalLength(),
+      });
     case 'yarn': {
       const factor = positive(rope, 'factor', maxPositions / originalLength());
-      return {
-        theta,
-        scaling: {
-          type,
-          factor,
-          attentionFactor: yarnAttentionFactor(rope, factor),
-          betaFast: positive(rope, 'beta_fast', 32),
-          betaSlow: positive(rope, 'beta_slow', 1),
-          originalLength: originalLength(),
-          truncate: rope['truncate'] !== false,
-        },
-      };
+      return made({
+        type,
+        factor,
+        attentionFactor: yarnAttentionFactor(rope, factor),
+        betaFast: positive(rope, 'beta_fast', 32),
+        betaSlow: positive(rope, 'beta_slow', 1),
+        originalLength: originalLength(),
+        truncate: rope['truncate'] !== false,
+      });
     }
   }
 }
 
-/** Inverse frequencies [headDim / 2] of a variant: θ^(−2i/d), then rescaled as the variant says. */
-export function inverseFrequencies({ theta, scaling }: RopeConfig, headDim: number): Float64Array {
-  const half = headDim / 2;
-  const inv = Float64Array.from({ length: half }, (_, i) => theta ** (-(2 * i) / headDim));
+/** Inverse frequencies [d / 2] of the d rotated numbers of a head: θ^(−2i/d), then rescaled as the variant says. */
+export function inverseFrequencies({ theta, scaling, width }: RopeConfig, headDim: number): Float64Array {
+  const dim = width ?? headDim;
+  const inv = Float64Array.from({ length: dim / 2 }, (_, i) => theta ** (-(2 * i) / dim));
   switch (scaling.type) {
     case 'none':
       return inv.fill(0);
@@ -172,12 +186,12 @@ export function inverseFrequencies({ theta, scaling }: RopeConfig, headDim: numb
     case 'yarn': {
       // The dimension that turns `rotations` times over the original length.
       const dimension = (rotations: number): number =>
-        (headDim * Math.log(scaling.originalLength / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
+        (dim * Math.log(scaling.originalLength / (rotations * 2 * Math.PI))) / (2 * Math.log(theta));
       let low = dimension(scaling.betaFast);
       let high = dimension(scaling.betaSlow);
       if (scaling.truncate) [low, high] = [Math.floor(low), Math.ceil(high)];
       low = Math.max(low, 0);
-      high = Math.min(high, headDim - 1);
+      high = Math.min(high, dim - 1);
       if (low === high) high += 0.001; // as transformers does, against a division by zero
       return inv.map((f, i) => {
         const ramp = Math.min(1, Math.max(0, (i - low) / (high - low)));

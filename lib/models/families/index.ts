@@ -7,11 +7,12 @@ import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
 import { llama } from './llama';
 import { mistral } from './mistral';
+import { phi3 } from './phi3';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
 import { smollm3 } from './smollm3';
 
-const families = { llama, mistral, qwen2, qwen3, smollm3 } as const satisfies Readonly<
+const families = { llama, mistral, phi3, qwen2, qwen3, smollm3 } as const satisfies Readonly<
   Record<string, Family>
 >;
 

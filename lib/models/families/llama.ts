@@ -4,7 +4,7 @@ import { moved } from '../../tensor/scope';
 import { decoderConfig, type DecoderConfig } from '../config/common';
 import { refuse, type ConfigJson } from '../config/config_json';
 import type { LayerShape } from '../config/model_config';
-import { parseRope } from '../config/rope';
+import { parseRope, type RopeConfig } from '../config/rope';
 import { linear, table, vector, type WeightsOf } from '../config/rows';
 import { fullAttention, layerTypes } from '../config/windows';
 import type { Family } from './family';
@@ -29,9 +29,12 @@ type BlockShape = Pick<LlamaConfig, 'qkvBias' | 'outputBias' | 'mlpBias' | 'qkNo
 export function llamaConfig(
   json: ConfigJson,
   decoder: Omit<DecoderConfig, 'layers'>,
-  { windows, ...shape }: BlockShape & { readonly windows: readonly number[] },
+  {
+    windows,
+    rope = parseRope(json.raw, decoder.maxPositionEmbeddings),
+    ...shape
+  }: BlockShape & { readonly windows: readonly number[]; readonly rope?: RopeConfig },
 ): LlamaConfig {
-  const rope = parseRope(json.raw, decoder.maxPositionEmbeddings);
   const { numKeyValueHeads: kvHeads, headDim } = decoder;
   const layers = windows.map((window): LayerShape => ({ kvHeads, headDim, window, rope }));
   return { ...decoder, ...shape, layers };

@@ -1,7 +1,7 @@
 /** The parts that blocks are made of. Handles are dropped as soon as the next op has been queued; what backward needs is held by the graph. */
 import { forwardGroup, type Linear } from '../../linear/linear';
 import type { DType } from '../../native/dtype';
-import { addRmsNorm, attention, attentionPaged, pageAppend, rmsNorm, rope } from '../../ops';
+import { addRmsNorm, attention, attentionPaged, pageAppend, rmsNorm, rope, splitColumns } from '../../ops';
 import type { Past } from '../../ops/attention_paged';
 import type { RopeAngles } from '../../ops/rope';
 import type { AdapterUse } from '../../peft/adapter_use';
@@ -79,6 +79,16 @@ export function linears<const L extends readonly Linear[]>(
 /** A layer with its adapter. Consumes x. */
 export const linearOf = (run: Run, x: Tensor, layer: Linear): Tensor =>
   moved(x, (t) => linears(run, t, [layer])[0]);
+
+/** The outputs of layers that are one layer in the file, side by side → each. Consumes its input. */
+export function columnsOf<const S extends readonly number[]>(
+  x: Tensor,
+  sizes: S,
+): { -readonly [K in keyof S]: Tensor } {
+  const parts = splitColumns(x, sizes);
+  x.dispose();
+  return parts as { -readonly [K in keyof S]: Tensor };
+}
 
 /** [b, s, heads·d] → [b, s, heads, d]. Consumes its input. */
 export const splitHeads = (flat: Tensor, heads: number): Tensor =>
