@@ -1,12 +1,13 @@
 /** What a step asks of the GPU, counted on the emulator: launches of kernels and of graphs, and how often the stream's worker waits for the device. */
 import { rmSync } from 'node:fs';
-import { CausalLM, setThreads, tensor, type Tensor } from '../../lib/index';
+import { CausalLM, noGrad, setThreads, tensor, type Tensor } from '../../lib/index';
 import type { NativeActivity } from '../../lib/native/binding';
 import { binding, call } from '../../lib/native/calls';
 import { nativeDevice } from '../../lib/native/device';
-import { embedding } from '../../lib/ops/embedding';
+import { embedding, positions } from '../../lib/ops';
 import { writeBytes } from '../../lib/tensor/create';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { recordProgram } from '../../lib/tensor/program';
 import { wrap } from '../../lib/tensor/tensor';
 import { gpu, onGpu } from '../support/emulated';
 import { fillAdapter } from '../support/fill_adapter';
@@ -53,6 +54,29 @@ describe('ids', () => {
     expect([...(await looksUp(written))]).toEqual([3, 1]);
     expect([...(await looksUp(copied))]).toEqual([3, 1]);
   });
+
+  onGpu(
+    'that are positions of lengths which the host wrote are checked without a wait, also in a graph',
+    async () => {
+      const lengths = tensor(Int32Array.of(1, 3), { device: gpu });
+      const weight = table();
+      const step = (): Tensor[] => [noGrad(() => embedding(weight, positions(lengths, 1)).mul(2))];
+      const program = recordProgram(gpu, step);
+      for (const [run, graphs] of [0, 1, 1].entries()) {
+        writeBytes(lengths, bytes(1 + run, 3 - run));
+        const activity = await activityOf(async () => {
+          program.run();
+          await binding().synchronize(nativeDevice(gpu));
+        });
+        expect([activity.waits, activity.graphs]).toEqual([1, graphs]);
+        expect([...(await program.outputs[0]!.data())]).toEqual([2 * (1 + run), 2 * (3 - run)]);
+      }
+      writeBytes(lengths, bytes(1, 4));
+      program.run();
+      await expect(program.outputs[0]!.data()).rejects.toMatchObject(outside);
+      program.dispose();
+    },
+  );
 
   onGpu('are refused as the host wrote them last, or a kernel did', async () => {
     await expect(looksUp(ids(0, 3))).rejects.toMatchObject(outside);

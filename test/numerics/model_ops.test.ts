@@ -317,8 +317,8 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
   });
 
   test('the positions of the last tokens', async () => {
-    const y = positions(ints([5, 70], [2], device), 2);
-    expect([y.dtype, y.shape, [...(await y.data())]]).toEqual(['i32', [2, 2], [3, 4, 68, 69]]);
+    const y = positions(ints([5, 70, 0], [3], device), 2);
+    expect([y.dtype, y.shape, [...(await y.data())]]).toEqual(['i32', [3, 2], [3, 4, 68, 69, 0, 0]]);
   });
 
   test('pages of sequences with tables of their own', async () => {

@@ -8,8 +8,10 @@ import {
   loraLinearGroup,
   pageAppend,
   poolShape,
+  positions,
   rmsNorm,
   sample,
+  splitColumns,
 } from '../../lib/ops';
 import { swiglu } from '../../lib/ops/swiglu';
 import { writeBytes } from '../../lib/tensor/create';
@@ -23,7 +25,7 @@ import { bits, list, seeded } from './numbers';
 import { rowsOf } from './sampling';
 
 const rows = 3;
-const [vocab, hidden, inner, heads, headDim, positions] = [50, 32, 48, 4, 8, 64];
+const [vocab, hidden, inner, heads, headDim, places] = [50, 32, 48, 4, 8, 64];
 
 /** A decode step in small: inputs, and a function from them to the logits and the next ids. */
 function decoder(device: Device, dtype: DType, layers: number) {
@@ -39,10 +41,11 @@ function decoder(device: Device, dtype: DType, layers: number) {
     down: factor(4, input),
     scale: 0.1,
   });
-  const table = { cos: factor(positions, headDim / 2), sin: factor(positions, headDim / 2) };
+  // Two tables below one another, of a part of a head.
+  const table = { cos: factor(2 * places, headDim / 4), sin: factor(2 * places, headDim / 4) };
   const norm = activations(hidden);
   const stack = Array.from({ length: layers }, () => ({
-    qkv: [branch(hidden, hidden), branch(hidden, hidden), branch(hidden, hidden)],
+    qkv: [branch(3 * hidden, hidden)],
     out: branch(hidden, hidden),
     gate: [branch(inner, hidden), branch(inner, hidden)],
     down: branch(hidden, inner),
@@ -50,6 +53,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
     v: rawFilled(poolShape(rows, heads, headDim), 0, dtype, device),
   }));
   const tokens = FrozenWeight.pack(activations(vocab, hidden));
+  const learned = FrozenWeight.pack(activations(places, hidden));
   const head = branch(vocab, hidden);
   const ids = tensor(new Int32Array(rows), { shape: [rows, 1], device });
   const pages = tensor(
@@ -57,6 +61,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
     { shape: [rows, 1], device },
   );
   const lengths = tensor(new Int32Array(rows).fill(1), { shape: [rows], device });
+  const starts = tensor(Int32Array.of(0, places, 0), { shape: [rows], device });
   const draws = rowsOf(
     [0.8, 0, 1.2].map((temperature, row) => ({
       temperature,
@@ -70,8 +75,11 @@ function decoder(device: Device, dtype: DType, layers: number) {
   );
   const layer = (x: Tensor, { qkv, out, gate, down, k, v }: (typeof stack)[number]): Tensor => {
     const normed = rmsNorm(x, norm, 1e-5);
-    const split = loraLinearGroup(normed, qkv).map((t) => t.reshape([rows, 1, heads, headDim]));
-    const q = pageAppend(split[0]!, split[1]!, split[2]!, table, { k, v }, pages, lengths);
+    const fused = loraLinearGroup(normed, qkv)[0]!;
+    const split = splitColumns(fused, [hidden, hidden, hidden]).map((t) =>
+      t.reshape([rows, 1, heads, headDim]),
+    );
+    const q = pageAppend(split[0]!, split[1]!, split[2]!, table, { k, v }, pages, lengths, starts);
     const options = { scale: 0.3, phase: 'decode' } as const;
     const y = attentionPaged(q, k, v, pages, lengths, options).reshape([rows, 1, hidden]);
     const [middle, normed2] = addRmsNorm(x, loraLinearGroup(y, [out])[0]!, norm, 1e-5);
@@ -79,7 +87,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
     return middle.add(loraLinearGroup(swiglu(g, u), [down])[0]!);
   };
   const step = (): Tensor[] => {
-    let x = embedding(tokens, ids);
+    let x = tidy(() => embedding(tokens, ids).add(embedding(learned, positions(lengths, 1))));
     for (const one of stack) {
       const next = tidy(() => layer(x, one));
       x.dispose();
@@ -91,6 +99,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
   };
   const fill = (values: readonly number[], at: readonly number[]): void => {
     writeBytes(ids, new Uint8Array(Int32Array.from(values).buffer));
+    writeBytes(starts, new Uint8Array(Int32Array.from(at, (position) => (position % 2) * places).buffer));
     writeBytes(lengths, new Uint8Array(Int32Array.from(at, (position) => position + 1).buffer));
   };
   return { step, fill };
