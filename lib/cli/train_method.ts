@@ -7,7 +7,7 @@ import { adapterOptions, methodOptions } from '../options/table';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter } from '../peft/adapter_files';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
-import { methodNames, methodOfJson, type AdapterConfigInput } from '../peft/methods';
+import { methodNames, storedMethod, type AdapterConfigInput } from '../peft/methods';
 import { flagName } from './args';
 import { UsageError, type Console } from './command';
 import { hubOptions } from './hub_report';
@@ -89,7 +89,7 @@ export async function readStart(
   const { adapter: from, offline, seed } = values;
   if (from !== undefined) {
     const files = await readAdapter(from, hubOptions(console, { offline }));
-    methodOfJson(files.config);
+    storedMethod(files.config);
     return {
       memory: { adapter: files.config },
       begin: (model) => model.loadAdapter(files, { seed, trainable: true }),

@@ -7,7 +7,7 @@ import { linearModules } from '../models/files/tensor_table';
 import type { AdapterFiles } from '../peft/adapter_files';
 import { mostCommon, tensorKey, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
 import { checkAdapterTensors } from '../peft/adapter_tensors';
-import { fromPeftJson } from '../peft/config';
+import { completeLoRAConfig, fromPeftJson } from '../peft/config';
 import { resolveTargets } from '../peft/matching';
 import { inSlices } from '../tensor/pace';
 
@@ -20,14 +20,15 @@ export async function layersOf(
   { config: json, tensors }: AdapterFiles,
   model: ModelConfig,
 ): Promise<{ layers: AdapterLayer[]; about: AboutAdapter }> {
-  const { config, raw } = fromPeftJson(json);
+  const { config: stored, raw } = fromPeftJson(json);
+  const modules = linearModules(model);
+  const config = completeLoRAConfig(stored, modules);
   if (config.useDora || config.modulesToSave !== null)
     throw loraError(
       op,
       'ERR_UNSUPPORTED',
       `the adapter has ${config.useDora ? 'DoRA (use_dora)' : `whole modules (modules_to_save ${JSON.stringify(config.modulesToSave)})`}, which only PEFT's format has`,
     );
-  const modules = linearModules(model);
   const targets = resolveTargets(config, modules);
   const changed = modules.filter(({ path }) => targets.has(path));
   const expected = new Map<string, readonly number[]>();

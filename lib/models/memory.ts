@@ -217,9 +217,10 @@ function adapterOf(
     "expected adapter or train: 'all', which trains none, but received both",
   );
   const isFile = isRecord(adapter) && 'peft_type' in adapter;
-  const choice = isFile ? methodOfJson(adapter) : methodOfInput(op, adapter, config);
+  const linears = linearModules(config);
+  const choice = isFile ? methodOfJson(adapter, linears) : methodOfInput(op, adapter, { ...config, linears });
   return {
-    lora: methodOf(choice.method).sizeAsLora(choice.config, linearModules(config)),
+    lora: methodOf(choice.method).sizeAsLora(choice.config, linears),
     sequence: plannedSequence(choice),
   };
 }

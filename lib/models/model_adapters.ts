@@ -50,10 +50,11 @@ export class ModelAdapters {
     if (method !== undefined) checkOneOf(op, 'method', method, methodNames);
     const source = this.#source(op, options);
     const files = await adapterFiles(op, from, options);
-    const choice = methodOfJson(files.config);
-    if (method !== undefined) checkMethod(op, choice, method);
     this.model.checkAlive(op);
-    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.#base());
+    const base = this.#base();
+    const choice = methodOfJson(files.config, base.linears);
+    if (method !== undefined) checkMethod(op, choice, method);
+    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, base);
     try {
       this.model.checkAlive(op);
       adapters.checkName(op, source.name); // again: others may have come meanwhile

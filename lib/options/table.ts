@@ -62,7 +62,7 @@ export const methodOptions = {
       value: 'LIST',
       rare: true,
       help: 'ia3: those of its targets whose input is scaled',
-      defaultText: 'down_proj',
+      defaultText: 'the output of the MLP',
     },
   },
   bottleneck: {

@@ -92,7 +92,6 @@ const file: ConfigFile<BottleneckConfig> = {
   names,
   fixed: {},
   beside: {},
-  spelledOut: [],
   optional: [],
   parse: (values, refuse) => parse(values, undefined, refuse),
 };

@@ -14,9 +14,11 @@ import {
   refuseOption,
   type ConfigFile,
   type Refuse,
+  type StoredConfig,
   type Unchecked,
 } from './config_values';
 import { matchAround } from './python_regex';
+import { namesOfRoles, type ModulePath } from './roles';
 
 /** A complete configuration, every value checked. */
 export interface LoRAConfig {
@@ -97,17 +99,17 @@ export interface LoRAConfigInput {
   initLoraWeights?: boolean | 'gaussian' | undefined;
 }
 
-interface Defaults {
+interface Defaults<Targets extends string | null> {
   readonly r: number;
   readonly loraAlpha: (r: number) => number;
-  readonly targetModules: LoRAConfig['targetModules'];
+  readonly targetModules: Targets;
 }
 
-/** What an absent value means in adapter_config.json: PEFT's defaults, with its targets for the Llama family. */
-const peftDefaults: Defaults = { r: 8, loraAlpha: () => 8, targetModules: ['q_proj', 'v_proj'] };
+/** What an absent value means in adapter_config.json: PEFT's defaults. */
+const peftDefaults: Defaults<null> = { r: 8, loraAlpha: () => 8, targetModules: null };
 
 /** What it means in a program. */
-const ownDefaults: Defaults = {
+const ownDefaults: Defaults<string> = {
   r: adapterOptions.r.default,
   loraAlpha: (r) => 2 * r,
   targetModules: adapterOptions.targetModules.word,
@@ -131,8 +133,16 @@ const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
 };
 const fields = Object.keys(peftNames) as (keyof LoRAConfig)[];
 
+type Parsed<Targets> = Omit<LoRAConfig, 'targetModules'> & {
+  targetModules: LoRAConfig['targetModules'] | Targets;
+};
+
 /** Checks the values and fills in the defaults; both forms of a configuration come through here. */
-function parse(values: Unchecked<keyof LoRAConfig>, defaults: Defaults, refuse: Refuse): LoRAConfig {
+function parse<Targets extends string | null>(
+  values: Unchecked<keyof LoRAConfig>,
+  defaults: Defaults<Targets>,
+  refuse: Refuse,
+): Parsed<Targets> {
   const from = new ConfigReader<keyof LoRAConfig>(values, refuse, ['r', 'loraAlpha']);
   const targetModules = from.targets('targetModules', defaults.targetModules);
   const excludeModules = from.modules('excludeModules');
@@ -157,7 +167,7 @@ function parse(values: Unchecked<keyof LoRAConfig>, defaults: Defaults, refuse: 
   const r = from.take('r', defaults.r, 'a positive integer', (value) =>
     isPositive(value) ? value : undefined,
   );
-  const config: LoRAConfig = {
+  const config: Parsed<Targets> = {
     r,
     loraAlpha: from.take('loraAlpha', defaults.loraAlpha(r), 'a number', (value) =>
       isNumber(value) ? value : undefined,
@@ -221,7 +231,6 @@ export const loraFile: ConfigFile<LoRAConfig> = {
     megatron_config: null,
     megatron_core: 'megatron.core',
   },
-  spelledOut: ['targetModules'],
   optional: ['excludeModules'],
   parse: (values, refuse) => parse(values, peftDefaults, refuse),
 };
@@ -237,8 +246,17 @@ export const loraFile: ConfigFile<LoRAConfig> = {
 export function fromPeftJson(
   json: unknown,
   where = 'adapter_config.json',
-): { config: LoRAConfig; raw: Record<string, unknown> } {
+): { config: StoredConfig<LoRAConfig>; raw: Record<string, unknown> } {
   return configOfJson(loraFile, json, where);
+}
+
+/** The configuration of a file for a model of these layers: PEFT's targets of an architecture are those of query and value. */
+export function completeLoRAConfig(
+  config: StoredConfig<LoRAConfig>,
+  linears: readonly ModulePath[],
+): LoRAConfig {
+  const targetModules = config.targetModules ?? namesOfRoles(linears, ['query', 'value', 'queryKeyValue']);
+  return { ...config, targetModules };
 }
 
 /**
@@ -248,7 +266,7 @@ export function fromPeftJson(
  * @example toPeftJson(normalizeLoRAConfig({ r: 4 }), { base_model_name_or_path: 'org/name' })
  */
 export function toPeftJson(
-  config: LoRAConfig,
+  config: StoredConfig<LoRAConfig>,
   raw: Readonly<Record<string, unknown>> = {},
 ): Record<string, unknown> {
   return jsonOfConfig(loraFile, config, raw);

@@ -64,11 +64,19 @@ export class ConfigReader<Field extends string> {
   }
 
   /** Which modules are changed: at least one. */
-  targets(field: Field, fallback: readonly string[] | string): readonly string[] | string {
-    return this.take(field, fallback, `${moduleWords}, or 'all-linear'`, (value) => {
-      const found = this.#modules(field, value);
-      return found?.length === 0 ? undefined : found;
-    });
+  targets<T extends readonly string[] | string | null>(
+    field: Field,
+    fallback: T,
+  ): readonly string[] | string | T {
+    return this.take<readonly string[] | string | T>(
+      field,
+      fallback,
+      `${moduleWords}, or 'all-linear'`,
+      (value) => {
+        const found = this.#modules(field, value);
+        return found?.length === 0 ? undefined : found;
+      },
+    );
   }
 
   /** Some modules or a pattern of them; null: none. */
@@ -117,6 +125,13 @@ export const refuseOption =
 
 // ---- adapter_config.json ---------------------------------------------------------------------
 
+/** A configuration as adapter_config.json has it, in which null leaves modules to the architecture: they are named for a model. */
+export type StoredConfig<Config> = {
+  [Field in keyof Config]: Field extends 'targetModules' | 'feedforwardModules'
+    ? Config[Field] | null
+    : Config[Field];
+};
+
 /** How a configuration lies in adapter_config.json. */
 export interface ConfigFile<Config extends object> {
   readonly peftType: string;
@@ -126,14 +141,12 @@ export interface ConfigFile<Config extends object> {
   readonly fixed: Readonly<Record<string, unknown>>;
   /** What is written beside the configuration. */
   readonly beside: Readonly<Record<string, unknown>>;
-  /** Fields of which null in a file means "as the architecture has it", which not every reader knows: they are written out. */
-  readonly spelledOut: readonly string[];
   /** Fields that are written only where they say something, since not every reader knows them. */
   readonly optional: readonly string[];
   /** A value as it is written, where PEFT spells it otherwise. */
   spell?(field: keyof Config & string, value: unknown): unknown;
   /** Checks the values of a file, and fills in PEFT's defaults. */
-  parse(values: Unchecked<keyof Config & string>, refuse: Refuse): Config;
+  parse(values: Unchecked<keyof Config & string>, refuse: Refuse): StoredConfig<Config>;
 }
 
 /** Fields that say something about the adapter and change nothing: they are kept as they are. */
@@ -184,7 +197,7 @@ function parseRaw<Config extends object>(
   file: ConfigFile<Config>,
   raw: Readonly<Record<string, unknown>>,
   where: string,
-): Config {
+): StoredConfig<Config> {
   const values: Partial<Record<keyof Config & string, unknown>> = {};
   for (const field of fieldsOf(file))
     if (Object.hasOwn(raw, file.names[field])) values[field] = raw[file.names[field]];
@@ -206,7 +219,7 @@ export function configOfJson<Config extends object>(
   file: ConfigFile<Config>,
   json: unknown,
   where: string,
-): { config: Config; raw: Record<string, unknown> } {
+): { config: StoredConfig<Config>; raw: Record<string, unknown> } {
   const foreign = foreignConfig(json, [file.peftType]);
   if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${where} ${foreign}`);
   const raw = json as Record<string, unknown>;
@@ -234,7 +247,7 @@ export function configOfJson<Config extends object>(
  */
 export function jsonOfConfig<Config extends object>(
   file: ConfigFile<Config>,
-  config: Config,
+  config: StoredConfig<Config>,
   raw: Readonly<Record<string, unknown>>,
 ): Record<string, unknown> {
   const json: Record<string, unknown> = {
@@ -252,8 +265,7 @@ export function jsonOfConfig<Config extends object>(
   const was = parseRaw(file, { ...own, ...raw }, 'adapter_config.json');
   for (const field of fieldsOf(file)) {
     const key = file.names[field];
-    const kept = Object.hasOwn(raw, key) && isDeepStrictEqual(was[field], config[field]);
-    if (kept && !(raw[key] === null && file.spelledOut.includes(field))) continue;
+    if (Object.hasOwn(raw, key) && isDeepStrictEqual(was[field], config[field])) continue;
     if (config[field] === null && !Object.hasOwn(raw, key) && file.optional.includes(field)) continue;
     json[key] = file.spell ? file.spell(field, config[field]) : config[field];
   }

@@ -9,10 +9,12 @@ import {
   refuseOption,
   type ConfigFile,
   type Refuse,
+  type StoredConfig,
   type Unchecked,
 } from './config_values';
 import { chooseModules, moduleMatcher } from './matching';
 import { lastPart, peftPrefix, refuseStrangers, refuseUnchangeable, type AdapterMethod } from './method';
+import { namesOfRoles, type ModulePath } from './roles';
 
 /** A complete configuration of IA³, every value checked. */
 export interface IA3Config {
@@ -37,9 +39,12 @@ export interface IA3Config {
 export interface IA3ConfigInput {
   /** Chooses IA³. */
   method: 'ia3';
-  /** Which linear layers: names, a regular expression for the whole path, or 'all-linear'. Default ['k_proj', 'v_proj', 'down_proj']. */
+  /**
+   * Which linear layers: names, a regular expression for the whole path, or 'all-linear'. Default: key, value and the output of the MLP, of Llama
+   * ['k_proj', 'v_proj', 'down_proj'].
+   */
   targetModules?: readonly string[] | string | null | undefined;
-  /** Those of them whose input is scaled in the place of their output. Default: down_proj, where it is a target. */
+  /** Those of them whose input is scaled in the place of their output. Default: the output of the MLP (down_proj), where it is a target. */
   feedforwardModules?: readonly string[] | string | null | undefined;
   /** Layers left out although they are targets. Default: none. */
   excludeModules?: readonly string[] | string | null | undefined;
@@ -57,18 +62,23 @@ const names: Readonly<Record<keyof IA3Config, string>> = {
   initIa3Weights: 'init_ia3_weights',
 };
 
-/** PEFT's targets for the Llama family. */
-const defaults = { targets: ['k_proj', 'v_proj', 'down_proj'], feedforward: ['down_proj'] };
+/** What PEFT scales where nothing is said, whatever an architecture calls it. */
+const defaultTargets = (linears: readonly ModulePath[]): string[] =>
+  namesOfRoles(linears, ['key', 'value', 'queryKeyValue', 'mlpOutput']);
 
-function parse(values: Unchecked<keyof IA3Config>, refuse: Refuse): IA3Config {
+/** Whether a name is among those of some targets; every name is where they are a pattern. */
+const isAmong =
+  (targets: IA3Config['targetModules']) =>
+  (name: string): boolean =>
+    typeof targets === 'string' || targets.includes(name);
+
+function parse(values: Unchecked<keyof IA3Config>, refuse: Refuse): StoredConfig<IA3Config> {
   const from = new ConfigReader<keyof IA3Config>(values, refuse);
-  const targetModules = from.targets('targetModules', defaults.targets);
-  const isTarget = (name: string): boolean =>
-    typeof targetModules === 'string' || targetModules.includes(name);
-  const given = values.feedforwardModules ?? undefined;
-  const feedforwardModules =
-    given === undefined ? defaults.feedforward.filter(isTarget) : (from.modules('feedforwardModules') ?? []);
-  if (typeof feedforwardModules !== 'string' && !feedforwardModules.every(isTarget))
+  const targetModules = from.targets('targetModules', null);
+  const given = values.feedforwardModules ?? null;
+  const feedforwardModules = given === null ? null : (from.modules('feedforwardModules') ?? []);
+  const listed = typeof feedforwardModules === 'string' ? [] : (feedforwardModules ?? []);
+  if (targetModules !== null && !listed.every(isAmong(targetModules)))
     refuse('feedforwardModules', 'names that are among those of the targets', given);
   return {
     targetModules,
@@ -79,12 +89,18 @@ function parse(values: Unchecked<keyof IA3Config>, refuse: Refuse): IA3Config {
   };
 }
 
+function complete(config: StoredConfig<IA3Config>, linears: readonly ModulePath[]): IA3Config {
+  const targetModules = config.targetModules ?? defaultTargets(linears);
+  const feedforwardModules =
+    config.feedforwardModules ?? namesOfRoles(linears, ['mlpOutput']).filter(isAmong(targetModules));
+  return { ...config, targetModules, feedforwardModules };
+}
+
 const file: ConfigFile<IA3Config> = {
   peftType: 'IA3',
   names,
   fixed: {},
   beside: { fan_in_fan_out: false },
-  spelledOut: ['targetModules', 'feedforwardModules'],
   optional: [],
   parse,
 };
@@ -94,10 +110,13 @@ export const ia3: AdapterMethod<IA3Config> = {
   loadedByPeft: true,
   file,
 
-  normalize(input) {
+  normalize(input, { linears }) {
     checkOptions('IA3Config', input, Object.keys(names));
-    return parse(input, refuseOption('IA3Config'));
+    const { targetModules, ...given } = input as Unchecked<keyof IA3Config>;
+    const values = { ...given, targetModules: targetModules ?? defaultTargets(linears) };
+    return complete(parse(values, refuseOption('IA3Config')), linears);
   },
+  complete,
 
   plan(config, linears, typed) {
     if (typed) refuseStrangers(config, linears);

@@ -2,7 +2,7 @@
 import type { DeltaKind } from '../linear/delta';
 import { deltaKinds } from '../linear/kinds';
 import { isAllLinear } from './config_values';
-import { loraFile, normalizeLoRAConfig, type LoRAConfig } from './config';
+import { completeLoRAConfig, loraFile, normalizeLoRAConfig, type LoRAConfig } from './config';
 import { resolveTargets } from './matching';
 import {
   lastPart,
@@ -21,6 +21,7 @@ export const lora: AdapterMethod<LoRAConfig> = {
   loadedByPeft: true,
   file: loraFile,
   normalize: (input) => normalizeLoRAConfig(input),
+  complete: completeLoRAConfig,
 
   /** The number of a layer within the model names its random streams and its masks. */
   plan(config, linears, typed): PlannedDelta[] {

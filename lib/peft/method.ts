@@ -4,7 +4,7 @@ import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { Linear } from '../linear/linear';
 import type { Tensor } from '../tensor/tensor';
 import type { LoRAConfigInput } from './config';
-import type { ConfigFile } from './config_values';
+import type { ConfigFile, StoredConfig } from './config_values';
 import { unmatchedTargets } from './matching';
 import type { ModulePath } from './roles';
 
@@ -20,6 +20,7 @@ export interface PlannedDelta {
 
 /** What a configuration may depend on. */
 export interface ModelShape {
+  readonly linears: readonly ModulePath[];
   /** The width of the sums that all blocks add to. */
   readonly hiddenSize: number;
   readonly numHiddenLayers: number;
@@ -59,6 +60,8 @@ export interface AdapterMethod<Config extends object> {
   readonly file: ConfigFile<Config>;
   /** The configuration that a program means, for a model of this shape. @throws ERR_ARGUMENT for an unknown option and a bad value. */
   normalize(input: object, model: ModelShape): Config;
+  /** The configuration of a file for a model of these layers, where a file may leave them to the architecture. */
+  complete?(config: StoredConfig<Config>, linears: readonly ModulePath[]): Config;
   /**
    * What changes in which layers. `typed`: the configuration was typed by hand, so that a name which matches nothing is a mistake; PEFT
    * leaves such names in files.

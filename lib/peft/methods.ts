@@ -4,11 +4,12 @@ import { LoRAError, loraError } from '../errors';
 import { checkOneOf, isRecord } from '../validate';
 import { bottleneck, type BottleneckConfig, type BottleneckConfigInput } from './bottleneck';
 import type { LoRAConfig, LoRAConfigInput } from './config';
-import { configOfJson, foreignConfig } from './config_values';
+import { configOfJson, foreignConfig, type StoredConfig } from './config_values';
 import { ia3, type IA3Config, type IA3ConfigInput } from './ia3';
 import { lora } from './lora_method';
 import type { AdapterMethod, ModelShape } from './method';
 import { prompt, type PromptConfig, type PromptConfigInput } from './prompt';
+import type { ModulePath } from './roles';
 
 /** The configuration of each method. */
 export interface AdapterConfigs {
@@ -72,13 +73,23 @@ export function methodOfInput(
   return { method, config: methodOf(method).normalize(isRecord(input) ? options : input, model) };
 }
 
-/** What an adapter_config.json means. @throws ERR_ADAPTER */
-export function methodOfJson(json: unknown, where = 'adapter_config.json'): MethodChoice {
+/** What an adapter_config.json says, whatever the model. @throws ERR_ADAPTER */
+export function storedMethod(
+  json: unknown,
+  where = 'adapter_config.json',
+): { method: AdapterMethodName; config: StoredConfig<AdapterConfig>; raw: Record<string, unknown> } {
   const foreign = foreignAdapter(json);
   if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${where} ${foreign}`);
   const type = isRecord(json) ? json['peft_type'] : undefined;
   const method = methodNames[peftTypes.findIndex((known) => known === type)]!;
   return { method, ...configOfJson(methodOf(method).file, json, where) };
+}
+
+/** What it means for a model of these layers. @throws ERR_ADAPTER */
+export function methodOfJson(json: unknown, linears: readonly ModulePath[]): MethodChoice {
+  const { config, ...choice } = storedMethod(json);
+  const method = methodOf(choice.method);
+  return { ...choice, config: method.complete?.(config, linears) ?? (config as AdapterConfig) };
 }
 
 /** @throws ERR_ADAPTER for an adapter of another method than the one that is expected. */

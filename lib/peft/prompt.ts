@@ -114,7 +114,6 @@ const file: ConfigFile<PromptConfig> = {
   names,
   fixed: {},
   beside: {},
-  spelledOut: [],
   optional: [],
   spell: (field, value) => (field === 'promptTuningInit' ? String(value).toUpperCase() : value),
   parse,

@@ -1,11 +1,21 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, CausalLM, memoryUsage, noGrad, setThreads, type Adapter } from '../../lib/index';
+import {
+  AdamW,
+  CausalLM,
+  convertAdapter,
+  estimateMemory,
+  memoryUsage,
+  noGrad,
+  setThreads,
+  type Adapter,
+  type AdapterConfigInput,
+} from '../../lib/index';
 import { openSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { Linear } from '../../lib/linear/linear';
 import { binding } from '../../lib/native/calls';
-import { readAdapter } from '../../lib/peft/adapter_files';
+import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
 import { branchOf } from '../support/branch';
 import { expectReject } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
@@ -117,6 +127,37 @@ test('a new adapter changes nothing yet, is seeded, and each layer draws its own
     products.reduce((sum, v) => sum + v, 0) /
     Math.sqrt(squares(up as Float32Array) * squares(down as Float32Array));
   expect(Math.abs(correlation)).toBeLessThan(0.2);
+});
+
+test.each<[AdapterConfigInput, Record<string, unknown>, string]>([
+  [{ r: 2, targetModules: ['q_proj', 'v_proj'] }, { target_modules: ['q_proj', 'v_proj'] }, 'lora'],
+  [
+    { method: 'ia3' },
+    { target_modules: ['k_proj', 'v_proj', 'down_proj'], feedforward_modules: ['down_proj'] },
+    'ia3',
+  ],
+])('layers that a file leaves to the architecture are those of %j', async (input, fields, name) => {
+  const model = await load();
+  const [dir, again] = [join(scratch, `${name}-named`), join(scratch, `${name}-again`)];
+  const adapter = model.addAdapter(input, { name: 'named' });
+  fillAdapter(adapter);
+  await adapter.save(dir);
+  const { config, tensors } = await readAdapter(dir);
+  expect(config).toMatchObject(fields);
+  const open = { ...config, target_modules: null, feedforward_modules: null };
+  const loaded = await model.loadAdapter({ config: open, tensors }, { name: 'open' });
+  expect(loaded.config).toEqual(adapter.config);
+  expect((await logitsOf(model, 'open')).equals(await logitsOf(model, 'named'))).toBe(true);
+  await loaded.save(again);
+  expect((await readAdapter(again)).config).toMatchObject(fields);
+  const estimate = (file: object) => estimateMemory(model.config, { adapter: file });
+  expect(estimate(open)).toEqual(estimate(config));
+  if (name !== 'lora') return;
+  const [peft, gguf] = [join(scratch, 'open'), join(scratch, 'open.gguf')];
+  await writeAdapter(peft, { config: open, tensors });
+  await convertAdapter(peft, gguf, { format: 'gguf', base: model.directory });
+  await convertAdapter(gguf, join(scratch, 'back'), { format: 'peft', base: model.directory });
+  expect((await readAdapter(join(scratch, 'back'))).tensors.size).toBe(tensors.size);
 });
 
 test('save and load give the same adapter, as PEFT names it', async () => {

@@ -17,7 +17,7 @@ import { planGeneration } from '../../lib/engine/sampling';
 import { inverseFrequencies } from '../../lib/models/config/rope';
 import { expectedTensors } from '../../lib/models/files/tensor_table';
 import { readAdapter } from '../../lib/peft/adapter_files';
-import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
+import { completeLoRAConfig, fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
 import type { ModulePath } from '../../lib/peft/roles';
 import { AdamW, parameter, tensor, Tensor, type StateDict } from '../../lib/index';
@@ -183,7 +183,7 @@ export const targets: Readonly<Record<string, Target>> = {
     run(input) {
       const { config, raw } = fromPeftJson(parseJson(text(input), 'input'));
       toPeftJson(config, raw);
-      resolveTargets(config, modules);
+      resolveTargets(completeLoRAConfig(config, modules), modules);
     },
   },
   config: json(

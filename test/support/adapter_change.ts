@@ -1,7 +1,7 @@
 /** What the adapter of a PEFT directory adds to each weight, computed in double from its files alone. */
 import { floatsOf } from '../../lib/formats/floats';
 import type { AdapterFiles } from '../../lib/peft/adapter_files';
-import { fromPeftJson } from '../../lib/peft/config';
+import { completeLoRAConfig, fromPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
 
 const suffix = '.lora_A.weight';
@@ -9,13 +9,10 @@ const prefix = 'base_model.model.';
 
 /** s·up·down of each layer [out, in], by its path. */
 export function changeOf({ config: json, tensors }: AdapterFiles): Map<string, Float64Array> {
-  const { config } = fromPeftJson(json);
   const paths = [...tensors.keys()].filter((key) => key.endsWith(suffix));
   const modules = paths.map((key) => key.slice(prefix.length, -suffix.length));
-  const targets = resolveTargets(
-    config,
-    modules.map((path) => ({ path, role: null })),
-  );
+  const linears = modules.map((path) => ({ path, role: null }));
+  const targets = resolveTargets(completeLoRAConfig(fromPeftJson(json).config, linears), linears);
   return new Map(
     modules.map((path) => {
       const down = tensors.get(`${prefix}${path}${suffix}`)!;

@@ -1,5 +1,6 @@
-import { fromPeftJson, normalizeLoRAConfig, toPeftJson } from '../../lib/peft/config';
+import { completeLoRAConfig, fromPeftJson, normalizeLoRAConfig, toPeftJson } from '../../lib/peft/config';
 import { goldenFolders } from '../support/golden';
+import { llamaLayers } from '../support/made_up_layers';
 import { describeWithData } from '../support/shared_data';
 
 const defaults = {
@@ -18,7 +19,7 @@ const defaults = {
   bias: 'none',
   initLoraWeights: true,
 };
-const peftDefaults = { ...defaults, r: 8, loraAlpha: 8, targetModules: ['q_proj', 'v_proj'] };
+const peftDefaults = { ...defaults, r: 8, loraAlpha: 8, targetModules: null };
 /** What a current PEFT writes beside the supported fields, all of it neutral. */
 const neutral = {
   alora_invocation_tokens: null,
@@ -341,9 +342,11 @@ describe('toPeftJson', () => {
     expect(file.inference_mode).toBe(false);
   });
 
-  test('writes the targets that null stood for', () => {
+  test('writes the targets that null stands for once a model has named them', () => {
     const { config, raw } = fromPeftJson({ ...neutral, target_modules: null });
-    expect(toPeftJson(config, raw)['target_modules']).toEqual(['q_proj', 'v_proj']);
+    expect(toPeftJson(config, raw)['target_modules']).toBeNull();
+    const named = completeLoRAConfig(config, llamaLayers);
+    expect(toPeftJson(named, raw)['target_modules']).toEqual(['q_proj', 'v_proj']);
   });
 });
 

@@ -1,6 +1,11 @@
 import { join } from 'node:path';
 import { openSafetensors } from '../../lib/formats/safetensors';
-import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../../lib/peft/config';
+import {
+  completeLoRAConfig,
+  fromPeftJson,
+  normalizeLoRAConfig,
+  type LoRAConfigInput,
+} from '../../lib/peft/config';
 import { resolveTargets, unmatchedTargets } from '../../lib/peft/matching';
 import type { ModulePath } from '../../lib/peft/roles';
 import { fullMatch } from '../../lib/peft/python_regex';
@@ -274,7 +279,9 @@ describe('patterns that take for ever in an engine that tries all ways', () => {
   test('in a file', () => {
     quick(() => {
       const { config } = fromPeftJson({ peft_type: 'LORA', target_modules: slow });
-      expect(() => resolveTargets(config, modules)).toThrow('match no linear module of the model');
+      expect(() => resolveTargets(completeLoRAConfig(config, modules), modules)).toThrow(
+        'match no linear module of the model',
+      );
     });
   });
 
@@ -348,7 +355,8 @@ describeWithData("PEFT's own choice of modules", 'golden', () => {
       }
       file.close();
       expect(ranks.size).toBeGreaterThan(0);
-      const resolved = resolveTargets(config, await linearModules(model));
+      const linears = await linearModules(model);
+      const resolved = resolveTargets(completeLoRAConfig(config, linears), linears);
       const pairs = [...resolved].filter(([, { kind }]) => kind !== 'whole');
       expect(Object.fromEntries(pairs.map(([path, { r }]) => [path, r]))).toEqual(Object.fromEntries(ranks));
       expect([...resolved.keys()].filter((path) => !ranks.has(path)).sort()).toEqual(whole.sort());

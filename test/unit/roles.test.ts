@@ -1,7 +1,10 @@
 /** What adapters make of the roles of layers, on models of several namings. */
+import { ia3Input, ia3Output } from '../../lib/linear/ia3';
 import { bottleneck } from '../../lib/peft/bottleneck';
-import { normalizeLoRAConfig } from '../../lib/peft/config';
+import { completeLoRAConfig, fromPeftJson, normalizeLoRAConfig } from '../../lib/peft/config';
 import { chooseModules, resolveTargets } from '../../lib/peft/matching';
+import { configOfJson, jsonOfConfig } from '../../lib/peft/config_values';
+import { ia3, type IA3ConfigInput } from '../../lib/peft/ia3';
 import type { ModelShape } from '../../lib/peft/method';
 import { prompt } from '../../lib/peft/prompt';
 import { namesOfRoles, placeInBlocks, type ModulePath } from '../../lib/peft/roles';
@@ -108,5 +111,64 @@ test('prompt tuning counts as a LoRA of one layer as wide as the model, whatever
   expect(prompt.sizeAsLora(config, gpt2Layers)).toEqual({
     r: 3,
     targetModules: ['transformer.h.0.attn.c_proj'],
+  });
+});
+
+test('null targets of a LoRA are those of query and value, or of what is both', () => {
+  const { config } = fromPeftJson({ peft_type: 'LORA', target_modules: null });
+  const names = [llamaLayers, gpt2Layers, phi3Layers].map(
+    (layers) => completeLoRAConfig(config, layers).targetModules,
+  );
+  expect(names).toEqual([['q_proj', 'v_proj'], ['c_attn'], ['qkv_proj']]);
+  expect(completeLoRAConfig({ ...config, targetModules: 'all-linear' }, gpt2Layers).targetModules).toBe(
+    'all-linear',
+  );
+});
+
+describe('IA³', () => {
+  const complete = (layers: readonly ModulePath[], input: Partial<IA3ConfigInput> = {}) =>
+    ia3.normalize(input, { linears: layers } as ModelShape);
+
+  test('scales keys, values and what the MLP puts out from', () => {
+    expect(complete(llamaLayers)).toMatchObject({
+      targetModules: ['k_proj', 'v_proj', 'down_proj'],
+      feedforwardModules: ['down_proj'],
+    });
+    expect(complete(phi3Layers)).toMatchObject({
+      targetModules: ['qkv_proj', 'down_proj'],
+      feedforwardModules: ['down_proj'],
+    });
+    const config = complete(gpt2Layers, { targetModules: null, feedforwardModules: null });
+    expect(config).toMatchObject({
+      targetModules: ['c_attn', 'mlp.c_proj'],
+      feedforwardModules: ['mlp.c_proj'],
+    });
+    const planned = ia3.plan(config, withWeights(gpt2Layers), true);
+    expect(planned.slice(0, 2).map(({ linear, kind }) => [linear.path, kind])).toEqual([
+      ['transformer.h.0.attn.c_attn', ia3Output],
+      ['transformer.h.0.mlp.c_proj', ia3Input],
+    ]);
+  });
+
+  test('scales the input of those alone that are targets', () => {
+    expect(complete(gpt2Layers, { targetModules: ['c_attn'] }).feedforwardModules).toEqual([]);
+    expect(complete(gpt2Layers, { targetModules: 'all-linear' }).feedforwardModules).toEqual(['mlp.c_proj']);
+  });
+
+  test('refuses names that the targets of its architecture do not have', () => {
+    expect(() => complete(gpt2Layers, { feedforwardModules: ['attn.c_proj'] })).toThrow(
+      'expected feedforwardModules to be names that are among those of the targets',
+    );
+  });
+
+  test('of a file has null until there is a model', () => {
+    const { config, raw } = configOfJson(ia3.file, { peft_type: 'IA3', target_modules: null }, 'file');
+    expect(config).toMatchObject({ targetModules: null, feedforwardModules: null });
+    const named = { targetModules: ['c_attn', 'mlp.c_proj'], feedforwardModules: ['mlp.c_proj'] };
+    expect(ia3.complete!(config, gpt2Layers)).toMatchObject(named);
+    expect(jsonOfConfig(ia3.file, ia3.complete!(config, gpt2Layers), raw)).toMatchObject({
+      target_modules: named.targetModules,
+      feedforward_modules: named.feedforwardModules,
+    });
   });
 });
