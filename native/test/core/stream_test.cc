@@ -451,9 +451,9 @@ class PlayedMemory final : public MemorySource {
   Played& played_;
   uintptr_t next_ = 0;
 };
-class PlayedContext final : public Context {
+class WaitingContext final : public Context {
  public:
-  explicit PlayedContext(Played& played) : played_(played) {}
+  explicit WaitingContext(Played& played) : played_(played) {}
   void Finish() override { ++played_.waits; }
 
  private:
@@ -464,7 +464,7 @@ class PlayedDevice final : public Device {
   explicit PlayedDevice(Played& played)
       : Device("gpu", kBackend, std::make_unique<PlayedMemory>(played),
                std::make_unique<WorkerStream>(
-                   [&played](int) { return std::make_unique<PlayedContext>(played); }, 1)) {}
+                   [&played](int) { return std::make_unique<WaitingContext>(played); }, 1)) {}
   ~PlayedDevice() override { stream().Stop(); }
   void CopyTo(void*, const void*, size_t, Context&) override {}
   void CopyFrom(void*, const void*, size_t, Context&) override {}

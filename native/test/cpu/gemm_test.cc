@@ -18,7 +18,7 @@
 namespace lora::test {
 namespace {
 
-struct Problem {
+struct GemmProblem {
   DType dtype, x_dtype, y_dtype;
   int64_t m, n;
   std::vector<int64_t> k;
@@ -55,7 +55,7 @@ struct Operands {
   std::vector<double> size;
 };
 
-Operands Make(const Problem& p, bool whole) {
+Operands Make(const GemmProblem& p, bool whole) {
   Operands o;
   const auto random = [&](DType dtype, Shape shape, uint64_t seed) {
     return whole ? Integers(dtype, shape, seed) : Normal(dtype, shape, seed);
@@ -96,7 +96,7 @@ Operands Make(const Problem& p, bool whole) {
 }
 
 // `transposed`: o.w [n, k] is the transpose of a packed matrix [k, n].
-Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context,
+Tensor Multiply(const GemmProblem& p, const Operands& o, cpu::CpuContext* context,
                 bool transposed = false) {
   std::vector<std::vector<std::byte>> panels;
   std::vector<cpu::GemmSegment> segments;
@@ -127,8 +127,8 @@ Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context,
   return y;
 }
 
-std::vector<Problem> Problems() {
-  std::vector<Problem> problems;
+std::vector<GemmProblem> Problems() {
+  std::vector<GemmProblem> problems;
   const DType f32 = DType::kF32, bf16 = DType::kBF16;
   for (const auto& [dtype, x, y] :
        {std::array{f32, f32, f32}, std::array{bf16, bf16, bf16}, std::array{bf16, bf16, f32},
@@ -153,7 +153,7 @@ std::vector<Problem> Problems() {
 
 TEST_CASE("gemm: small whole numbers are multiplied exactly") {
   cpu::CpuContext context(2);
-  for (const Problem& p : Problems()) {
+  for (const GemmProblem& p : Problems()) {
     CAPTURE(p.m);
     CAPTURE(p.n);
     const Operands o = Make(p, true);
@@ -164,7 +164,7 @@ TEST_CASE("gemm: small whole numbers are multiplied exactly") {
 
 TEST_CASE("gemm: real numbers stay within the bound of an f32 sum") {
   cpu::CpuContext context(2);
-  for (const Problem& p : Problems()) {
+  for (const GemmProblem& p : Problems()) {
     CAPTURE(p.m);
     CAPTURE(p.n);
     const Operands o = Make(p, false);
@@ -180,7 +180,7 @@ TEST_CASE("gemm: real numbers stay within the bound of an f32 sum") {
 
 TEST_CASE("gemm: f32 keeps its precision at every magnitude") {
   cpu::CpuContext context(2);
-  Problem p{DType::kF32, DType::kF32, DType::kF32, 48, 70, {77}};
+  GemmProblem p{DType::kF32, DType::kF32, DType::kF32, 48, 70, {77}};
   Operands o = Make(p, false);
   std::vector<double> bounds;
   for (int64_t i = 0; i < p.m; ++i) {
@@ -204,7 +204,7 @@ TEST_CASE("gemm: f32 keeps its precision at every magnitude") {
 
 TEST_CASE("gemm: f32 weights near the smallest numbers") {
   cpu::CpuContext context(2);
-  Problem p{DType::kF32, DType::kF32, DType::kF32, 3, 70, {78}};
+  GemmProblem p{DType::kF32, DType::kF32, DType::kF32, 3, 70, {78}};
   for (const int exponent : {-112, -120, -126, -132, -140}) {
     CAPTURE(exponent);
     Operands o = Make(p, false);
@@ -235,7 +235,7 @@ TEST_CASE("gemm: f32 weights near the smallest numbers") {
 
 TEST_CASE("gemm: the largest f32 are finite, and infinities keep their sign") {
   cpu::CpuContext context(2);
-  Problem p{DType::kF32, DType::kF32, DType::kF32, 4, 3, {40}};
+  GemmProblem p{DType::kF32, DType::kF32, DType::kF32, 4, 3, {40}};
   constexpr float kMax = std::numeric_limits<float>::max();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Operands o = Make(p, false);
@@ -261,7 +261,7 @@ TEST_CASE("gemm: the largest f32 are finite, and infinities keep their sign") {
 }
 
 TEST_CASE("gemm: threads change no bit") {
-  for (const Problem& p : Problems()) {
+  for (const GemmProblem& p : Problems()) {
     const Operands o = Make(p, false);
     const Tensor alone = Multiply(p, o, nullptr);
     for (const int threads : {1, 2, 3, 4}) {
@@ -273,7 +273,7 @@ TEST_CASE("gemm: threads change no bit") {
 
 TEST_CASE("gemm: panels that are read transposed give the bits of panels that lie so") {
   cpu::CpuContext context(2);
-  for (const Problem& p : Problems()) {
+  for (const GemmProblem& p : Problems()) {
     CAPTURE(p.m);
     CAPTURE(p.n);
     const Operands o = Make(p, false);

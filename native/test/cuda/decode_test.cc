@@ -88,11 +88,11 @@ struct DecodeCase {
     for (size_t i = 0; i < branches.size(); ++i) {
       const DecodeCaseBranch& b = branches[i];
       const Vector xs = x.Values(), ws = w[i].Values(), as = a[i].Values(), hs = h[i].Values();
-      Expected e = Product(
+      Expected e = ProductOf(
           m, b.n, k, 1, dtype == DType::kF32 ? SumError(k) : TensorCoreSumError(k),
           [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
           [&](int64_t j, int64_t o) { return At(ws, o * k + j); });
-      const Expected low = Product(
+      const Expected low = ProductOf(
           m, b.n, b.rank, scale, SumError(b.rank),
           [&](int64_t row, int64_t j) { return At(hs, row * b.rank + j); },
           [&](int64_t j, int64_t o) { return At(as, o * b.rank + j); });
@@ -245,7 +245,7 @@ TEST_CASE("cuda decode may start while h is still computed") {
         args.branches.push_back(branch);
         expected.h[i] =
             Of(DType::kF32, {m, 5},
-               Product(
+               ProductOf(
                    m, 5, k, 1, 0, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
                    [&](int64_t j, int64_t r) { return At(bs, r * k + j); })
                    .values);

@@ -110,7 +110,7 @@ struct DownCase {
         const Vector ss = small[n].Values();
         const int64_t k_pitch = by_columns ? term.rank : 1, r_pitch = by_columns ? 1 : problem.k;
         CheckResult(out.h[n],
-                    Product(
+                    ProductOf(
                         problem.m, term.rank, problem.k, 1, LowRankSumError(dtype, problem.k),
                         [&](int64_t row, int64_t k) { return At(zs, row * problem.k + k); },
                         [&](int64_t k, int64_t r) { return At(ss, k * k_pitch + r * r_pitch); }),
@@ -272,8 +272,8 @@ struct GradientCase {
       const auto of_p = [&](int64_t row, int64_t r) { return At(ps, row * g.rank + r); };
       const double error = LowRankSumError(dtype, g.m);
       const Expected expected = g.by_columns
-                                    ? Product(g.cols, g.rank, g.m, scale, error, of_z, of_p)
-                                    : Product(
+                                    ? ProductOf(g.cols, g.rank, g.m, scale, error, of_z, of_p)
+                                    : ProductOf(
                                           g.rank, g.cols, g.m, scale, error,
                                           [&](int64_t r, int64_t row) { return of_p(row, r); },
                                           [&](int64_t row, int64_t col) { return of_z(col, row); });

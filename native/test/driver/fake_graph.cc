@@ -25,7 +25,7 @@ Made* Make(const CUgraph_st& from) {
   ++Fake().live_objects;
   return made;
 }
-bool Exists(const void* graph) {
+bool GraphExists(const void* graph) {
   if (graphs.contains(graph)) return true;
   Violate("a call with a graph that is not there");
   return false;
@@ -34,7 +34,7 @@ template <class Made>
 cudaError_t Destroy(const char* call, Made* graph) {
   const std::lock_guard lock(FakeMutex());
   const cudaError_t error = Begin(call);
-  if (!Exists(graph)) return Give(cudaErrorInvalidResourceHandle);
+  if (!GraphExists(graph)) return Give(cudaErrorInvalidResourceHandle);
   graphs.erase(graph);
   --Fake().live_objects;
   delete graph;
@@ -70,7 +70,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   const std::lock_guard lock(FakeMutex());
   if (const cudaError_t error = Begin(__func__); error != cudaSuccess) return error;
-  if (!Exists(graph)) return Give(cudaErrorInvalidResourceHandle);
+  if (!GraphExists(graph)) return Give(cudaErrorInvalidResourceHandle);
   *exec = Make<CUgraphExec_st>(*graph);
   return Give(Fake().stream_error);
 }
@@ -78,7 +78,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const std::lock_guard lock(FakeMutex());
   if (const cudaError_t error = Begin(__func__); error != cudaSuccess) return error;
   if (const cudaError_t error = OnDevice(stream); error != cudaSuccess) return error;
-  if (!Exists(exec)) return Give(cudaErrorInvalidResourceHandle);
+  if (!GraphExists(exec)) return Give(cudaErrorInvalidResourceHandle);
   if (Fake().stream_error != cudaSuccess) return Give(Fake().stream_error);
   if (exec->device != stream->device) Violate("a graph of another device than the stream's");
   ++Fake().graphs_launched;

@@ -112,8 +112,6 @@ struct AdamWRun {
   };
 };
 
-constexpr double kLr = AdamWRun::kLr, kDecay = AdamWRun::kDecay;
-
 TEST_CASE("adamw: 50 steps over segments of odd sizes stay within the rounding errors of f32") {
   std::vector<std::vector<int64_t>> cases = {{1, 0, 3, 7, 16, 17, 63, 65, 1000}, {}};
   if (Tested().many > 10000) cases.push_back({9, 30011});  // enough for three threads
@@ -144,7 +142,8 @@ TEST_CASE("adamw: one step agrees with the reference, and a gradient of 0 leaves
     const Tensor zero = Zeros(DType::kF32, {n});
     const auto expected = OneStep(ReferenceBackend(), *reference, g, {p, m, v});
     Tensor decayed = p;
-    for (int64_t i = 0; i < n; ++i) decayed.Set(i, p.at(i) * (1 - kLr * kDecay));
+    for (int64_t i = 0; i < n; ++i)
+      decayed.Set(i, p.at(i) * (1 - AdamWRun::kLr * AdamWRun::kDecay));
     OnEveryPath(
         [&](Context& context) {
           auto state = OneStep(Tested().backend, context, g, {p, m, v});

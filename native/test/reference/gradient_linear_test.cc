@@ -1,12 +1,11 @@
 // Holds the reference's gradients of lora_linear and of the losses against central differences.
+#include "test/reference/reference.h"
 #include "test/support/close.h"
 #include "test/support/gradient.h"
 #include "test/support/lora_problem.h"
 
 namespace lora::test {
 namespace {
-
-constexpr DType kF64 = DType::kF64;
 
 TEST_CASE("lora_linear: dx, d_up and d_down are the gradients of y") {
   const std::vector<LoraLinearCase> cases = {

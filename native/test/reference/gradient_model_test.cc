@@ -1,13 +1,11 @@
 // Holds the reference's gradients of the layers of a model against central differences.
+#include "test/reference/reference.h"
 #include "test/support/close.h"
 #include "test/support/gradient.h"
 #include "test/support/run.h"
 
 namespace lora::test {
 namespace {
-
-constexpr DType kF64 = DType::kF64;
-const Backend& kReference = ReferenceBackend();
 
 TEST_CASE("rms_norm: dx is the gradient of y, and of the sum") {
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{2, 16}}) {

@@ -1,13 +1,11 @@
 // Holds the gradients of the ops of the tape against central differences. Where the tape composes a
 // gradient of other ops (broadcasts, products, transposes), so does the test.
+#include "test/reference/reference.h"
 #include "test/support/gradient.h"
 #include "test/support/run.h"
 
 namespace lora::test {
 namespace {
-
-constexpr DType kF64 = DType::kF64;
-const Backend& kReference = ReferenceBackend();
 
 Tensor Apply(BinaryKind kind, const Tensor& a, const Tensor& b, const Shape& shape) {
   Tensor y(kF64, shape);

@@ -6,15 +6,15 @@
 #include <string>
 
 #include "core/error.h"
+#include "test/reference/reference.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 
 namespace lora::test {
 namespace {
 
-constexpr DType kF32 = DType::kF32, kF64 = DType::kF64;
+constexpr DType kF32 = DType::kF32;
 constexpr Tolerance kTight{1e-15, 1e-14};
-const Backend& kReference = ReferenceBackend();
 
 template <class Args>
 void Do(const Args& args) {

@@ -104,8 +104,8 @@ struct Expected {
   Vector values, bounds;
 };
 template <class Z, class S>
-Expected Product(int64_t outs, int64_t ranks, int64_t depth, double factor, double error, Z z,
-                 S s) {
+Expected ProductOf(int64_t outs, int64_t ranks, int64_t depth, double factor, double error, Z z,
+                   S s) {
   Expected e;
   for (int64_t i = 0; i < outs; ++i) {
     for (int64_t r = 0; r < ranks; ++r) {
