@@ -20,6 +20,10 @@ export class JsonOutside {
   #inString = false;
   #escaped = false;
 
+  get inString(): boolean {
+    return this.#inString;
+  }
+
   /** Whether the next byte does. */
   next(byte: number | undefined): boolean {
     if (this.#escaped) this.#escaped = false;
@@ -88,19 +92,18 @@ export class JsonScanner {
   /** A string that comes next. */
   string(): string {
     const bytes = this.#bytes;
-    const start = ++this.#at;
+    const start = this.#at + 1;
+    const outside = new JsonOutside();
     let escaped = false;
-    for (;;) {
+    do {
       const byte = bytes[this.#at];
       if (byte === undefined) this.fail('unterminated string');
-      if (byte === quote) break;
-      if (byte === backslash) {
-        escaped = true;
-        this.#at++;
-      } else if (byte < 32) this.fail('control character in a string');
+      if (byte < 32) this.fail('control character in a string');
+      escaped ||= byte === backslash;
+      outside.next(byte);
       this.#at++;
-    }
-    const text = bytes.toString('utf8', start, this.#at++);
+    } while (outside.inString);
+    const text = bytes.toString('utf8', start, this.#at - 1);
     if (!escaped) return text;
     let value: string;
     try {
