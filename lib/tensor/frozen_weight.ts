@@ -35,6 +35,18 @@ export function quantizedBytes(format: PackedFormat, rows: number, cols: number)
   return Math.ceil((rows * cols) / 2) + 4 * Math.ceil((rows * cols) / blockValues);
 }
 
+/** The magnitudes that were read of quantize(). @throws `code`, naming `where`, for values that are not finite. */
+export function finiteMagnitudes(
+  op: string,
+  code: 'ERR_ARGUMENT' | 'ERR_FILE',
+  where: string,
+  bytes: ArrayBuffer,
+): Float32Array {
+  const magnitudes = new Float32Array(bytes);
+  if (magnitudes.every(Number.isFinite)) return magnitudes;
+  throw loraError(op, code, `expected finite weights to quantize but received NaN or an infinity${where}`);
+}
+
 /** The scales of values with these largest magnitudes, in the place of which they are written. */
 export function scalesOf(format: QuantizedFormat, magnitudes: Float32Array): Float32Array {
   if (format === 'int8') magnitudes.forEach((x, row) => (magnitudes[row] = scaleOfInt8(x)));
@@ -196,7 +208,8 @@ export class FrozenWeight {
   }
 
   /**
-   * Quantizes a row-major matrix and packs the result for activations of `dtype`. Waits for the magnitudes.
+   * Quantizes a row-major matrix and packs the result for activations of `dtype`, for constructors: it blocks until the magnitudes are
+   * read. Models await them (codesOf in models).
    *
    * @throws ERR_UNSUPPORTED as packQuantized; ERR_ARGUMENT for values that are not finite.
    */
@@ -210,12 +223,7 @@ export class FrozenWeight {
     FrozenWeight.checkReads(op, format, dtype, device);
     const { values, magnitudes } = FrozenWeight.quantize(rowMajor, format);
     try {
-      const found = new Float32Array(binding().readSync(magnitudes));
-      check(
-        found.every(Number.isFinite),
-        op,
-        'expected finite weights to quantize but received NaN or an infinity',
-      );
+      const found = finiteMagnitudes(op, 'ERR_ARGUMENT', '', binding().readSync(magnitudes));
       const scales = scalesOf(format, found);
       return FrozenWeight.packQuantized(format, values, scales, shape as [number, number], dtype, device);
     } finally {

@@ -1,10 +1,9 @@
 /** Matrices rounded to codes on their device. */
-import { loraError } from '../../errors';
 import type { NativeTensor } from '../../native/binding';
 import { binding } from '../../native/calls';
 import { nativeDevice, type Device } from '../../native/device';
 import type { FloatDType } from '../../native/dtype';
-import { FrozenWeight, scalesOf, type QuantizedFormat } from '../../tensor/frozen_weight';
+import { finiteMagnitudes, FrozenWeight, scalesOf, type QuantizedFormat } from '../../tensor/frozen_weight';
 import type { Tensor } from '../../tensor/tensor';
 import { roundedTwice } from './double_quant';
 import type { QuantizePlan } from './quantize_options';
@@ -18,14 +17,7 @@ export async function codesOf(
 ): Promise<{ values: NativeTensor; magnitudes: Float32Array }> {
   const { values, magnitudes } = FrozenWeight.quantize(x, format);
   try {
-    const found = new Float32Array(await binding().read(magnitudes));
-    const bad = found.findIndex((magnitude) => !Number.isFinite(magnitude));
-    if (bad >= 0)
-      throw loraError(
-        op,
-        'ERR_FILE',
-        `expected finite weights to quantize but received NaN or an infinity in ${name}`,
-      );
+    const found = finiteMagnitudes(op, 'ERR_FILE', ` in ${name}`, await binding().read(magnitudes));
     return { values, magnitudes: found };
   } catch (error) {
     binding().release(values);
