@@ -144,8 +144,10 @@ if (!isQuiet({ load, ...about }))
   print(`other programs are at work (load ${load[0].toFixed(2)}): figures will be noisy`);
 
 const minutes = Number(options.minutes ?? (options.quick ? 3 : 30));
-for (const testCase of cases) {
-  if (performance.now() - begun > minutes * 60e3) {
+// Where the program that measures ceilings was built first, that alone may have taken longer.
+const firstCase = performance.now();
+for (const [place, testCase] of cases.entries()) {
+  if (place > 0 && performance.now() - firstCase > minutes * 60e3) {
     bench.leaveOut(testCase.id, `the run had taken its ${minutes} minutes (--minutes)`);
     continue;
   }

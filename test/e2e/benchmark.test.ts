@@ -83,6 +83,16 @@ test('a quick case without rivals: it is checked, timed, and written with what w
   expect(existsSync(out.replace('.json', '.svg'))).toBe(true);
 });
 
+test('the minutes count from the first case, which always runs', () => {
+  const out = join(folder, 'minutes.json');
+  const filter = ['--no-rivals', '--filter', 'SmolLM2-135M q+k+v f32', '--rounds', '1', '--minutes', '0'];
+  const { status, stdout, all } = bench(...filter, '--json', '--out', out);
+  if (status !== 0) throw new Error(all);
+  const { rows, leftOut } = JSON.parse(stdout) as Results;
+  expect(new Set(rows.map(({ case: id }) => id)).size).toBe(1);
+  expect(leftOut.filter(({ why }) => why === 'the run had taken its 0 minutes (--minutes)')).not.toEqual([]);
+});
+
 test('full fine-tuning steps: their time and their peak, of a process that trains all weights', () => {
   const filter = ['--no-rivals', '--filter', 'full_step bf16', '--rounds', '1'];
   const model = ['--model', join(root, 'examples/base-model')];
