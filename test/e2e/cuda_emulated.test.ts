@@ -16,6 +16,8 @@ import {
   type Device,
   type Parameter,
 } from '../../lib/index';
+import { binding } from '../../lib/native/calls';
+import { nativeDevice } from '../../lib/native/device';
 import { values } from '../support/numbers';
 import { seededParameter, setGrad } from '../support/optimizers';
 import { programCases } from '../support/program_cases';
@@ -94,6 +96,19 @@ emulated('a training step in f32 is that of the reference', async () => {
   expect(distance(cuda.grads, exact.grads)).toBeLessThan(3e-6);
   expect(distance(cuda.values, exact.values)).toBeLessThan(1e-6);
   expect(cuda.ids).toEqual(exact.ids);
+});
+
+emulated('blocks of GGUF are written on the CPU, and a GPU refuses to', async () => {
+  const native = binding();
+  const values = native.fromBytes(nativeDevice(device), 'f32', [32], new Uint8Array(128));
+  expect(() => native.quantizeBlocks(values, 'q8_0')).toThrow(
+    expect.objectContaining({
+      code: 'ERR_UNSUPPORTED',
+      message: '[quantize_blocks] blocks are written on the CPU, not on a GPU',
+    }),
+  );
+  expect((await native.read(values)).byteLength).toBe(128); // it stays usable
+  native.release(values);
 });
 
 emulated('a training step in bf16 is as near to the reference as that of the CPU', async () => {
