@@ -36,12 +36,13 @@ const deep = {
   'e2e/acceptance':
     /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|company(?! on)|stories|training|files)\b/,
   'e2e/benchmark': null,
+  'e2e/command_line': /^(?!inspect hundreds|train with any one)/,
   'e2e/compare':
-    /^(?!a folder with other files|a rate with which|a method has the axes|full fine-tuning|the peak)/,
+    /^(?!a comparison leaves no tensors|a folder with other files|a rate with which|a method has the axes|full fine-tuning|the peak)/,
   'e2e/crash_consistency': null,
   'e2e/cuda_activity': null,
-  'e2e/cuda_emulated':
-    /^(a training step in f32|blocks of GGUF are written|steps of AdamW are|\S+: nf4 for bf16 .* every use)/,
+  'e2e/cuda_emulated': /^(a training step in f32|blocks of GGUF are written|steps of AdamW are)/,
+  'e2e/cuda_methods': /^(houlsby|full fine-tuning)\b/,
   'e2e/cuda_opening': null,
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
@@ -51,8 +52,13 @@ const deep = {
   'e2e/gguf_blocks': /^(?!SmolLM2.* computes the logits)/,
   'e2e/hub': /^(?!.*(stops the other downloads|fails when it is cut at the same place))/,
   'e2e/html_report': /^(?!the report in Chromium)/,
+  'e2e/memory_estimate':
+    /^(?!the peak of tensors in training in (f32|bf16), \{"batchSize":[48],"length":256)/,
   'e2e/memory_peak': null,
+  'e2e/quantize_model': /^(?!saving a merged model quantized \{"format":"(fp4|int8))/,
+  'e2e/serve_adapters': /^(?!a thousand requests)/,
   'e2e/serve_page': /^(there is none|its policy)/,
+  'e2e/trainer_best': /^(?!a run that an abort cut in two tells what the whole run tells evalEvery [23])/,
   'e2e/trainer_resume': /^(?!a checkpoint that does not fit .*\{)/,
   'e2e/weight_formats': /^(?!reference: |.* under adapters of each kind$)/,
   'lifecycle/changing_files': null,
@@ -67,7 +73,7 @@ const deep = {
     /^(no argument|wrong, foreign|two workers|out of memory throws|a failure reaches|a pending read)/,
   'lifecycle/serving_memory': null,
   'numerics/bench_cases': null,
-  'unit/dataset_files': /^(?!a long text|lines of nothing|.*(feeds|rows)\.jsonl)/,
+  'unit/dataset_files': /^(?!a long text|lines of nothing|.*(feeds\.|rows\.jsonl))/,
   'unit/encode_steps': /^(?!.*(of a megabyte|many short lines))/,
   'unit/fuzz': null,
   'unit/gguf_tokenizer': /^(?!SmolLM2.* a thousand texts|.*reads texts as before: (gpt-2|llama-bpe|qwen2))/,
@@ -75,6 +81,7 @@ const deep = {
   'unit/json_schema_values': null,
   'unit/limits': /^(?!.*500,000)/,
   'unit/safetensors': /^(?!.*files that nobody closes)/,
+  'unit/template': /^(?!what would not end (nested loops|more steps))/,
 };
 
 /** Native tests, by ctest's names. Deep runs also repeat all of the CPU's, on every instruction set. */
