@@ -57,8 +57,10 @@ function unsupported(message: string): never {
 /** Ids of special tokens, what is put around texts, and the template. */
 async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise<Map<string, GgufField>> {
   const json = await folder.json('tokenizer.json', 'tokenizerBytes');
+  // llama.cpp's word for a model that takes ids. Such a file has no ids of special tokens, for there are no tokens.
+  if (json === undefined) return new Map([['tokenizer.ggml.model', { text: 'no_vocab' }]]);
   if (!isRecord(json))
-    throw loraError(op, 'ERR_FILE', `${folder.dir} has no tokenizer.json, which a GGUF file contains`);
+    throw loraError(op, 'ERR_FILE', `expected tokenizer.json in ${folder.dir} to hold an object`);
   const tokenizer = (await Tokenizer.fromFiles(folder))!;
   const fields = ggufTokenizer(json, config.vocabSize);
   const around = tokenizer.encode('');
@@ -150,7 +152,7 @@ function factorsTensor(factors: Float32Array): LateGgufTensor {
 
 /**
  * Writes a model as one GGUF file, for llama.cpp, LM Studio and ollama: the weights in llama.cpp's names and order of rows, the
- * configuration, the tokenizer and the chat template. Tensors are read, converted and written one by one, and the file appears whole or not at all. An
+ * configuration, the tokenizer and the chat template; without a tokenizer.json, for ids alone. Tensors are read, converted and written one by one, and the file appears whole or not at all. An
  * adapter is merged first, with `model.save(dir, { merge })`.
  *
  * @param source a Hugging Face directory, a GGUF file of floats, or a name of the hub

@@ -1,31 +1,72 @@
 /** Every family on the tiny model of its reference data: what transformers computes, and what each part of this package makes of it. */
-import { existsSync, readFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, noGrad, openSafetensors } from '../../lib/index';
+import {
+  CausalLM,
+  convertModel,
+  estimateMemory,
+  memoryUsage,
+  noGrad,
+  openSafetensors,
+  setThreads,
+  SGD,
+  type AdapterConfigInput,
+  type Device,
+  type Parameter,
+  type Tensor,
+} from '../../lib/index';
 import { floatsOf } from '../../lib/formats/floats';
-import type { Tensor } from '../../lib/tensor/tensor';
+import { oneByOne, together, wishes } from '../support/engine_requests';
+import { fillAdapter } from '../support/fill_adapter';
+import { collectGarbage } from '../support/garbage';
 import { supportedFamilies } from '../support/golden';
-import { relativeError } from '../support/numbers';
+import { bits, relativeError } from '../support/numbers';
 import { describeWithData, sharedData } from '../support/shared_data';
+import { temporaryFolder } from '../support/temporary';
+
+const scratch = temporaryFolder();
+const folder = (name: string): string => join(sharedData, 'golden-families', name);
+const modelFolder = (name: string): string => join(folder(name), 'model');
+
+/** What has to be changed in config.json of a model that llama.cpp does not compute as it stands. */
+const forLlamaCpp: Readonly<Record<string, object>> = {
+  'tiny-smollm3': { no_rope_layer_interval: 4, no_rope_layers: [1, 1, 1, 0, 1] },
+};
+
+const methods: Readonly<Record<string, AdapterConfigInput>> = {
+  lora: { r: 3, targetModules: 'all-linear' },
+  ia3: { method: 'ia3' },
+  houlsby: { method: 'bottleneck', placement: 'houlsby', bottleneckSize: 5, activation: 'gelu' },
+  prompt: { method: 'prompt', numVirtualTokens: 3 },
+};
+
+/** Of families whose layers have other names than IA³ takes by itself. */
+const ia3Of: Readonly<Record<string, AdapterConfigInput>> = {
+  'tiny-phi3': { method: 'ia3', targetModules: ['qkv_proj', 'down_proj'], feedforwardModules: ['down_proj'] },
+};
 
 const models = new Map<string, CausalLM>();
-const folder = (name: string): string => join(sharedData, 'golden-families', name);
 
-/** The model of a folder; each is loaded once. */
+/** The model of a folder in f32; each is loaded once. */
 async function modelOf(name: string): Promise<CausalLM> {
   const known = models.get(name);
   if (known) return known;
-  const model = await CausalLM.fromPretrained(join(folder(name), 'model'));
+  const model = await CausalLM.fromPretrained(modelFolder(name));
   models.set(name, model);
   return model;
 }
 
-interface Batches {
-  ids: number[][][];
-  labels: number[][][];
+interface Batch {
+  ids: number[][];
+  labels: number[][];
 }
-const batchesOf = (name: string): Batches =>
-  JSON.parse(readFileSync(join(folder(name), 'batches.json'), 'utf8')) as Batches;
+function batchesOf(name: string): Batch[] {
+  const { ids, labels } = JSON.parse(readFileSync(join(folder(name), 'batches.json'), 'utf8')) as {
+    ids: number[][][];
+    labels: number[][][];
+  };
+  return ids.map((rows, i) => ({ ids: rows, labels: labels[i]! }));
+}
 
 async function floats(path: string): Promise<Map<string, Float32Array>> {
   const file = await openSafetensors(path);
@@ -34,7 +75,31 @@ async function floats(path: string): Promise<Map<string, Float32Array>> {
   return read;
 }
 
+async function logitsOf(model: CausalLM, ids: number[][]): Promise<Float32Array> {
+  const { logits } = noGrad(() => model.forward(ids));
+  const values = await logits.data<Float32Array>();
+  logits.dispose();
+  return values;
+}
+
+/** The slope of the loss along its gradient, as the gradient says it and between two steps of `size`. */
+async function slopes(model: CausalLM, { ids, labels }: Batch, parameters: Parameter[]) {
+  const loss = async (): Promise<number> => noGrad(() => model.forward(ids, { labels })).loss.item();
+  model.forward(ids, { labels }).loss.backward();
+  const grads = parameters.map((p) => p.grad!);
+  let squares = 0;
+  for (const g of grads) squares += await g.mul(g).sum().item();
+  const size = 0.008 / Math.sqrt(squares);
+  const step = new SGD(parameters, { lr: size, weightDecay: 0 });
+  step.step();
+  const below = await loss();
+  for (const [i, p] of parameters.entries()) p.grad = grads[i]!.mul(-2);
+  step.step();
+  return { told: squares, found: ((await loss()) - below) / (2 * size) };
+}
+
 describeWithData('families', 'golden-families', () => {
+  beforeAll(() => setThreads(1)); // tiny matrices
   afterAll(async () => {
     for (const model of models.values()) await model.dispose();
   });
@@ -44,15 +109,144 @@ describeWithData('families', 'golden-families', () => {
     (existsSync(states) ? test : test.skip)('hidden states are those of transformers', async () => {
       const model = await modelOf(name);
       const wanted = await floats(states);
-      const [row] = batchesOf(name).ids[0]!;
       const seen: Promise<Float32Array>[] = [];
       const watch = (_: string, x: Tensor): void => void seen.push(x.data<Float32Array>());
-      noGrad(() => model.forward([row!], { watch })).logits.dispose();
+      noGrad(() => model.forward([batchesOf(name)[0]!.ids[0]!], { watch })).logits.dispose();
       // What stands behind the last norm is seen in the logits.
       const found = (await Promise.all(seen)).slice(0, -1);
       expect(found).toHaveLength(wanted.size - 1);
       for (const [i, x] of found.entries())
         expect(relativeError(x, wanted.get(String(i))!)).toBeLessThan(1e-5);
+    });
+
+    test.each(['f32', 'bf16'] as const)(
+      'blocks that are computed twice give the same bits in %s, packed and not',
+      async (dtype) => {
+        const model = await CausalLM.fromPretrained(modelFolder(name), { dtype });
+        fillAdapter(model.addAdapter({ r: 3, targetModules: 'all-linear', loraDropout: 0.2 }), 3, 0.3);
+        const { ids, labels } = batchesOf(name)[0]!;
+        const segments = ids.map((row) => row.map((_, i) => 1 + Math.floor(i / 15)));
+        for (const segmentIds of [undefined, segments]) {
+          const observed = [];
+          for (const gradientCheckpointing of [false, true]) {
+            const adapter = model.activeAdapter!;
+            adapter.loadStateDict({ ...adapter.stateDict(), forwards: 3 });
+            const { loss } = model.forward(ids, { labels, segmentIds, train: true, gradientCheckpointing });
+            loss.backward();
+            observed.push([await loss.item(), bits(...adapter.parameters().map((p) => p.grad!))]);
+            for (const p of adapter.parameters()) p.grad = null;
+          }
+          expect(observed[1]).toEqual(observed[0]);
+        }
+        await model.dispose();
+      },
+    );
+
+    test('nothing is left when a graph is dropped, or backward has run', async () => {
+      const model = await CausalLM.fromPretrained(modelFolder(name));
+      const adapter = model.addAdapter({ r: 3, targetModules: 'all-linear' });
+      const { ids, labels } = batchesOf(name)[0]!;
+      await logitsOf(model, ids); // makes the tables of positions
+      await collectGarbage(); // of other tests
+      const before = memoryUsage().tensors;
+      for (const gradientCheckpointing of [false, true]) {
+        model.forward(ids, { labels, gradientCheckpointing }).loss.dispose();
+        expect(memoryUsage().tensors).toBe(before);
+        const { loss } = model.forward(ids, { labels, gradientCheckpointing });
+        loss.backward();
+        loss.dispose();
+        for (const p of adapter.parameters()) {
+          p.grad!.dispose();
+          p.grad = null;
+        }
+        expect(memoryUsage().tensors).toBe(before);
+      }
+      await model.dispose();
+    });
+
+    test('eight texts at once are what each is alone', async () => {
+      const model = await modelOf(name);
+      const all = wishes(8);
+      const alone = await oneByOne(model, all);
+      expect(new Set(alone.map(String)).size).toBe(8);
+      expect(await together(model, all)).toEqual(alone);
+    });
+
+    test.each([...Object.keys(methods), 'full'])(
+      'the gradients of %s are the slope of the loss',
+      async (method) => {
+        const model = await CausalLM.fromPretrained(modelFolder(name));
+        let parameters: Parameter[];
+        if (method === 'full') parameters = model.trainAll();
+        else {
+          const adapter = model.addAdapter((method === 'ia3' && ia3Of[name]) || methods[method]!, {
+            seed: 2,
+          });
+          fillAdapter(adapter, 3, 0.3);
+          parameters = adapter.parameters();
+        }
+        const { told, found } = await slopes(model, batchesOf(name)[1]!, parameters);
+        expect(found / told).toBeGreaterThan(0.995);
+        expect(found / told).toBeLessThan(1.005);
+        await model.dispose();
+      },
+    );
+
+    test('quantized to NF4 it computes what the reference does, and an adapter of it learns', async () => {
+      const load = (device: Device): Promise<CausalLM> =>
+        CausalLM.fromPretrained(modelFolder(name), { quantize: 'nf4', device });
+      const [model, reference] = [await load('cpu'), await load('reference')];
+      const { ids, labels } = batchesOf(name)[0]!;
+      const logits = await logitsOf(model, ids);
+      expect(relativeError(logits, await logitsOf(reference, ids))).toBeLessThan(1e-5);
+      expect(relativeError(logits, await logitsOf(await modelOf(name), ids))).toBeGreaterThan(1e-3);
+      await reference.dispose();
+      const parameters = model.addAdapter({ r: 3, targetModules: 'all-linear' }).parameters();
+      const step = new SGD(parameters, { lr: 0.5 });
+      const losses: number[] = [];
+      for (let i = 0; i < 8; i++) {
+        const { loss } = model.forward(ids, { labels });
+        loss.backward();
+        step.step();
+        step.zeroGrad();
+        losses.push(await loss.item());
+      }
+      expect(losses.at(-1)).toBeLessThan(losses[0]! - 0.02);
+      await model.dispose();
+    });
+
+    test('as a GGUF file without a vocabulary it computes the same', async () => {
+      const source = join(scratch, name);
+      cpSync(modelFolder(name), source, { recursive: true });
+      const config = JSON.parse(readFileSync(join(source, 'config.json'), 'utf8')) as object;
+      writeFileSync(join(source, 'config.json'), JSON.stringify({ ...config, ...forLlamaCpp[name] }));
+      const file = join(scratch, `${name}.gguf`);
+      await convertModel(source, file, { format: 'f32' });
+      const [own, read] = [await CausalLM.fromPretrained(source), await CausalLM.fromPretrained(file)];
+      const { ids } = batchesOf(name)[1]!;
+      expect(await logitsOf(read, ids)).toEqual(await logitsOf(own, ids));
+      expect(read.config).toMatchObject({ modelType: own.config.modelType, layers: own.config.layers });
+      await own.dispose();
+      await read.dispose();
+    });
+
+    test.each(['f32', 'bf16'] as const)('what a block keeps in %s is what is estimated', async (dtype) => {
+      const model = await CausalLM.fromPretrained(modelFolder(name), { dtype });
+      model.addAdapter({ r: 1, targetModules: 'all-linear' });
+      const rows = Array.from({ length: 8 }, () => batchesOf(name)[0]!.ids[0]!);
+      const hold = (): Tensor => model.forward(rows, { labels: rows }).loss;
+      hold().dispose(); // makes the tables of positions
+      await collectGarbage();
+      const before = memoryUsage().bytes;
+      const loss = hold();
+      const held = memoryUsage().bytes - before;
+      loss.dispose();
+      const { activations } = estimateMemory(model.config, {
+        ...{ r: 1, targetModules: 'all-linear', dtype, batchSize: 8, length: rows[0]!.length },
+      });
+      expect(held / activations).toBeGreaterThan(0.9);
+      expect(held / activations).toBeLessThan(1.15);
+      await model.dispose();
     });
   });
 });

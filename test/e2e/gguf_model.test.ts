@@ -53,6 +53,7 @@ const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['mistral', { model_type: 'mistral', sliding_window: null }],
   ['qwen2', { model_type: 'qwen2' }],
   ['qwen3', { model_type: 'qwen3', head_dim: 10 }],
+  ['smollm3', { model_type: 'smollm3', num_hidden_layers: 5 }],
 ];
 
 describe('a model of each family', () => {

@@ -44,6 +44,7 @@ const deep = {
   'e2e/cuda_emulated': /^(a training step in f32|blocks of GGUF are written|steps of AdamW are)/,
   'e2e/cuda_methods': /^(houlsby|full fine-tuning)\b/,
   'e2e/cuda_opening': null,
+  'e2e/cuda_families': null,
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
   'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,

@@ -1,5 +1,6 @@
 /** How llama.cpp names, orders and describes what a family has. */
 import { loraError } from '../../errors';
+import type { GgufValues } from '../../formats/gguf_values';
 import type { GgufField } from '../../formats/gguf_write';
 import type { DecoderConfig } from '../config/common';
 import type { ModelConfig } from '../config/model_config';
@@ -19,12 +20,19 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   rows(c: C): Readonly<Record<string, RowOrder>>;
   /** The values that llama.cpp computes a model by. @throws ERR_UNSUPPORTED for what its files do not say. */
   fields(c: C): Map<string, GgufField>;
+  /**
+   * Values of a file, behind the name of the architecture, that change the mathematics of some model, as `neutral` of a family says it of
+   * config.json: instead of the common ones (files/gguf_config.ts).
+   */
+  readonly neutral?: Readonly<Record<string, readonly unknown[] | 'read'>>;
+  /** Keys of config.json that files of this family say beyond those of all. `key`: a name behind that of the architecture. */
+  configJson?(values: GgufValues, key: (name: string) => string): Record<string, unknown>;
   /** What llama.cpp divides the frequencies of the rotation by: the tensor `rope_freqs`; undefined for none. */
   frequencyFactors(c: C): Float32Array | undefined;
 }
 
 /** The names of Llama's modules. */
-const llamaNames = {
+export const llamaNames = {
   'model.embed_tokens': 'token_embd',
   'model.norm': 'output_norm',
   lm_head: 'output',
@@ -41,23 +49,33 @@ const llamaNames = {
   'mlp.down_proj': 'ffn_down',
 } as const;
 
-function unsupported(message: string): never {
+/** @throws why a model is not written. */
+export function unsupported(message: string): never {
   throw loraError('convertModel', 'ERR_UNSUPPORTED', message);
 }
 
-/** The values of a decoder whose layers are alike. */
-function decoderFields(config: DecoderConfig, architecture: string): Map<string, GgufField> {
-  const { layers, maxPositionEmbeddings: context } = config;
+function refuseWindows(
+  { layers, maxPositionEmbeddings: context }: DecoderConfig,
+  architecture: string,
+): void {
   const window = layers.map((layer) => layer.window).find((size) => size > 0 && size < context);
   if (window !== undefined)
     unsupported(
       `the model has sliding windows of ${window}, which GGUF files of ${architecture} do not have`,
     );
-  const { theta, scaling } = layers[0]!.rope;
+}
+
+/** The values of a decoder whose layers rotate as `rope` says, which is that of the first. */
+export function decoderFields(
+  config: DecoderConfig,
+  architecture: string,
+  rope = config.layers[0]!.rope,
+): Map<string, GgufField> {
+  const { theta, scaling } = rope;
   if (scaling.type === 'yarn') unsupported('rope of type yarn is not written');
   const u32: readonly [string, number][] = [
     ['vocab_size', config.vocabSize],
-    ['context_length', context],
+    ['context_length', config.maxPositionEmbeddings],
     ['embedding_length', config.hiddenSize],
     ['block_count', config.numHiddenLayers],
     ['feed_forward_length', config.intermediateSize],
@@ -112,6 +130,9 @@ export const decoderLayout = (architecture: string, paired: boolean): GgufLayout
     paired
       ? { 'self_attn.q_proj': pairedRows(heads, headDim), 'self_attn.k_proj': pairedRows(kvHeads, headDim) }
       : {},
-  fields: (config) => decoderFields(config, architecture),
+  fields(config) {
+    refuseWindows(config, architecture);
+    return decoderFields(config, architecture);
+  },
   frequencyFactors: llama3Factors,
 });

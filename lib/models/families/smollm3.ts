@@ -4,7 +4,7 @@ import { refuse, type ConfigJson } from '../config/config_json';
 import { noRope } from '../config/rope';
 import { layerTypes } from '../config/windows';
 import type { Family } from './family';
-import { decoderLayout } from './gguf_layout';
+import { decoderLayout, unsupported } from './gguf_layout';
 import { llama, llamaConfig, type LlamaConfig } from './llama';
 
 /** Which layers rotate: 1 in no_rope_layers; without that list all but each `no_rope_layer_interval`th. */
@@ -34,6 +34,8 @@ function windowsOf(json: ConfigJson, rotates: readonly boolean[]): number[] {
   return rotates.map((one, i) => ((kinds ? kinds[i] === 'sliding_attention' : !one) ? window : 0));
 }
 
+const layout = decoderLayout('smollm3', true);
+
 export const smollm3: Family<LlamaConfig> = {
   ...llama,
   className: 'SmolLM3ForCausalLM',
@@ -58,5 +60,14 @@ export const smollm3: Family<LlamaConfig> = {
     return { ...config, layers: config.layers.map((l, i) => (rotates[i] ? l : { ...l, rope: noRope })) };
   },
 
-  gguf: decoderLayout('smollm3', true),
+  gguf: {
+    ...layout,
+    fields(c) {
+      if (c.layers.some(({ rope }, i) => (rope.scaling.type === 'none') !== ((i + 1) % 4 === 0)))
+        unsupported(
+          'layers without rope are not every fourth, which is what llama.cpp computes a smollm3 by',
+        );
+      return layout.fields(c);
+    },
+  },
 };

@@ -7,6 +7,7 @@ import { ggufTokenId } from '../../text/gguf_tokenizer';
 import { suggest } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf, modelTypes, type ModelType } from '../families';
+import type { GgufLayout } from '../families/gguf_layout';
 import { ggufModules } from './gguf_names';
 import { inverseFrequencies, type RopeScaling } from '../config/rope';
 
@@ -52,17 +53,17 @@ const neutral: Readonly<Record<string, readonly unknown[]>> = {
   use_parallel_residual: [false],
 };
 
-function checkNeutral(values: GgufValues, architecture: string): void {
+function checkNeutral(values: GgufValues, { architecture, neutral: own }: GgufLayout): void {
   const version = values.get('general.quantization_version') ?? 2;
   if (version !== 2)
     values.fail(
       `has general.quantization_version = ${JSON.stringify(String(version).slice(0, 80))}; supported is 2`,
       'ERR_UNSUPPORTED',
     );
-  for (const [name, allowed] of Object.entries(neutral)) {
+  for (const [name, allowed] of Object.entries({ ...neutral, ...own })) {
     const key = `${architecture}.${name}`;
     const value = values.get(key);
-    if (value === undefined || allowed.includes(value)) continue;
+    if (value === undefined || allowed === 'read' || allowed.includes(value)) continue;
     const shown = JSON.stringify(
       typeof value === 'object' ? Array.from(value as Iterable<number>) : String(value),
     );
@@ -205,7 +206,8 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors
   const key = (name: string): string => `${architecture}.${name}`;
   const window = values.count(key('attention.sliding_window')) ?? 0;
   const modelType = typeOf(values, architecture, window > 0);
-  checkNeutral(values, architecture);
+  const { className, gguf } = familyOf({ modelType });
+  checkNeutral(values, gguf);
   const needed = <T>(name: string, value: T | undefined): T => value ?? values.fail(`has no ${key(name)}`);
   const count = (name: string): number => needed(name, values.count(key(name)));
   const layers = (name: string): number => needed(name, values.countOfLayers(key(name)));
@@ -225,7 +227,7 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors
   const stored = floatOfStored(tensors.get('token_embd.weight')?.block.type ?? '');
   const ends = endsOf(values);
   return {
-    architectures: [familyOf({ modelType }).className],
+    architectures: [className],
     model_type: modelType,
     vocab_size: vocabulary,
     hidden_size: count('embedding_length'),
@@ -250,6 +252,7 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: ggufTokenId(values, 'padding') ?? null,
     ...(stored && { torch_dtype: torchNames[stored] }),
+    ...gguf.configJson?.(values, key),
   };
 }
 

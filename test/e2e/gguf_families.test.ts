@@ -1,0 +1,64 @@
+/** What GGUF files of a family have beyond those of Llama, and what they do not have. */
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { CausalLM, convertModel } from '../../lib/index';
+import { GgufFile } from '../../lib/formats/gguf';
+import type { GgufField } from '../../lib/formats/gguf_write';
+import { expectReject } from '../support/errors';
+import { ggufParts, writeGguf } from '../support/gguf_bytes';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+
+const root = temporaryFolder();
+let count = 0;
+const unused = (): string => join(root, `${count++}.gguf`);
+
+/** The file of a tiny model of five layers without a tokenizer. */
+async function written(config: Record<string, unknown>): Promise<string> {
+  const source = await tinyModel({ config: { num_hidden_layers: 5, ...config }, tokenizer: false });
+  const out = unused();
+  try {
+    await convertModel(source, out, { format: 'f32' });
+  } finally {
+    rmSync(source, { recursive: true });
+  }
+  return out;
+}
+
+/** The configuration that a file with other values has. */
+async function configOf(file: string, changes: Record<string, GgufField>): Promise<unknown> {
+  const model = await CausalLM.fromPretrained(await writeGguf(unused(), await ggufParts(file), changes));
+  await model.dispose();
+  return model.config;
+}
+
+test('without a tokenizer.json it is a model that takes ids', async () => {
+  const path = await written({});
+  const file = await GgufFile.open(path);
+  await file.close();
+  const keys = [...file.metadata.keys()].filter((key) => key.startsWith('tokenizer.'));
+  expect(keys).toEqual(['tokenizer.ggml.model']);
+  expect(file.metadata.get('tokenizer.ggml.model')).toBe('no_vocab');
+  const model = await CausalLM.fromPretrained(path);
+  expect(model.hasTokenizer).toBe(false);
+  expect(model.config).toMatchObject({ vocabSize: 262, bosTokenId: null, eosTokenIds: [] });
+  await model.dispose();
+});
+
+test('llama.cpp computes SmolLM3 with every fourth layer without rope, and no other is written', async () => {
+  const smollm3 = { model_type: 'smollm3', no_rope_layer_interval: 4 };
+  await written(smollm3);
+  const sentence =
+    '[convertModel] layers without rope are not every fourth, which is what llama.cpp computes a smollm3 by';
+  for (const list of [
+    [1, 0, 1, 0, 1],
+    [1, 1, 1, 1, 1],
+  ])
+    await expectReject(written({ ...smollm3, no_rope_layers: list }), 'ERR_UNSUPPORTED', sentence);
+  const windows = { ...smollm3, use_sliding_window: true, sliding_window: 5 };
+  await expectReject(
+    written(windows),
+    'ERR_UNSUPPORTED',
+    /sliding windows of 5, which GGUF files of smollm3/,
+  );
+});
