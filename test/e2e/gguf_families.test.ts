@@ -62,3 +62,23 @@ test('llama.cpp computes SmolLM3 with every fourth layer without rope, and no ot
     /sliding windows of 5, which GGUF files of smollm3/,
   );
 });
+
+test('the factors of Granite that are absent or 0 multiply nothing, and scores as everywhere', async () => {
+  const factors = { embedding_multiplier: 3.5, attention_multiplier: 0.3, residual_multiplier: 0.7 };
+  const file = await written({ model_type: 'granite', ...factors, logits_scaling: 2.5 });
+  const names = ['attention.scale', 'embedding_scale', 'residual_scale', 'logit_scale'];
+  const { metadata } = await ggufParts(file);
+  expect(names.map((name) => metadata.get(`granite.${name}`))).toEqual(
+    [0.3, 3.5, 0.7, 2.5].map((value) => ({ f32: Math.fround(value) })),
+  );
+  const zeros = Object.fromEntries(names.map((name) => [`granite.${name}`, { f32: 0 }]));
+  expect(await configOf(file, zeros)).toMatchObject({
+    ...{ embeddingMultiplier: 1, residualMultiplier: 1, logitsScaling: 1 },
+    attentionMultiplier: 1 / Math.sqrt(6),
+  });
+  await expectReject(
+    configOf(file, { 'granite.rope.scaling.finetuned': { flag: false } }),
+    'ERR_UNSUPPORTED',
+    /has granite\.rope\.scaling\.finetuned = "false", which is not supported; supported is true/,
+  );
+});

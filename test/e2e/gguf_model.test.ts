@@ -44,6 +44,10 @@ const llama3 = {
   original_max_position_embeddings: 64,
 };
 
+const graniteFactors = {
+  ...{ embedding_multiplier: 3, attention_multiplier: 0.3, residual_multiplier: 0.7, logits_scaling: 2 },
+};
+
 const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['llama', {}],
   ['llama with biases', { attention_bias: true, mlp_bias: true }],
@@ -54,6 +58,7 @@ const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['qwen2', { model_type: 'qwen2' }],
   ['qwen3', { model_type: 'qwen3', head_dim: 10 }],
   ['smollm3', { model_type: 'smollm3', num_hidden_layers: 5 }],
+  ['granite', { model_type: 'granite', attention_bias: true, ...graniteFactors }],
 ];
 
 describe('a model of each family', () => {

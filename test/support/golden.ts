@@ -40,7 +40,12 @@ export const supportedGolden: readonly string[] = [
 ];
 
 /** Folders of golden-families that are replayed: when the model of one is refused, its test fails. */
-export const supportedFamilies: readonly string[] = ['tiny-phi3', 'tiny-smollm3'];
+export const supportedFamilies: readonly string[] = [
+  'tiny-granite',
+  'tiny-granite3',
+  'tiny-phi3',
+  'tiny-smollm3',
+];
 
 /** Folders of golden-families whose models are refused so far, by a sentence. */
 export const familiesNotYet: readonly string[] = [
@@ -51,8 +56,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-gpt2',
   'tiny-gptoss',
   'tiny-gptoss-experts',
-  'tiny-granite',
-  'tiny-granite3',
   'tiny-lfm2',
   'tiny-ministral',
   'tiny-ministral3',

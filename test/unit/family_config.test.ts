@@ -92,3 +92,31 @@ describe('phi3', () => {
       );
   });
 });
+
+describe('granite', () => {
+  const granite = { model_type: 'granite' };
+
+  test('its factors are those of config.json, else 1', () => {
+    const given = {
+      ...{ embedding_multiplier: 12, attention_multiplier: 0.015625 },
+      ...{ residual_multiplier: 0.22, logits_scaling: 8 },
+    };
+    expect(parse({ ...granite, ...given })).toMatchObject({
+      ...{ embeddingMultiplier: 12, attentionMultiplier: 0.015625 },
+      ...{ residualMultiplier: 0.22, logitsScaling: 8 },
+    });
+    expect(parse(granite)).toMatchObject({
+      ...{ embeddingMultiplier: 1, attentionMultiplier: 1 },
+      ...{ residualMultiplier: 1, logitsScaling: 1 },
+    });
+    for (const key of Object.keys(given))
+      for (const value of [0, -1, '2'])
+        expect(refusal({ ...granite, [key]: value })).toContain(
+          `expected ${key} of config.json to be a positive number but received`,
+        );
+  });
+
+  test('attention_dropout of Granite 3 is no obstacle', () => {
+    expect(refusal({ ...granite, attention_dropout: 0.1 })).toBe('accepted');
+  });
+});

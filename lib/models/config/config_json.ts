@@ -44,6 +44,17 @@ export class ConfigJson {
     return value;
   }
 
+  /** A number that something is multiplied or divided by. */
+  factor(key: string): number {
+    const value = this.get(key) ?? 1;
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0)
+      refuse(
+        'ERR_FILE',
+        `expected ${key} of config.json to be a positive number but received ${JSON.stringify(value)}`,
+      );
+    return value;
+  }
+
   flag(key: string): boolean {
     const value = this.get(key) ?? false;
     if (typeof value !== 'boolean')

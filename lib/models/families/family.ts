@@ -43,6 +43,8 @@ export interface Family<C extends ModelConfig = ModelConfig> {
 
   /** Embeddings of ids [b, s] → [b, s, hidden] in f32. */
   embed(run: Run<C>, stem: StemWeights, ids: Tensor): Tensor;
+  /** What enters the first block: x is the embeddings with noise and the vectors of adapters among them, and is consumed. Absent: x itself. */
+  enter?(run: Run<C>, x: Tensor): Tensor;
   /** What block `index` makes of the residual stream, which it consumes. */
   block(run: Run<C>, layer: Weights, index: number, x: Residual): Residual;
   /** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */

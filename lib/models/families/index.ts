@@ -5,6 +5,7 @@ import { ConfigJson, refuse } from '../config/config_json';
 import type { ModelConfig } from '../config/model_config';
 import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
+import { granite } from './granite';
 import { llama } from './llama';
 import { mistral } from './mistral';
 import { phi3 } from './phi3';
@@ -12,9 +13,15 @@ import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
 import { smollm3 } from './smollm3';
 
-const families = { llama, mistral, phi3, qwen2, qwen3, smollm3 } as const satisfies Readonly<
-  Record<string, Family>
->;
+const families = {
+  llama,
+  mistral,
+  phi3,
+  qwen2,
+  qwen3,
+  smollm3,
+  granite,
+} as const satisfies Readonly<Record<string, Family>>;
 
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */
 export type ModelType = keyof typeof families;

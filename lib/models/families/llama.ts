@@ -1,5 +1,5 @@
 /** Llama, and SmolLM2, which is one. The blocks of Mistral, Qwen2 and Qwen3 differ from it by biases, norms and windows alone. */
-import { embedding, rmsNorm, swiglu } from '../../ops';
+import { embedding, rmsNorm } from '../../ops';
 import { moved } from '../../tensor/scope';
 import { decoderConfig, type DecoderConfig } from '../config/common';
 import { refuse, type ConfigJson } from '../config/config_json';
@@ -7,9 +7,10 @@ import type { LayerShape } from '../config/model_config';
 import { parseRope, type RopeConfig } from '../config/rope';
 import { linear, table, vector, type WeightsOf } from '../config/rows';
 import { fullAttention, layerTypes } from '../config/windows';
+import type { Tensor } from '../../tensor/tensor';
 import type { Family } from './family';
 import { decoderLayout } from './gguf_layout';
-import { attend, linearOf, linears, normOf, splitHeads } from './parts';
+import { attend, gatedMlp, linearOf, linears, normOf, splitHeads, type Run } from './parts';
 
 /** What differs between blocks of this kind. */
 export interface LlamaConfig extends DecoderConfig {
@@ -64,6 +65,28 @@ const head = (c: LlamaConfig) => ({
   output: linear('outputEmbedding', 'lm_head', c.vocabSize, c.hiddenSize),
 });
 
+/** The weights of a block. */
+export type LlamaWeights = WeightsOf<ReturnType<typeof layer>>;
+
+/** o(attention(x)). Consumes x. */
+export function attentionOf(
+  run: Run<LlamaConfig>,
+  w: LlamaWeights,
+  index: number,
+  x: Tensor,
+  options?: { readonly scale: number },
+): Tensor {
+  const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, rmsNormEps: eps } = run.config;
+  const [flatQ, flatK, flatV] = linears(run, x, [w.q, w.k, w.v]);
+  x.dispose();
+  let q = splitHeads(flatQ, heads);
+  let k = splitHeads(flatK, kvHeads);
+  const v = splitHeads(flatV, kvHeads);
+  if (w.qNorm) q = moved(q, (t) => rmsNorm(t, w.qNorm!, eps));
+  if (w.kNorm) k = moved(k, (t) => rmsNorm(t, w.kNorm!, eps));
+  return linearOf(run, attend(run, index, q, k, v, options), w.o);
+}
+
 export const llama: Family<LlamaConfig> = {
   className: 'LlamaForCausalLM',
 
@@ -89,25 +112,12 @@ export const llama: Family<LlamaConfig> = {
   embed: (_, stem, ids) => embedding(stem.embedding, ids, 'f32'),
 
   /** x + o(attention(norm(x))), then x + down(silu(gate(norm(x))) · up(norm(x))). */
-  block(run, w: WeightsOf<ReturnType<typeof layer>>, index, input) {
-    const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, rmsNormEps: eps } = run.config;
+  block(run, w: LlamaWeights, index, input) {
+    const { rmsNormEps: eps } = run.config;
     const [x, normed] = normOf(input, w.inputNorm, eps, run);
-    const [flatQ, flatK, flatV] = linears(run, normed, [w.q, w.k, w.v]);
-    normed.dispose();
-    let q = splitHeads(flatQ, heads);
-    let k = splitHeads(flatK, kvHeads);
-    const v = splitHeads(flatV, kvHeads);
-    if (w.qNorm) q = moved(q, (t) => rmsNorm(t, w.qNorm!, eps));
-    if (w.kNorm) k = moved(k, (t) => rmsNorm(t, w.kNorm!, eps));
-    const attended = linearOf(run, attend(run, index, q, k, v), w.o);
-
+    const attended = attentionOf(run, w, index, normed);
     const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-    const [gate, up] = linears(run, normed2, [w.gate, w.up]);
-    normed2.dispose();
-    const activated = swiglu(gate, up);
-    gate.dispose();
-    up.dispose();
-    return { x: middle, addend: linearOf(run, activated, w.down) };
+    return { x: middle, addend: moved(normed2, (t) => gatedMlp(run, t, w)) };
   },
 
   norm: (run, w: WeightsOf<ReturnType<typeof head>>, x) =>

@@ -1,7 +1,16 @@
 /** The parts that blocks are made of. Handles are dropped as soon as the next op has been queued; what backward needs is held by the graph. */
 import { forwardGroup, type Linear } from '../../linear/linear';
 import type { DType } from '../../native/dtype';
-import { addRmsNorm, attention, attentionPaged, pageAppend, rmsNorm, rope, splitColumns } from '../../ops';
+import {
+  addRmsNorm,
+  attention,
+  attentionPaged,
+  pageAppend,
+  rmsNorm,
+  rope,
+  splitColumns,
+  swiglu,
+} from '../../ops';
 import type { Past } from '../../ops/attention_paged';
 import type { RopeAngles } from '../../ops/rope';
 import type { AdapterUse } from '../../peft/adapter_use';
@@ -134,3 +143,20 @@ export function attend(
   for (const t of [rotatedQ, rotatedK, v]) t.dispose();
   return joinHeads(mixed);
 }
+
+/** down(silu(gate(x)) · up(x)). */
+export function gatedMlp(
+  run: Run,
+  x: Tensor,
+  layers: { readonly gate: Linear; readonly up: Linear; readonly down: Linear },
+): Tensor {
+  const [gate, up] = linears(run, x, [layers.gate, layers.up]);
+  const activated = swiglu(gate, up);
+  gate.dispose();
+  up.dispose();
+  return linearOf(run, activated, layers.down);
+}
+
+/** x·factor. Consumes x. */
+export const scaled = (x: Tensor, factor: number): Tensor =>
+  factor === 1 ? x : moved(x, (t) => t.mul(factor));
