@@ -82,3 +82,33 @@ test('the factors of Granite that are absent or 0 multiply nothing, and scores a
     /has granite\.rope\.scaling\.finetuned = "false", which is not supported; supported is true/,
   );
 });
+
+test('the windows of OLMo 3 are those of three of four layers, written and read', async () => {
+  const olmo3 = { model_type: 'olmo3', sliding_window: 5 };
+  const file = await written(olmo3);
+  const pattern = (i32s: number[]): Record<string, GgufField> => ({
+    'olmo2.attention.sliding_window_pattern': { i32s },
+  });
+  expect(await configOf(file, pattern([1, 1, 1, 0, 1]))).toMatchObject({
+    modelType: 'olmo3',
+    layers: [5, 5, 5, 0, 5].map((window) => ({ window })),
+  });
+  await expectReject(
+    configOf(file, pattern([1, 0, 1, 0, 1])),
+    'ERR_UNSUPPORTED',
+    /has sliding windows in other layers than three of four, which is not supported/,
+  );
+  const kinds = ['full', 'sliding', 'full', 'sliding', 'full'].map((kind) => `${kind}_attention`);
+  for (const other of [{ layer_types: kinds }, { sliding_window: null }])
+    await expectReject(
+      written({ ...olmo3, ...other }),
+      'ERR_UNSUPPORTED',
+      '[convertModel] sliding windows are not those of three of four layers, which is what llama.cpp computes an olmo3 by',
+    );
+  const rope_scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+  await expectReject(
+    written({ ...olmo3, rope_scaling }),
+    'ERR_UNSUPPORTED',
+    /rope of type yarn is not written/,
+  );
+});

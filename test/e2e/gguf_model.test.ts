@@ -59,6 +59,8 @@ const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['qwen3', { model_type: 'qwen3', head_dim: 10 }],
   ['smollm3', { model_type: 'smollm3', num_hidden_layers: 5 }],
   ['granite', { model_type: 'granite', attention_bias: true, ...graniteFactors }],
+  ['olmo2', { model_type: 'olmo2' }],
+  ['olmo3', { model_type: 'olmo3', num_hidden_layers: 5, sliding_window: 5 }],
 ];
 
 describe('a model of each family', () => {

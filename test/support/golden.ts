@@ -43,6 +43,8 @@ export const supportedGolden: readonly string[] = [
 export const supportedFamilies: readonly string[] = [
   'tiny-granite',
   'tiny-granite3',
+  'tiny-olmo2',
+  'tiny-olmo3',
   'tiny-phi3',
   'tiny-smollm3',
 ];
@@ -59,8 +61,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-lfm2',
   'tiny-ministral',
   'tiny-ministral3',
-  'tiny-olmo2',
-  'tiny-olmo3',
   'tiny-phi4mini',
   'tiny-qwen35',
   'tiny-qwen3moe',

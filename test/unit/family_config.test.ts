@@ -120,3 +120,42 @@ describe('granite', () => {
     expect(refusal({ ...granite, attention_dropout: 0.1 })).toBe('accepted');
   });
 });
+
+describe('olmo3', () => {
+  const olmo3 = { model_type: 'olmo3', sliding_window: 6 };
+  const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+  const ofLayers = (changes: Record<string, unknown>): [number, string, number][] =>
+    parse({ ...olmo3, ...changes }).layers.map(({ window, rope }) => [window, rope.scaling.type, rope.theta]);
+
+  test('three of four layers slide, or those that layer_types names', () => {
+    const windows = (changes: Record<string, unknown>): number[] =>
+      ofLayers(changes).map(([window]) => window);
+    expect(windows({})).toEqual([6, 6, 6, 0]);
+    const types = ['full_attention', 'sliding_attention', 'full_attention', 'full_attention'];
+    expect(windows({ layer_types: types })).toEqual([0, 6, 0, 0]);
+    expect(windows({ sliding_window: null })).toEqual([0, 0, 0, 0]);
+  });
+
+  test('only layers that do not slide stretch their rope', () => {
+    const sliding = [6, 'default', 7];
+    expect(ofLayers({ rope_theta: 7, rope_scaling: yarn })).toEqual([
+      sliding,
+      sliding,
+      sliding,
+      [0, 'yarn', 7],
+    ]);
+    const rope_parameters = {
+      full_attention: { ...yarn, rope_theta: 9 },
+      sliding_attention: { rope_type: 'linear', factor: 2, rope_theta: 7 },
+    };
+    expect(ofLayers({ rope_parameters })[0]).toEqual([6, 'linear', 7]);
+    expect(ofLayers({ rope_parameters })[3]).toEqual([0, 'yarn', 9]);
+  });
+
+  test('epsilon and theta that are absent are what its class takes', () => {
+    const { rms_norm_eps: _, rope_theta: __, ...bare } = tinyConfig;
+    const config = parseModelConfig({ ...bare, model_type: 'olmo3' });
+    expect(config).toMatchObject({ rmsNormEps: 1e-5 });
+    expect(config.layers[0]!.rope.theta).toBe(5e5);
+  });
+});

@@ -161,6 +161,12 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
   }
 }
 
+/** The rope that `rope_parameters` has for layers of a type; undefined where it has one for all. */
+export function ropeOfType(config: Json, maxPositions: number, type: string): RopeConfig | undefined {
+  const settings = isObject(config['rope_parameters']) ? config['rope_parameters'][type] : undefined;
+  return isObject(settings) ? parseRope({ ...config, rope_parameters: settings }, maxPositions) : undefined;
+}
+
 /** Inverse frequencies [d / 2] of the d rotated numbers of a head: θ^(−2i/d), then rescaled as the variant says. */
 export function inverseFrequencies({ theta, scaling, width }: RopeConfig, headDim: number): Float64Array {
   const dim = width ?? headDim;

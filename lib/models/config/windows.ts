@@ -23,10 +23,14 @@ export function layerTypes(config: ConfigJson, layers: number): readonly string[
 export const fullAttention = (layers: number): number[] => new Array<number>(layers).fill(0);
 
 /**
- * `sliding_window` in the layers that layer_types names, else from layer `first` on. An absent sliding_window is 4096, as in
+ * `sliding_window` in the layers that layer_types names, without that list in those that slide by themselves. An absent sliding_window is 4096, as in
  * transformers' config classes; null and 0 turn it off.
  */
-export function slidingWindows(config: ConfigJson, layers: number, first: () => number): number[] {
+export function slidingWindows(
+  config: ConfigJson,
+  layers: number,
+  slides: (index: number) => boolean,
+): number[] {
   const kinds = layerTypes(config, layers);
   const given = config.raw['sliding_window'];
   const window = given === undefined ? 4096 : given;
@@ -36,15 +40,16 @@ export function slidingWindows(config: ConfigJson, layers: number, first: () => 
       'ERR_FILE',
       `expected sliding_window of config.json to be a positive integer or null but received ${JSON.stringify(window)}`,
     );
-  const from = first();
-  const slides = (i: number): boolean => (kinds ? kinds[i] === 'sliding_attention' : i >= from);
-  return fullAttention(layers).map((_, i) => (slides(i) ? window : 0));
+  const isSliding = (i: number): boolean => (kinds ? kinds[i] === 'sliding_attention' : slides(i));
+  return fullAttention(layers).map((_, i) => (isSliding(i) ? window : 0));
 }
 
 /** Qwen keeps a sliding_window in its files that counts only when use_sliding_window says so. */
 export function qwenWindows(config: ConfigJson, layers: number): number[] {
-  if (config.get('use_sliding_window') === true)
-    return slidingWindows(config, layers, () => config.integer('max_window_layers', 28));
+  if (config.get('use_sliding_window') === true) {
+    const first = config.integer('max_window_layers', 28);
+    return slidingWindows(config, layers, (i) => i >= first);
+  }
   layerTypes(config, layers); // a wrong list is an error although no layer slides
   return fullAttention(layers);
 }

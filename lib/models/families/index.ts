@@ -8,6 +8,8 @@ import type { Family } from './family';
 import { granite } from './granite';
 import { llama } from './llama';
 import { mistral } from './mistral';
+import { olmo2 } from './olmo2';
+import { olmo3 } from './olmo3';
 import { phi3 } from './phi3';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
@@ -21,6 +23,8 @@ const families = {
   qwen3,
   smollm3,
   granite,
+  olmo2,
+  olmo3,
 } as const satisfies Readonly<Record<string, Family>>;
 
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */

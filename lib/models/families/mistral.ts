@@ -15,7 +15,7 @@ export const mistral: Family<LlamaConfig> = {
         refuse('ERR_UNSUPPORTED', `config.json has ${key} = true, which a mistral model does not have`);
     return llamaConfig(json, decoder, {
       ...{ qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false },
-      windows: slidingWindows(json, decoder.numHiddenLayers, () => 0),
+      windows: slidingWindows(json, decoder.numHiddenLayers, () => true),
     });
   },
   gguf: { ...llama.gguf, slides: true },

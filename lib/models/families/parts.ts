@@ -157,6 +157,10 @@ export function gatedMlp(
   return linearOf(run, activated, layers.down);
 }
 
+/** What `part` makes of x in the activation dtype. */
+export const inActivations = (run: Run, x: Tensor, part: (x: Tensor) => Tensor): Tensor =>
+  x.dtype === run.dtype ? part(x) : moved(x.to({ dtype: run.dtype }), part);
+
 /** x·factor. Consumes x. */
 export const scaled = (x: Tensor, factor: number): Tensor =>
   factor === 1 ? x : moved(x, (t) => t.mul(factor));

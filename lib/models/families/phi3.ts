@@ -58,7 +58,7 @@ export const phi3: Family<LlamaConfig> = {
     const decoder = decoderConfig(json);
     return llamaConfig(json, decoder, {
       ...{ qkvBias: false, outputBias: false, mlpBias: false, qkNorm: false },
-      windows: slidingWindows(json, decoder.numHiddenLayers, () => 0),
+      windows: slidingWindows(json, decoder.numHiddenLayers, () => true),
       rope: parseRope(json.raw, decoder.maxPositionEmbeddings, decoder.headDim),
     });
   },
