@@ -1,7 +1,9 @@
 /** The methods that can be compared, an entry each, and the variants that a question makes of them. */
+import type { LinearRole } from '../linear/linear';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import type { LoRAConfigInput } from '../peft/config';
+import { namesOfRoles, type ModulePath } from '../peft/roles';
 
 /** A method with its values; an axis that a method has not is null. */
 export interface Setting {
@@ -40,7 +42,8 @@ const lowRank = (more: LoRAConfigInput): Method => ({
   axes: { rank: true, alpha: true, targets: true },
   rates: usualRates,
   begin: (model, { rank, alpha, targets, seed }) => {
-    const config = { r: rank!, loraAlpha: alpha!, targetModules: modulesOf(targets!), ...more };
+    const targetModules = modulesOf(targets!, model.core.linears());
+    const config = { r: rank!, loraAlpha: alpha!, targetModules, ...more };
     return model.addAdapter(config, { name: trialName, seed, activate: true });
   },
 });
@@ -90,14 +93,17 @@ export type MethodName = keyof typeof methods;
 export const methodNames = Object.keys(methods) as MethodName[];
 export const comparedMethod = (name: MethodName): Method => methods[name];
 
-const groups: Readonly<Record<string, readonly string[]>> = {
-  attention: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
-  mlp: ['gate_proj', 'up_proj', 'down_proj'],
+const groups: Readonly<Record<string, readonly LinearRole[]>> = {
+  attention: ['query', 'key', 'value', 'queryKeyValue', 'attentionOutput'],
+  mlp: ['gate', 'up', 'gateUp', 'mlpOutput'],
 };
 
-/** The target modules that a word of the question stands for. */
-const modulesOf = (targets: string): string | string[] =>
-  targets === 'all-linear' ? targets : [...(groups[targets] ?? targets.split('+'))];
+/** The target modules that a word of the question stands for in a model of these layers. */
+export function modulesOf(targets: string, linears: readonly ModulePath[]): string | string[] {
+  if (targets === 'all-linear') return targets;
+  const roles = groups[targets];
+  return roles ? namesOfRoles(linears, roles) : targets.split('+');
+}
 
 /** The axes of a question: every method meets every value of those that it has. */
 export interface Axes {

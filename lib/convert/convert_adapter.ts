@@ -90,7 +90,7 @@ async function readAny(
   let layers;
   let about: AboutAdapter = { base: null, dropout: 0 };
   if (from === 'gguf') layers = await readGgufAdapter(path, needed(base, rowsDepend), reading);
-  else ({ layers, about } = await readMlxAdapter(path, reading));
+  else ({ layers, about } = await readMlxAdapter(path, base?.config, reading));
   about = { ...about, base: about.base ?? base?.name ?? null };
   const files = filesOf(layers, about, base && linearModules(base.config));
   if (base) await layersOf(op, files, base.config); // shapes and values, as for every adapter of this model

@@ -12,9 +12,11 @@ import { adapterConfigFile, mlxWeightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
 import type { ModelConfig } from '../models/config/model_config';
+import { linearModules } from '../models/files/tensor_table';
 import { inSlices } from '../tensor/pace';
 import { isDropout, isRecord, listed } from '../validate';
 import { f32Tensor, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
+import { placeInBlocks } from '../peft/roles';
 import { scaled, sharedFactor, transposed } from './layers';
 
 /** Whether a configuration is one of mlx_lm's. */
@@ -25,18 +27,22 @@ const refuse = (path: string, reason: string): never => {
   throw new LoRAError('ERR_ADAPTER', `${path} ${reason}`);
 };
 
-const inBlock = /^model\.layers\.(\d+)\.(.+)$/;
-
 /** Where a layer stands: the number of its block, and its path in it. */
 function placeOf(op: string, path: string): { block: number; module: string } {
-  const [, block, module] = inBlock.exec(path) ?? [];
-  if (block === undefined || module === undefined)
+  const place = placeInBlocks(path);
+  if (place === null)
     throw loraError(
       op,
       'ERR_UNSUPPORTED',
       `the adapter changes ${path}, and mlx_lm adapts layers inside the blocks only`,
     );
-  return { block: Number(block), module };
+  return place;
+}
+
+/** Why a path is that of no layer that can be changed, or undefined. `known`: the layers of the base; without one, all in a block pass. */
+function foreignLayer(path: string, known: ReadonlySet<string> | undefined): string | undefined {
+  if (known) return known.has(path) ? undefined : 'is no linear layer of the base';
+  return placeInBlocks(path) ? undefined : 'is no linear layer inside of a block; for others give base';
 }
 
 /** `length` rows of `width` elements, the further ones 0. */
@@ -115,9 +121,10 @@ const turned = (tensor: SafetensorsTensor): SafetensorsTensor => {
   return f32Tensor(transposed(floatsOf(tensor), rows, columns), [columns, rows]);
 };
 
-/** The layers of a directory. @throws ERR_ADAPTER, ERR_FILE, ERR_SAFETENSORS. */
+/** The layers of a directory. `base`: the model that it was trained for, where it is known. @throws ERR_ADAPTER, ERR_FILE, ERR_SAFETENSORS. */
 export async function readMlxAdapter(
   dir: string,
+  base: ModelConfig | undefined,
   reading: Reading,
 ): Promise<{ layers: AdapterLayer[]; about: AboutAdapter }> {
   const folder = await SavedFolder.open(dir, 'adapter directory');
@@ -129,6 +136,7 @@ export async function readMlxAdapter(
   const { path } = file.file;
   try {
     const tensors = await file.readAll();
+    const known = base && new Set(linearModules(base).map((module) => module.path));
     const layers: AdapterLayer[] = [];
     const paths = [...tensors.keys()]
       .filter((name) => name.endsWith('.lora_a'))
@@ -137,8 +145,8 @@ export async function readMlxAdapter(
       const a = tensors.get(`${layer}.lora_a`)!;
       const b = tensors.get(`${layer}.lora_b`);
       if (b === undefined) return refuse(path, `holds ${layer}.lora_a without ${layer}.lora_b`);
-      if (!inBlock.test(layer) && layer !== 'lm_head')
-        refuse(path, `holds ${layer}.lora_a, and ${layer} is no linear layer of a model that is known here`);
+      const foreign = foreignLayer(layer, known);
+      if (foreign !== undefined) refuse(path, `holds ${layer}.lora_a, and ${layer} ${foreign}`);
       for (const [name, { dtype, shape }] of [
         ['lora_a', a],
         ['lora_b', b],

@@ -141,18 +141,21 @@ describe('an adapter of mlx_lm', () => {
   interface Pair {
     dtype?: SafetensorsDType;
     r?: number;
+    layer?: string;
+    shape?: readonly [out: number, inside: number];
   }
-  async function written(parameters: object, { dtype = 'F32', r = rank }: Pair = {}): Promise<string> {
+  async function written(parameters: object, pair: Pair = {}): Promise<string> {
+    const { dtype = 'F32', r = rank, layer = path, shape: [outside, inside] = [rows, columns] } = pair;
     const dir = unused();
     mkdirSync(dir);
     const config = { fine_tune_type: 'lora', lora_parameters: { rank: r, scale: 1, ...parameters } };
     writeFileSync(join(dir, 'adapter_config.json'), JSON.stringify(config));
     const tensor = (shape: number[]) => ({ dtype, shape, bytes: new Uint8Array(4 * shape[0]! * shape[1]!) });
-    const pair = [
-      [`${path}.lora_a`, tensor([columns, r])],
-      [`${path}.lora_b`, tensor([r, rows])],
+    const tensors = [
+      [`${layer}.lora_a`, tensor([inside, r])],
+      [`${layer}.lora_b`, tensor([r, outside])],
     ] as const;
-    await writeSafetensors(join(dir, 'adapters.safetensors'), new Map(pair));
+    await writeSafetensors(join(dir, 'adapters.safetensors'), new Map(tensors));
     return dir;
   }
 
@@ -175,6 +178,24 @@ describe('an adapter of mlx_lm', () => {
     const dir = await written(parameters, pair);
     const error = await convertAdapter(dir, unused(), { format: 'peft' }).catch((reason: Error) => reason);
     expect((error as Error).message).toContain(sentence);
+  });
+
+  test('changes linear layers of the base, or without one layers of blocks', async () => {
+    const said = async (pair: Pair, options: Partial<ConvertAdapterOptions> = {}): Promise<string> =>
+      convertAdapter(await written({}, pair), unused(), { format: 'peft', ...options }).then(
+        () => 'converted',
+        (error: Error) => error.message,
+      );
+    const gpt2 = { layer: 'transformer.h.0.attn.c_attn' };
+    expect(await said(gpt2)).toBe('converted');
+    expect(await said(gpt2, { base })).toContain(
+      'holds transformer.h.0.attn.c_attn.lora_a, and transformer.h.0.attn.c_attn is no linear layer of the base',
+    );
+    const head: Pair = { layer: 'lm_head', shape: [262, columns] };
+    expect(await said(head, { base })).toBe('converted');
+    expect(await said(head)).toContain('lm_head is no linear layer inside of a block; for others give base');
+    const norm: Pair = { layer: 'model.layers.0.input_layernorm' };
+    expect(await said(norm, { base })).toContain('is no linear layer of the base');
   });
 });
 

@@ -1,4 +1,5 @@
 /** What adapters make of the roles of layers, on models of several namings. */
+import { modulesOf } from '../../lib/compare/methods';
 import { ia3Input, ia3Output } from '../../lib/linear/ia3';
 import { bottleneck } from '../../lib/peft/bottleneck';
 import { completeLoRAConfig, fromPeftJson, normalizeLoRAConfig } from '../../lib/peft/config';
@@ -171,4 +172,13 @@ describe('IA³', () => {
       feedforward_modules: named.feedforwardModules,
     });
   });
+});
+
+test.each([
+  ['attention', ['q_proj', 'k_proj', 'v_proj', 'o_proj'], ['c_attn', 'attn.c_proj'], ['qkv_proj', 'o_proj']],
+  ['mlp', ['gate_proj', 'up_proj', 'down_proj'], ['c_fc', 'mlp.c_proj'], ['gate_up_proj', 'down_proj']],
+  ['all-linear', 'all-linear', 'all-linear', 'all-linear'],
+  ['c_attn+mlp.c_proj', ...Array.from({ length: 3 }, () => ['c_attn', 'mlp.c_proj'])],
+])('comparisons know %s of every model', (targets, ...names) => {
+  expect([llamaLayers, gpt2Layers, phi3Layers].map((layers) => modulesOf(targets, layers))).toEqual(names);
 });
