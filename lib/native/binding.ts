@@ -41,6 +41,7 @@ export type NativeSegment<State extends string = never> = Readonly<
 export type LinearPhase = Parameters<OpFunctions['loraLinearForward']>[2];
 export type BinaryKind = Parameters<OpFunctions['binary']>[0];
 export type UnaryKind = Parameters<OpFunctions['unary']>[0];
+export type GatedKind = Parameters<OpFunctions['gatedForward']>[0];
 
 export interface NativeTensorInfo {
   dtype: DType;

@@ -115,11 +115,13 @@ export interface OpFunctions {
     g: NativeTensor,
     options: { window: number; scale: number },
   ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
-  swigluForward(
+  gatedForward(
+    kind: 'silu' | 'gelu_tanh',
     gate: NativeTensor,
     up: NativeTensor,
   ): NativeTensor;
-  swigluBackward(
+  gatedBackward(
+    kind: 'silu' | 'gelu_tanh',
     gate: NativeTensor,
     up: NativeTensor,
     g: NativeTensor,

@@ -2,10 +2,11 @@
 // and the scratch get their memory, and the work is enqueued, or recorded in a program. ops.cc
 // makes these calls for every op of which core/ops has a description:
 //
-//   OpCall call(info, "swiglu_forward", "swiglu");
-//   SwigluForwardArgs args;
-//   args.gate = call.Operand(info[0], "gate", Access::kIn);
-//   args.up = call.Operand(info[1], "up", Access::kIn);
+//   OpCall call(info, "gated_forward", "gated");
+//   GatedForwardArgs args;
+//   args.kind = …;
+//   args.gate = call.Operand(info[1], "gate", Access::kIn);
+//   args.up = call.Operand(info[2], "up", Access::kIn);
 //   call.Out(&args.y, {args.gate.dtype, args.gate.shape});
 //   call.Run(args);
 //   return call.ResultOf(args.y);

@@ -117,7 +117,7 @@ test('out of memory throws at the call with needed and free bytes, and nothing h
   expect(report('out_of_memory', '', { LORA_MEMORY_LIMIT: '64MiB' })).toEqual({
     alloc: `ERR_OUT_OF_MEMORY [alloc] needs 4096 MiB but only 64 MiB are free on cpu: with what is held, 4096 MiB${limit}${advice}`,
     absurd: `ERR_OUT_OF_MEMORY [alloc] needs 4294967296 MiB but only 64 MiB are free on cpu: with what is held, 4294967296 MiB${limit}${advice}`,
-    swiglu: `ERR_OUT_OF_MEMORY [swiglu] needs 32 MiB but only 16 MiB are free on cpu: with what is held, 80 MiB${limit}${advice}`,
+    gated: `ERR_OUT_OF_MEMORY [gated] needs 32 MiB but only 16 MiB are free on cpu: with what is held, 80 MiB${limit}${advice}`,
     same: true,
     value: 21,
     after: true,

@@ -8,6 +8,7 @@ import {
   attentionPaged,
   crossEntropy,
   embedding,
+  gated,
   layerNorm,
   linearCrossEntropy,
   pageAppend,
@@ -19,7 +20,6 @@ import {
   rope,
   sample,
   splitColumns,
-  swiglu,
 } from '../../lib/ops';
 import { expectReject, expectThrow } from '../support/errors';
 import { gradientError, numel, relativeError, seeded, weigh, type Input } from '../support/numbers';
@@ -128,7 +128,11 @@ const cases: Case[] = [
     fn: (device) => (x) => x.mul(seeded([2, 3, 1], 3, { device })),
     inputs: [{ shape: [2, 3, 8] }],
   },
-  { name: 'swiglu', fn: () => (a, b) => swiglu(a, b), inputs: [{ shape: [3, 5] }, { shape: [3, 5] }] },
+  ...(['silu', 'gelu_tanh'] as const).map((kind) => ({
+    name: `gated by ${kind}`,
+    fn: () => (a: Tensor, b: Tensor) => gated(a, b, kind),
+    inputs: [{ shape: [3, 5] }, { shape: [3, 5] }],
+  })),
   {
     name: 'cross_entropy',
     fn: (device) => (x) => crossEntropy(x, ints([2, -100, 0, 5], [2, 2], device)).loss,
@@ -397,7 +401,7 @@ test('activations in f16 are refused by the CPU, op by op, and taken by the refe
       return pageAppend(q, k, k, table(4, 64, on), pools, ints([0], [1, 1], on), ints([3], [1], on));
     },
     attention: (on) => attention(x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), { scale: 0.5 }),
-    swiglu: (on) => swiglu(x(on, 2, 6), x(on, 2, 6)),
+    gated: (on) => gated(x(on, 2, 6), x(on, 2, 6), 'silu'),
     sample: (on) =>
       sample(
         x(on, 2, 6),

@@ -1,7 +1,7 @@
 // What the ops compute, against values worked out by hand or with plain loops: shapes, dtypes and numbers.
 import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
-import { attention, linearCrossEntropy, rmsNorm, rope, swiglu, view } from '../../lib/ops';
+import { attention, gated, linearCrossEntropy, rmsNorm, rope, view } from '../../lib/ops';
 import { list, relativeError, seeded, values } from '../support/numbers';
 
 type Values = { shape: number[]; values: number[] };
@@ -157,7 +157,7 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     expect((await list(w.grad))[0]).toBeCloseTo(3 + 3 + 1 - 1 + 1 / 3 - 3 / 4 + 3, 5);
   });
 
-  test('rms_norm, swiglu, rope and attention', async () => {
+  test('rms_norm, gated, rope and attention', async () => {
     const a = tensor([[3, 4]], { device });
     const norm = await list(rmsNorm(a, tensor([1, 2], { device }), 0));
     expect(
@@ -167,8 +167,13 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
       ),
     ).toBeLessThan(1e-6);
     const silu = (v: number): number => v / (1 + Math.exp(-v));
-    const gated = await list(swiglu(a, tensor([[5, 6]], { device })));
-    expect(relativeError(gated, [5 * silu(3), 6 * silu(4)])).toBeLessThan(1e-6);
+    const gelu = (v: number): number =>
+      (v / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3)));
+    const up = tensor([[5, 6]], { device });
+    expect(relativeError(await list(gated(a, up, 'silu')), [5 * silu(3), 6 * silu(4)])).toBeLessThan(1e-6);
+    expect(relativeError(await list(gated(a, up, 'gelu_tanh')), [5 * gelu(3), 6 * gelu(4)])).toBeLessThan(
+      1e-6,
+    );
 
     // Positions 0, 1, 2 turn the pair (first, second half) by 0, 90 and 180 degrees.
     const cos = tensor([[1], [0], [-1]], { device });

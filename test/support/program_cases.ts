@@ -13,7 +13,7 @@ import {
   sample,
   splitColumns,
 } from '../../lib/ops';
-import { swiglu } from '../../lib/ops/swiglu';
+import { gated } from '../../lib/ops/gated';
 import { writeBytes } from '../../lib/tensor/create';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { recordProgram } from '../../lib/tensor/program';
@@ -84,7 +84,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
     const y = attentionPaged(q, k, v, pages, lengths, options).reshape([rows, 1, hidden]);
     const [middle, normed2] = addRmsNorm(x, loraLinearGroup(y, [out])[0]!, norm, 1e-5);
     const [g, u] = loraLinearGroup(normed2, gate) as [Tensor, Tensor];
-    return middle.add(loraLinearGroup(swiglu(g, u), [down])[0]!);
+    return middle.add(loraLinearGroup(gated(g, u, 'silu'), [down])[0]!);
   };
   const step = (): Tensor[] => {
     let x = tidy(() => embedding(tokens, ids).add(embedding(learned, positions(lengths, 1))));

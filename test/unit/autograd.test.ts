@@ -8,7 +8,7 @@ import {
   type MemoryUsage,
   type Tensor,
 } from '../../lib/index';
-import { rmsNorm, swiglu } from '../../lib/ops';
+import { gated, rmsNorm } from '../../lib/ops';
 import { record } from '../../lib/tensor/autograd';
 import { rawCast } from '../../lib/tensor/raw';
 import { prepareParameters } from '../../lib/tensor/state';
@@ -307,14 +307,14 @@ describe('backward', () => {
       Float32Array.from({ length: n }, (_, i) => Math.sin(seed * (i + 1)));
     const [x, weight] = [tensor(values(1), { device }), tensor(values(2), { device })];
     const w = parameter(tensor(values(3), { device }));
-    /** Sum of norm(x·w)·w or swiglu(x·w, x)·w, where the product saves its first operand or that operand's copy. */
-    const loss = (kind: 'norm' | 'swiglu', copied: boolean): Tensor =>
+    /** Sum of norm(x·w)·w or gated(x·w, x)·w, where the product saves its first operand or that operand's copy. */
+    const loss = (kind: 'norm' | 'gated', copied: boolean): Tensor =>
       tidy(() => {
         const a = x.mul(w);
-        const cheap = kind === 'norm' ? rmsNorm(a, weight, 1e-5) : swiglu(a, x);
+        const cheap = kind === 'norm' ? rmsNorm(a, weight, 1e-5) : gated(a, x, 'silu');
         return (copied ? cheap.reshape([n]) : cheap).mul(w).sum();
       });
-    for (const kind of ['norm', 'swiglu'] as const) {
+    for (const kind of ['norm', 'gated'] as const) {
       const held: number[] = [];
       const gradients: number[][] = [];
       for (const copied of [true, false]) {

@@ -10,7 +10,7 @@ import {
   type Tensor,
 } from '../../lib/index';
 import { binding, call } from '../../lib/native/calls';
-import { swiglu } from '../../lib/ops';
+import { gated } from '../../lib/ops';
 import { loraLinearGroup } from '../../lib/ops/lora_linear';
 import { addRmsNorm } from '../../lib/ops/rms_norm';
 import { backwardSteps, record } from '../../lib/tensor/autograd';
@@ -254,14 +254,14 @@ test('a loss that goes while its op waits takes what the op kept with it', async
   expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
 });
 
-describe('a LoRA layer that reads a norm, or SwiGLU', () => {
+describe('a LoRA layer that reads a norm, or a gated unit', () => {
   const [rows, inner, out, rank] = [37, 24, 20, 3];
   const dropout = { p: 0.3, seed: 1, layer: 2, forward: 3 };
   const of = (on: Device, dtype: DType, shape: number[], seed: number): Tensor =>
     seeded(shape, seed, { device: on, dtype });
 
   /** The gradients, with y given by the backward function of its op or, through a view, held; and how often y was computed. */
-  async function observe(kind: 'norm' | 'swiglu', on: Device, dtype: DType, drops: boolean, held: boolean) {
+  async function observe(kind: 'norm' | 'gated', on: Device, dtype: DType, drops: boolean, held: boolean) {
     const [a, b] = [1, 2].map((seed) =>
       seeded([rows, inner], seed, { device: on, dtype, requiresGrad: true }),
     );
@@ -273,9 +273,9 @@ describe('a LoRA layer that reads a norm, or SwiGLU', () => {
     const weights = [6, 7, 8].map((seed) => FrozenWeight.pack(of(on, dtype, [out, inner], seed)));
     const bias = parameter(of(on, 'f32', [out], 9));
     const factor = of(on, 'f32', [out], 10);
-    const computed = jest.spyOn(binding(), kind === 'norm' ? 'rmsNormForward' : 'swigluForward');
+    const computed = jest.spyOn(binding(), kind === 'norm' ? 'rmsNormForward' : 'gatedForward');
     const loss = tidy(() => {
-      const [sum, y] = kind === 'norm' ? addRmsNorm(a!, b!, scale, 1e-5, dtype) : [null, swiglu(a!, b!)];
+      const [sum, y] = kind === 'norm' ? addRmsNorm(a!, b!, scale, 1e-5, dtype) : [null, gated(a!, b!, 'silu')];
       const x = held ? y.reshape(y.shape) : y;
       const layers = loraLinearGroup(x, [
         { weight: weights[0]!, ...factors[0]!, scale: 2, bias, ...(drops && { dropout }) },
@@ -295,7 +295,7 @@ describe('a LoRA layer that reads a norm, or SwiGLU', () => {
 
   // On the CPU the masks of dropout take longer than y, so that they are made once and y twice.
   test.each(
-    (['norm', 'swiglu'] as const).flatMap((kind) =>
+    (['norm', 'gated'] as const).flatMap((kind) =>
       (['cpu', 'reference'] as const).flatMap((on) =>
         [false, true].flatMap((drops) =>
           (['f32', 'bf16'] as const).map((dtype) => [kind, on, dtype, drops] as const),

@@ -7,6 +7,7 @@ import {
   attentionPaged,
   crossEntropy,
   embedding,
+  gated,
   linearCrossEntropy,
   loraLinear,
   loraLinearGroup,
@@ -16,7 +17,6 @@ import {
   rmsNorm,
   rope,
   sample,
-  swiglu,
   view,
   type PagedAttentionOptions,
 } from '../../lib/ops';
@@ -108,7 +108,7 @@ const cases: [string, () => unknown, string | RegExp][] = [
     () => x([2, 2]).matmul(x([2, 2], 'f32', 'cpu')),
     /expected the right operand on reference but received it on cpu/,
   ],
-  // Norm, rope, swiglu
+  // Norm, rope, gated
   [
     'rms_norm',
     () => rmsNorm(x([2, 6]), x([5]), 1e-5),
@@ -197,16 +197,16 @@ const cases: [string, () => unknown, string | RegExp][] = [
     /unknown option 'position'/,
   ],
   [
-    'swiglu',
-    () => swiglu(x([2, 3]), x([3])),
-    '[swiglu] expected up of shape [2, 3] (that of gate) but received [3]',
+    'gated',
+    () => gated(x([2, 3]), x([3]), 'silu'),
+    '[gated] expected up of shape [2, 3] (that of gate) but received [3]',
   ],
   [
-    'swiglu',
-    () => swiglu(x([2]), x([2], 'bf16')),
-    '[swiglu] expected up of dtype f32 (that of gate) but received bf16',
+    'gated',
+    () => gated(x([2]), x([2], 'bf16'), 'silu'),
+    '[gated] expected up of dtype f32 (that of gate) but received bf16',
   ],
-  ['swiglu', () => swiglu(x([2]), x([2], 'f32', 'cpu')), /expected up on reference/],
+  ['gated', () => gated(x([2]), x([2], 'f32', 'cpu'), 'silu'), /expected up on reference/],
   // Attention
   [
     'attention',

@@ -5,11 +5,11 @@ import {
   addRmsNorm,
   attention,
   attentionPaged,
+  gated,
   pageAppend,
   rmsNorm,
   rope,
   splitColumns,
-  swiglu,
 } from '../../ops';
 import type { Past } from '../../ops/attention_paged';
 import type { RopeAngles } from '../../ops/rope';
@@ -151,7 +151,7 @@ export function gatedMlp(
   layers: { readonly gate: Linear; readonly up: Linear; readonly down: Linear },
 ): Tensor {
   const [gate, up] = linears(run, x, [layers.gate, layers.up]);
-  const activated = swiglu(gate, up);
+  const activated = gated(gate, up, 'silu');
   gate.dispose();
   up.dispose();
   return linearOf(run, activated, layers.down);

@@ -2,7 +2,7 @@
  * Phi-3 and Phi-4-mini: Llama whose q, k and v are one layer, and gate and up another one. Phi-4-mini rotates a part of each head, and long
  * texts by frequencies of their own (longrope).
  */
-import { swiglu } from '../../ops';
+import { gated } from '../../ops';
 import { decoderConfig } from '../config/common';
 import { parseRope } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
@@ -76,7 +76,7 @@ export const phi3: Family<LlamaConfig> = {
 
     const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
     const [gate, up] = columnsOf(linearOf(run, normed2, w.gateUp), [ff, ff]);
-    const activated = swiglu(gate, up);
+    const activated = gated(gate, up, 'silu');
     gate.dispose();
     up.dispose();
     return { x: middle, addend: linearOf(run, activated, w.down) };

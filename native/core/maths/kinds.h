@@ -1,5 +1,5 @@
-// The kinds of the elementwise ops unary and binary: each has a line in a list, from which its
-// enumerator, its word and the loops of every backend follow, and a struct with its formulas.
+// The kinds of the elementwise ops unary, binary and gated: each has a line in a list, from which
+// its enumerator, its word and the loops of every backend follow, and a struct with its formulas.
 //
 // A backend includes the formulas where it has defined what they are written in, so they have no
 // include guard: Number, with the operators of arithmetic; LORA_FORMULA, by which functions are
@@ -13,6 +13,9 @@
 //   Normal(x)                              the distribution function, cdf, and the density
 #ifndef LORA_CORE_MATHS_KINDS_H_
 #define LORA_CORE_MATHS_KINDS_H_
+
+#include <array>
+#include <cstdint>
 
 // KIND(name of the struct, word in JavaScript). From Gelu on they take long.
 #define LORA_UNARY_KINDS(KIND) \
@@ -31,9 +34,74 @@
   KIND(Mul, "mul")              \
   KIND(Div, "div")
 
+#define LORA_GATED_KINDS(KIND) \
+  KIND(Silu, "silu")           \
+  KIND(GeluTanh, "gelu_tanh")
+
+namespace lora {
+
+#define LORA_KIND(Name, word) k##Name,
+enum class UnaryKind : uint8_t { LORA_UNARY_KINDS(LORA_KIND) };
+enum class BinaryKind : uint8_t { LORA_BINARY_KINDS(LORA_KIND) };
+enum class GatedKind : uint8_t { LORA_GATED_KINDS(LORA_KIND) };
+#undef LORA_KIND
+#define LORA_KIND(Name, word) word,
+inline constexpr std::array kUnaryKinds = std::to_array<const char*>({LORA_UNARY_KINDS(LORA_KIND)});
+inline constexpr std::array kBinaryKinds =
+    std::to_array<const char*>({LORA_BINARY_KINDS(LORA_KIND)});
+inline constexpr std::array kGatedKinds = std::to_array<const char*>({LORA_GATED_KINDS(LORA_KIND)});
+#undef LORA_KIND
+
+}  // namespace lora
+
 #endif  // LORA_CORE_MATHS_KINDS_H_
 
 #ifdef LORA_FORMULA
+
+namespace gated {
+
+// f(x) = z·s and f'(x) = s·slope, where z is x within the range in which s is computed.
+template <class N>
+struct Gate {
+  N z, s, slope;
+};
+
+// N is Number, or several numbers that are computed side by side.
+
+// x·σ(x)
+struct Silu {
+  template <class N>
+  static LORA_FORMULA Gate<N> At(N x) {
+    const auto sigmoid = Sigmoid(x);
+    return {sigmoid.x, sigmoid.s, MulAdd(sigmoid.x, sigmoid.c, Of(1))};
+  }
+};
+
+// x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2 = x·σ(v) with v = x·(a + b·x²). In f32, σ(v) is 0 and 1
+// long before ±16.
+struct GeluTanh {
+  static constexpr float kA = 1.59576912f, kB = 0.0713548163f;
+  template <class N>
+  static LORA_FORMULA Gate<N> At(N x) {
+    const N z = AtLeast(-16, x), near = AtMost(16, z), square = near * near;
+    const auto sigmoid = Sigmoid(near * MulAdd(square, Of(kB), Of(kA)));
+    return {z, sigmoid.s, MulAdd(near * sigmoid.c, MulAdd(square, Of(3 * kB), Of(kA)), Of(1))};
+  }
+};
+
+// Calls f<struct>() for a kind.
+template <class F>
+LORA_FORMULA void ForKind(GatedKind kind, const F& f) {
+  switch (kind) {
+#define LORA_KIND(Name, word) \
+  case GatedKind::k##Name:    \
+    return f.template operator()<Name>();
+    LORA_GATED_KINDS(LORA_KIND)
+#undef LORA_KIND
+  }
+}
+
+}  // namespace gated
 
 namespace unary {
 
@@ -72,32 +140,19 @@ struct Gelu {
   }
 };
 
-// x·σ(x)
-struct Silu {
+template <class Function>
+struct OfGate {
   static LORA_FORMULA Number Value(Number x, float) {
-    const auto sigmoid = Sigmoid(x);
-    return sigmoid.x * sigmoid.s;
+    const auto gate = Function::At(x);
+    return gate.z * gate.s;
   }
   static LORA_FORMULA Number Gradient(Number x, Number g, float) {
-    const auto sigmoid = Sigmoid(x);
-    return g * sigmoid.s * MulAdd(sigmoid.x, sigmoid.c, Of(1));
+    const auto gate = Function::At(x);
+    return g * gate.s * gate.slope;
   }
 };
-
-// x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2 = x·σ(v) with v = x·(a + b·x²). In f32, σ(v) is 0 and 1
-// long before ±16.
-struct GeluTanh {
-  static constexpr float kA = 1.59576912f, kB = 0.0713548163f;
-  static LORA_FORMULA Number Value(Number x, float) {
-    const Number z = AtLeast(-16, x);
-    return z * Sigmoid(z * MulAdd(z * z, Of(kB), Of(kA))).s;
-  }
-  static LORA_FORMULA Number Gradient(Number x, Number g, float) {
-    const Number z = AtMost(16, AtLeast(-16, x)), square = z * z;
-    const auto sigmoid = Sigmoid(z * MulAdd(square, Of(kB), Of(kA)));
-    return g * sigmoid.s * MulAdd(z * sigmoid.c, MulAdd(square, Of(3 * kB), Of(kA)), Of(1));
-  }
-};
+using Silu = OfGate<gated::Silu>;
+using GeluTanh = OfGate<gated::GeluTanh>;
 
 // Calls f<struct>() for a kind.
 template <class F>

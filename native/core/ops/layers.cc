@@ -180,14 +180,14 @@ void Check(const AttentionBackwardArgs& args) {
   rules.Like("dv", args.dv, "v", args.v);
 }
 
-void Check(const SwigluForwardArgs& args) {
+void Check(const GatedForwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.InferenceAct("gate", args.gate);
   rules.Like("up", args.up, "gate", args.gate);
   rules.Like("y", args.y, "gate", args.gate);
 }
 
-void Check(const SwigluBackwardArgs& args) {
+void Check(const GatedBackwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Act("gate", args.gate);
   rules.Like("up", args.up, "gate", args.gate);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/maths/kinds.h"
 #include "core/ops/describe.h"
 
 namespace lora {
@@ -248,34 +249,38 @@ struct AttentionBackwardArgs {
 };
 void Check(const AttentionBackwardArgs&);
 
-// y = silu(gate)·up.
-struct SwigluForwardArgs {
+// y = f(gate)·up, where the kind names f: of silu, this is SwiGLU.
+struct GatedForwardArgs {
+  GatedKind kind;
   TensorView gate, up, y;  // same shape, act
 
   static constexpr auto Describe() {
-    using A = SwigluForwardArgs;
+    using A = GatedForwardArgs;
     return OpDescription{
-        "swiglu_forward",
-        "swiglu",
+        "gated_forward",
+        "gated",
+        Choice("kind", &A::kind, kGatedKinds),
         In("gate", &A::gate).Activation(),
         In("up", &A::up),
         Out("y", &A::y, Like<&A::gate>),
     };
   }
 };
-void Check(const SwigluForwardArgs&);
+void Check(const GatedForwardArgs&);
 
-// Gives dgate = g·up·silu′(gate) and dup = g·silu(gate), and y with the bits of the forward pass
-// where it is asked for.
-struct SwigluBackwardArgs {
+// Gives dgate = g·up·f'(gate) and dup = g·f(gate), and y with the bits of the forward pass where it
+// is asked for.
+struct GatedBackwardArgs {
+  GatedKind kind;
   TensorView gate, up, g, dgate, dup;
   TensorView y{};  // may be g itself, or absent
 
   static constexpr auto Describe() {
-    using A = SwigluBackwardArgs;
+    using A = GatedBackwardArgs;
     return OpDescription{
-        "swiglu_backward",
-        "swiglu",
+        "gated_backward",
+        "gated",
+        Choice("kind", &A::kind, kGatedKinds),
         In("gate", &A::gate),
         In("up", &A::up),
         In("g", &A::g),
@@ -285,11 +290,11 @@ struct SwigluBackwardArgs {
     };
   }
 };
-void Check(const SwigluBackwardArgs&);
+void Check(const GatedBackwardArgs&);
 
 using LayerOps =
     OpList<EmbeddingArgs, EmbeddingBackwardArgs, RmsNormForwardArgs, RmsNormBackwardArgs,
            LayerNormForwardArgs, LayerNormBackwardArgs, RopeArgs, AttentionForwardArgs,
-           AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
+           AttentionBackwardArgs, GatedForwardArgs, GatedBackwardArgs>;
 
 }  // namespace lora

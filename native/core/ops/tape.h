@@ -2,7 +2,6 @@
 // share.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -11,16 +10,6 @@
 #include "core/ops/shapes.h"
 
 namespace lora {
-
-#define LORA_KIND(Name, word) k##Name,
-enum class BinaryKind : uint8_t { LORA_BINARY_KINDS(LORA_KIND) };
-enum class UnaryKind : uint8_t { LORA_UNARY_KINDS(LORA_KIND) };
-#undef LORA_KIND
-#define LORA_KIND(Name, word) word,
-inline constexpr std::array kBinaryKinds =
-    std::to_array<const char*>({LORA_BINARY_KINDS(LORA_KIND)});
-inline constexpr std::array kUnaryKinds = std::to_array<const char*>({LORA_UNARY_KINDS(LORA_KIND)});
-#undef LORA_KIND
 
 // What parts of the columns of a matrix may be.
 inline constexpr size_t kMaxColumnParts = 3;

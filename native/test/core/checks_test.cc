@@ -425,22 +425,22 @@ TEST_CASE("the layers of a model") {
   Rejects<RopeArgs>(
       rope, [](auto& a) { a.k = {}; }, "[rope] expected k with rotatedK but received none");
 
-  RefusesOthers(SwigluForwardArgs{F32({2}), F32({2}), F32({2})});
-  SwigluBackwardArgs gradients{F32({2}), F32({2}), F32({2}), F32({2}), F32({2})};
+  RefusesOthers(GatedForwardArgs{GatedKind::kSilu, F32({2}), F32({2}), F32({2})});
+  GatedBackwardArgs gradients{GatedKind::kSilu, F32({2}), F32({2}), F32({2}), F32({2}), F32({2})};
   RefusesOthers(gradients);
   gradients.y = F32({2});
   RefusesOthers(gradients);
-  Rejects<SwigluBackwardArgs>(
+  Rejects<GatedBackwardArgs>(
       gradients, [](auto& a) { a.y = BF16({2}); },
-      "[swiglu] expected y of dtype f32 (that of gate) but received bf16");
-  CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
-        "[swiglu] expected up of dtype f32 (that of gate) but received bf16");
+      "[gated] expected y of dtype f32 (that of gate) but received bf16");
+  CHECK(Complaint(GatedForwardArgs{GatedKind::kSilu, F32({2}), BF16({2}), F32({2})}) ==
+        "[gated] expected up of dtype f32 (that of gate) but received bf16");
   // f16 is for inference.
   const TensorView half(nullptr, DType::kF16, {2});
-  RefusesOthers(SwigluForwardArgs{half, half, half});
-  CHECK(ActivationOf(SwigluForwardArgs{half, half, half}) == DType::kF16);
-  CHECK(Complaint(SwigluBackwardArgs{half, half, half, half, half}) ==
-        "[swiglu] expected gate of dtype f32 or bf16 but received f16");
+  RefusesOthers(GatedForwardArgs{GatedKind::kSilu, half, half, half});
+  CHECK(ActivationOf(GatedForwardArgs{GatedKind::kSilu, half, half, half}) == DType::kF16);
+  CHECK(Complaint(GatedBackwardArgs{GatedKind::kSilu, half, half, half, half, half}) ==
+        "[gated] expected gate of dtype f32 or bf16 but received f16");
 }
 
 TEST_CASE("keys and values in pages") {

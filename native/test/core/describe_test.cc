@@ -90,8 +90,9 @@ TEST_CASE("the kind of an op is its label where its description says so") {
 
 TEST_CASE("f16 activations are seen where an op's description marks them") {
   const TensorView half(nullptr, DType::kF16, {1});
-  CHECK(ActivationOf(SwigluForwardArgs{half, half, half}) == DType::kF16);
-  CHECK(ActivationOf(SwigluBackwardArgs{half, half, half, half, half}) == DType::kF32);
+  CHECK(ActivationOf(GatedForwardArgs{GatedKind::kSilu, half, half, half}) == DType::kF16);
+  CHECK(ActivationOf(GatedBackwardArgs{GatedKind::kSilu, half, half, half, half, half}) ==
+        DType::kF32);
   EmbeddingArgs embedding;
   embedding.weight.dtype = DType::kF16;
   CHECK(ActivationOf(embedding) == DType::kF16);

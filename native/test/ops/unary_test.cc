@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "test/support/gate_bounds.h"
 #include "test/support/tested.h"
 
 namespace lora::test {
@@ -28,24 +29,17 @@ Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   return Of(dtype, {n}, values);
 }
 
-// v of gelu_tanh(x) = x·σ(v), whose relative error σ multiplies by |v|·σ(−v).
-double GeluTanhArgument(double x) { return 1.5957691216 * x * (1 + 0.044715 * x * x); }
-double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-double ArgumentError(double x) {
-  const double v = GeluTanhArgument(x);
-  return std::fabs(v) * Sigmoid(-v);
-}
-
 // Returns the rounding errors of the formula at x, in units of kU.
 double Steps(UnaryKind kind, double x) {
   switch (kind) {
     case UnaryKind::kCopy:
       return 0;
     case UnaryKind::kGelu:
-    case UnaryKind::kSilu:
       return 8;
+    case UnaryKind::kSilu:
+      return StepsOf(GatedKind::kSilu, x);
     case UnaryKind::kGeluTanh:
-      return 8 + 4 * ArgumentError(x);
+      return StepsOf(GatedKind::kGeluTanh, x);
     default:
       return 1;
   }
@@ -68,12 +62,9 @@ double GradientTerms(UnaryKind kind, double x) {
       return 0.5 * std::erfc(-x / std::numbers::sqrt2) +
              std::fabs(x) * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
     case UnaryKind::kSilu:
-      return Sigmoid(x) * (1 + std::fabs(x) * Sigmoid(-x));
-    case UnaryKind::kGeluTanh: {
-      const double v = GeluTanhArgument(x), slope = 1.5957691216 * (1 + 3 * 0.044715 * x * x);
-      const double along = std::fabs(x) * Sigmoid(-v) * slope;
-      return Sigmoid(v) * ((1 + along) * (1 + ArgumentError(x)) + along * std::fabs(v));
-    }
+      return GradientTermsOf(GatedKind::kSilu, x);
+    case UnaryKind::kGeluTanh:
+      return GradientTermsOf(GatedKind::kGeluTanh, x);
     case UnaryKind::kSquare:
       return 2 * std::fabs(x);
     case UnaryKind::kSqrt:
@@ -88,10 +79,11 @@ std::vector<double> UnaryBackwardBounds(UnaryKind kind, const Tensor& x, const T
   std::vector<double> bounds;
   for (int64_t i = 0; i < x.numel(); ++i) {
     // A factor of g·x may be flushed to 0 below the normal range of f32.
-    bounds.push_back(8 * kU * std::fabs(g.at(i)) * GradientTerms(kind, x.at(i)) +
-                     (kind == UnaryKind::kGeluTanh ? 1e-34 : 1.2e-38) *
-                         std::fabs(g.at(i) * x.at(i)) +
-                     RoundingBound(expected.dtype(), expected.at(i)));
+    bounds.push_back(
+        8 * kU * std::fabs(g.at(i)) * GradientTerms(kind, x.at(i)) +
+        FlushedOf(kind == UnaryKind::kGeluTanh ? GatedKind::kGeluTanh : GatedKind::kSilu) *
+            std::fabs(g.at(i) * x.at(i)) +
+        RoundingBound(expected.dtype(), expected.at(i)));
   }
   return bounds;
 }

@@ -93,20 +93,23 @@ TEST_CASE("attention: dq, dk and dv are the gradients of y") {
   }
 }
 
-TEST_CASE("swiglu: dgate and dup are the gradients of y") {
-  Tensor gate = Normal(kF64, {3, 5}, 1, 2), up = Normal(kF64, {3, 5}, 2);
-  const Tensor g = Normal(kF64, {3, 5}, 3), y(kF64, {3, 5});
-  const Tensor dgate(kF64, {3, 5}), dup(kF64, {3, 5});
-  const auto loss = [&] {
-    Run(kReference, SwigluForwardArgs{gate, up, y});
-    return Project(y, g);
-  };
-  const Tensor again(kF64, {3, 5});
-  Run(kReference, SwigluBackwardArgs{gate, up, g, dgate, dup, again});
-  loss();
-  CHECK_IDENTICAL(again, y);
-  CheckGradient("dgate", gate, dgate, loss);
-  CheckGradient("dup", up, dup, loss);
+TEST_CASE("gated: dgate and dup are the gradients of y, of every kind") {
+  for (const GatedKind kind : EachKind<GatedKind>(kGatedKinds)) {
+    CAPTURE(kGatedKinds[static_cast<size_t>(kind)]);
+    Tensor gate = Normal(kF64, {3, 5}, 1, 2), up = Normal(kF64, {3, 5}, 2);
+    const Tensor g = Normal(kF64, {3, 5}, 3), y(kF64, {3, 5});
+    const Tensor dgate(kF64, {3, 5}), dup(kF64, {3, 5});
+    const auto loss = [&] {
+      Run(kReference, GatedForwardArgs{kind, gate, up, y});
+      return Project(y, g);
+    };
+    const Tensor again(kF64, {3, 5});
+    Run(kReference, GatedBackwardArgs{kind, gate, up, g, dgate, dup, again});
+    loss();
+    CHECK_IDENTICAL(again, y);
+    CheckGradient("dgate", gate, dgate, loss);
+    CheckGradient("dup", up, dup, loss);
+  }
 }
 
 }  // namespace

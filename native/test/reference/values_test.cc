@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numbers>
 #include <string>
 
 #include "core/error.h"
@@ -219,10 +220,15 @@ TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
   CHECK_CLOSE(y, Of(kF64, q.shape(), {1, 0, first, 1 - first}), kTight);
 }
 
-TEST_CASE("swiglu") {
+TEST_CASE("gated") {
   const Tensor gate = Of(kF64, {3}, {0, 1, -2}), up = Of(kF64, {3}, {5, 3, 1}), y(kF64, {3});
-  Do(SwigluForwardArgs{gate, up, y});
+  Do(GatedForwardArgs{GatedKind::kSilu, gate, up, y});
   CHECK_CLOSE(y, Of(kF64, {3}, {0, 3 / (1 + std::exp(-1)), -2 / (1 + std::exp(2))}), kTight);
+  const auto gelu = [](double x) {
+    return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+  };
+  Do(GatedForwardArgs{GatedKind::kGeluTanh, gate, up, y});
+  CHECK_CLOSE(y, Of(kF64, {3}, {0, 3 * gelu(1), gelu(-2)}), (Tolerance{0, 1e-7}));  // f32 factors
 }
 
 TEST_CASE("cross_entropy") {

@@ -59,8 +59,7 @@ void Run(const Op<Args>& op, const Args& args, Context& context) {
   RunUnchecked(op, args, context);
 }
 
-// Runs the op that takes these arguments: Run(CpuBackend(), SwigluForwardArgs{gate, up, y},
-// context).
+// Runs the op that takes these arguments: Run(CpuBackend(), AccumulateArgs{x, y}, context).
 template <class Args>
 void Run(const Backend& backend, const Args& args, Context& context) {
   Run(backend.op<Args>(), args, context);

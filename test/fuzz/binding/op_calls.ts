@@ -272,14 +272,15 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     d.tensor(d.float() === 'bf16' ? 'bf16' : 'f32', [...d.leading().lead, d.size()]),
     d.dropout(),
   ],
-  swigluForward: (d) => {
+  gatedForward: (d) => {
     const [act, shape] = [d.act(), d.shape()];
-    return [d.tensor(act, shape), d.tensor(act, shape)];
+    return [d.dice.pick(['silu', 'gelu_tanh']), d.tensor(act, shape), d.tensor(act, shape)];
   },
-  swigluBackward: (d) => {
+  gatedBackward: (d) => {
     const [act, shape] = [d.act(), d.shape()];
     const y = d.flag() ? d.tensor(act, shape) : null;
-    return [d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape), y];
+    const kind = d.dice.pick(['silu', 'gelu_tanh']);
+    return [kind, d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape), y];
   },
   crossEntropyForward: (d) => {
     const { vocab, lead, spec } = logits(d);

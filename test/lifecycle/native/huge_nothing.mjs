@@ -34,7 +34,7 @@ for (const [name, device] of Object.entries({ cpu, reference })) {
   const calls = {
     dropout: () => native.dropout(wide, { p: 0.5, seed: 1, layer: 1, forward: 1 }),
     rmsNorm: () => native.rmsNormForward(wide, wide, empty(device, 0), 1e-5, 'f32', false),
-    swiglu: () => native.swigluForward(wide, wide),
+    gated: () => native.gatedForward('silu', wide, wide),
     accumulate: () => native.accumulate(wide, wide),
     attention: () => native.attentionForward(heads, heads, heads, null, { window: 0, scale: 1 }, false),
     matmul: () =>

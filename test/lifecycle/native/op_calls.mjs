@@ -18,8 +18,8 @@ const shapes = (results) =>
   );
 const backward = (...wanted) => native.loraLinearBackward(x, [branch], [y], [h], [], ...wanted);
 const over = native.unary('copy', 1, x, 'f32');
-const apart = native.swigluBackward(x, x, x, null).map(valuesSync);
-const inPlace = native.swigluBackward(x, x, over, over).map(valuesSync);
+const apart = native.gatedBackward('silu', x, x, x, null).map(valuesSync);
+const inPlace = native.gatedBackward('silu', x, x, over, over).map(valuesSync);
 const ids = native.fromBytes(native.openDevice('cpu'), 'i32', [1, 1, 1, 1, 1, 1, 1, 1], new Uint8Array(4));
 print({
   forward: shapes([[y], [h]]),
@@ -29,8 +29,8 @@ print({
   downAlone: shapes(backward(false, [false], [true], false)),
   keptU: shapes(backward(true, [false], [false], true)),
   inPlace: [inPlace, valuesSync(over)],
-  apart: [apart, valuesSync(native.swigluForward(x, x))],
-  one: native.info(native.swigluForward(x, x)).shape,
+  apart: [apart, valuesSync(native.gatedForward('silu', x, x))],
+  one: native.info(native.gatedForward('silu', x, x)).shape,
   none: native.accumulate(x, x),
   leading: shapes(
     native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([3, 4], [1, 1, 2]), f32([1, 1]), 1e-5, 'f32', true),

@@ -25,12 +25,52 @@ HWY_INLINE VF AtLeast(float low, VF x) { return hn::Max(Of(low), x); }
 HWY_INLINE VF AtMost(float high, VF x) { return hn::Min(Of(high), x); }
 HWY_INLINE VF Root(VF x) { return hn::Sqrt(x); }
 
-struct OneSigmoid {
-  VF x, s, c;
+// Several vectors: one step of each after the other hides the latency of the steps.
+template <size_t kCount>
+struct Vectors {
+  VF v[kCount];
+
+  HWY_INLINE Vectors() {}
+  HWY_INLINE Vectors(VF all) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kCount; ++i) v[i] = all;
+  }
+  template <class F>
+  static HWY_INLINE Vectors Each(const F& f) {
+    Vectors y;
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kCount; ++i) y.v[i] = f(i);
+    return y;
+  }
+  friend HWY_INLINE Vectors operator*(const Vectors& a, const Vectors& b) {
+    return Each([&](size_t i) HWY_ATTR { return hn::Mul(a.v[i], b.v[i]); });
+  }
+  friend HWY_INLINE Vectors MulAdd(const Vectors& a, const Vectors& b, const Vectors& c) {
+    return Each([&](size_t i) HWY_ATTR { return hn::MulAdd(a.v[i], b.v[i], c.v[i]); });
+  }
+  friend HWY_INLINE Vectors AtLeast(float low, const Vectors& x) {
+    return Each([&](size_t i) HWY_ATTR { return hn::Max(Of(low), x.v[i]); });
+  }
+  friend HWY_INLINE Vectors AtMost(float high, const Vectors& x) {
+    return Each([&](size_t i) HWY_ATTR { return hn::Min(Of(high), x.v[i]); });
+  }
 };
-HWY_INLINE OneSigmoid Sigmoid(VF x) {
+
+template <class N>
+struct SigmoidOf {
+  N x, s, c;
+};
+HWY_INLINE SigmoidOf<VF> Sigmoid(VF x) {
   const SigmoidParts<1> parts({x});
   return {parts.x[0], parts.s[0], parts.c[0]};
+}
+template <size_t kCount>
+HWY_INLINE SigmoidOf<Vectors<kCount>> Sigmoid(const Vectors<kCount>& x) {
+  const SigmoidParts<kCount> parts(x.v);
+  const auto each = [](const VF(&of)[kCount]) HWY_ATTR {
+    return Vectors<kCount>::Each([&](size_t i) HWY_ATTR { return of[i]; });
+  };
+  return {each(parts.x), each(parts.s), each(parts.c)};
 }
 
 #define LORA_FORMULA HWY_INLINE

@@ -12,7 +12,7 @@
 namespace lora::test {
 namespace {
 
-TEST_CASE("cpu swiglu: bf16 results are those of f32 as a cast rounds them") {
+TEST_CASE("cpu gated: bf16 results are those of f32 as a cast rounds them") {
   cpu::CpuContext one(1);
   const Shape shape{1000};
   Tensor gate = Normal(DType::kBF16, shape, 1, 3), up = Normal(DType::kBF16, shape, 2);
@@ -30,8 +30,8 @@ TEST_CASE("cpu swiglu: bf16 results are those of f32 as a cast rounds them") {
       const Tensor x = gate.As(dtype), u = up.As(dtype), v = g.As(dtype);
       std::vector<Tensor> out;
       for (int i = 0; i < 4; ++i) out.push_back(Tensor(dtype, shape));
-      Run(CpuBackend(), SwigluForwardArgs{x, u, out[0]}, one);
-      Run(CpuBackend(), SwigluBackwardArgs{x, u, v, out[1], out[2], out[3]}, one);
+      Run(CpuBackend(), GatedForwardArgs{GatedKind::kSilu, x, u, out[0]}, one);
+      Run(CpuBackend(), GatedBackwardArgs{GatedKind::kSilu, x, u, v, out[1], out[2], out[3]}, one);
       CHECK_IDENTICAL(out[3], out[0]);
       for (const Tensor& y : out) {
         if (dtype == DType::kBF16) {
