@@ -60,6 +60,7 @@ export interface OpFunctions {
     addend: NativeTensor | null,
     weight: NativeTensor,
     eps: number,
+    offset: number,
     dtype: DType,
     keepRstd: boolean,
   ): [sum: NativeTensor | null, y: NativeTensor, rstd: NativeTensor | null];
@@ -70,6 +71,7 @@ export interface OpFunctions {
     g: NativeTensor,
     gSum: NativeTensor | null,
     eps: number,
+    offset: number,
     y: NativeTensor | null,
     wantAddend: boolean,
   ): [dx: NativeTensor, dAddend: NativeTensor | null];

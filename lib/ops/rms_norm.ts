@@ -1,4 +1,4 @@
-/** y = x / √(mean(x²) + eps) · weight over the last dimension, also of a sum; f32 inside, rounded once. */
+/** y = x / √(mean(x²) + eps) · (offset + weight) over the last dimension, also of a sum; f32 inside, rounded once. */
 import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import type { DType } from '../native/dtype';
@@ -18,13 +18,21 @@ function weightGradient(x: Tensor, rstd: Tensor, g: Tensor): Tensor {
 }
 
 /** [sum, y] of x + addend; without an addend the sum is x itself. */
-function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dtype: DType): [Tensor, Tensor] {
+function norm(
+  x: Tensor,
+  addend: Tensor | null,
+  weight: Tensor,
+  eps: number,
+  dtype: DType,
+  offset: number,
+): [Tensor, Tensor] {
   const inputs = addend ? [x, addend, weight] : [x, weight];
   const [sumHandle, handle, rstdHandle] = call().rmsNormForward(
     handleOf(x, op, 'x'),
     addend && handleOf(addend, op, 'addend'),
     handleOf(weight, op, 'weight'),
     eps,
+    offset,
     dtype,
     needsGrad(inputs),
   );
@@ -48,6 +56,7 @@ function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dty
         g.handle,
         gSum?.handle ?? null,
         eps,
+        offset,
         rematerialize ? g.handle : null,
         cast,
       );
@@ -58,15 +67,18 @@ function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dty
     if (wantAddend && dx) dAddend ??= addendType === dx.dtype ? dx : rawCast(dx, addendType);
     return [wantX ? dx : null, ...(addend ? [dAddend] : []), dw, rematerialized];
   };
-  const rematerialize = ([ks, kw]: Tensor[]): Tensor => norm(ks!, null, kw!, eps, dtype)[1];
+  const rematerialize = ([ks, kw]: Tensor[]): Tensor => norm(ks!, null, kw!, eps, dtype, offset)[1];
   record(inputs, addend ? [sum, y] : [y], [sum, weight, rstd], backward, { rematerialize });
   rstd.dispose();
   return [sum, y];
 }
 
-/** x [..., d], weight [d] → [..., d] in `dtype`, which may be another one where x is f32. */
-export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
-  return norm(x, null, weight, eps, dtype)[1];
+/**
+ * x [..., d], weight [d] → [..., d] in `dtype`, which may be another one where x is f32. An offset of 1 is for weights that
+ * are stored less 1: the sum is made in f32, since bf16 would round it.
+ */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype, offset = 0): Tensor {
+  return norm(x, null, weight, eps, dtype, offset)[1];
 }
 
 /** x and addend [..., d], the latter in `dtype` → [x + addend in the dtype of x, its norm in `dtype`]. */
@@ -76,6 +88,7 @@ export function addRmsNorm(
   weight: Tensor,
   eps: number,
   dtype: DType = x.dtype,
+  offset = 0,
 ): [sum: Tensor, y: Tensor] {
-  return norm(x, addend, weight, eps, dtype);
+  return norm(x, addend, weight, eps, dtype, offset);
 }

@@ -1,6 +1,6 @@
 // Exports a function for every op. The description of the op (core/ops/describe.h) says what the
-// function takes and returns: rms_norm_forward is rmsNormForward(x, addend, weight, eps, dtype,
-// keepRstd) → [sum, y, rstd].
+// function takes and returns: rms_norm_forward is rmsNormForward(x, addend, weight, eps, offset,
+// dtype, keepRstd) → [sum, y, rstd].
 #include <vector>
 
 #include "node/api.h"

@@ -57,6 +57,19 @@ const cases: Case[] = [
     inputs: [{ shape: [2, 2, 6] }, { shape: [6] }],
   },
   {
+    name: 'rms_norm whose weight is stored less 1',
+    fn: () => (x, weight) => rmsNorm(x, weight, 1e-5, x.dtype, 1),
+    inputs: [{ shape: [2, 2, 6] }, { shape: [6] }],
+  },
+  {
+    name: 'rms_norm of a sum, whose weight is stored less 1',
+    fn: () => (x, addend, weight) => {
+      const [sum, y] = addRmsNorm(x, addend, weight, 1e-5, x.dtype, 1);
+      return sum.mul(y);
+    },
+    inputs: [{ shape: [2, 2, 6] }, { shape: [2, 2, 6] }, { shape: [6] }],
+  },
+  {
     name: 'rms_norm of a sum, both of which count',
     fn: () => (x, addend, weight) => {
       const [sum, y] = addRmsNorm(x, addend, weight, 1e-5);

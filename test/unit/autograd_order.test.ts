@@ -275,7 +275,8 @@ describe('a LoRA layer that reads a norm, or a gated unit', () => {
     const factor = of(on, 'f32', [out], 10);
     const computed = jest.spyOn(binding(), kind === 'norm' ? 'rmsNormForward' : 'gatedForward');
     const loss = tidy(() => {
-      const [sum, y] = kind === 'norm' ? addRmsNorm(a!, b!, scale, 1e-5, dtype) : [null, gated(a!, b!, 'silu')];
+      const [sum, y] =
+        kind === 'norm' ? addRmsNorm(a!, b!, scale, 1e-5, dtype, 1) : [null, gated(a!, b!, 'gelu_tanh')];
       const x = held ? y.reshape(y.shape) : y;
       const layers = loraLinearGroup(x, [
         { weight: weights[0]!, ...factors[0]!, scale: 2, bias, ...(drops && { dropout }) },

@@ -35,6 +35,12 @@ void ForWidth(int64_t rows, int64_t d, F&& f) {
   }
 }
 
+// −0 is the number that changes no other when it is added: 0 makes 0 of −0.
+template <class Args>
+float OffsetOf(const Args& args) {
+  return args.offset == 0 ? -0.0f : args.offset;
+}
+
 }  // namespace
 
 void Run(const RmsNormForwardArgs& args, Scratch, Context& context) {
@@ -48,7 +54,8 @@ void Run(const RmsNormForwardArgs& args, Scratch, Context& context) {
                                                 Data<float>(args.rstd),
                                                 rows,
                                                 d,
-                                                args.eps};
+                                                args.eps,
+                                                OffsetOf(args)};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {
       Launch<device::RmsNorm<X, W, Y, kWidth>>("rms_norm", context, shape, params);
     });
@@ -67,7 +74,8 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
                                                         Data<Y>(args.d_addend),
                                                         Data<Y>(args.y),
                                                         rows,
-                                                        d};
+                                                        d,
+                                                        OffsetOf(args)};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {
       Launch<device::RmsNormBackward<X, W, Y, kWidth>>("rms_norm", context, shape, params);
     });

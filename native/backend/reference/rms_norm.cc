@@ -1,8 +1,8 @@
 // Over rows of d elements:
 //   s    = x + addend
 //   rstd = 1/√(mean(s²) + eps)
-//   y    = s·rstd·weight
-//   dx   = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x))
+//   y    = s·rstd·w with w = offset + weight
+//   dx   = g_sum + rstd·(g·w − x·rstd²·mean(g·w·x))
 #include <algorithm>
 #include <cmath>
 
@@ -20,9 +20,17 @@ double RstdOf(const Vector& x, float eps) {
   return 1 / std::sqrt(square / static_cast<double>(d) + eps);
 }
 
-// Stores y = x·rstd·weight of the row that begins at `at`.
-void StoreNormed(const TensorView& y, int64_t at, Vector x, double rstd, const TensorView& weight) {
-  for (size_t c = 0; c < x.size(); ++c) x[c] *= rstd * Load(weight, static_cast<int64_t>(c));
+template <class Args>
+Vector WeightOf(const Args& args) {
+  Vector w = LoadRange(args.weight, 0, args.x.dim(1));
+  if (args.offset != 0)
+    for (double& value : w) value += args.offset;
+  return w;
+}
+
+// Stores y = x·rstd·w of the row that begins at `at`.
+void StoreNormed(const TensorView& y, int64_t at, Vector x, double rstd, const Vector& w) {
+  for (size_t c = 0; c < x.size(); ++c) x[c] *= rstd * w[c];
   StoreRange(y, at, x);
 }
 
@@ -30,6 +38,7 @@ void StoreNormed(const TensorView& y, int64_t at, Vector x, double rstd, const T
 
 void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
+  const Vector w = WeightOf(args);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     if (args.addend) {
       for (int64_t i = row * d; i < (row + 1) * d; ++i)
@@ -37,31 +46,33 @@ void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
     }
     const Vector x = LoadRange(args.addend ? args.sum : args.x, row * d, d);
     const double rstd = RstdOf(x, args.eps);
-    StoreNormed(args.y, row * d, x, rstd, args.weight);
+    StoreNormed(args.y, row * d, x, rstd, w);
     if (args.rstd) Store(args.rstd, row, rstd);
   }
 }
 
 void Run(const RmsNormBackwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
+  const Vector w = WeightOf(args);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     const double rstd = Load(args.rstd, row);
     double sum = 0;
     for (int64_t c = 0; c < d; ++c) {
       const int64_t i = row * d + c;
-      sum += Load(args.g, i) * Load(args.weight, c) * Load(args.x, i);
+      sum += Load(args.g, i) * w[static_cast<size_t>(c)] * Load(args.x, i);
     }
     const double pull = rstd * rstd * sum / static_cast<double>(d);
     for (int64_t c = 0; c < d; ++c) {
       const int64_t i = row * d + c;
-      const double dx = rstd * (Load(args.g, i) * Load(args.weight, c) - Load(args.x, i) * pull) +
-                        (args.g_sum ? Load(args.g_sum, i) : 0);
+      const double dx =
+          rstd * (Load(args.g, i) * w[static_cast<size_t>(c)] - Load(args.x, i) * pull) +
+          (args.g_sum ? Load(args.g_sum, i) : 0);
       Store(args.dx, i, dx);
       if (args.d_addend) Store(args.d_addend, i, dx);
     }
     if (!args.y) continue;
     const Vector x = LoadRange(args.x, row * d, d);
-    StoreNormed(args.y, row * d, x, RstdOf(x, args.eps), args.weight);
+    StoreNormed(args.y, row * d, x, RstdOf(x, args.eps), w);
   }
 }
 

@@ -4,6 +4,7 @@
 //     TensorView x, addend, weight;
 //     float eps = 0;
 //     TensorView sum, y, rstd;
+//     float offset = 0;
 //
 //     static constexpr auto Describe() {
 //       using A = RmsNormForwardArgs;
@@ -14,6 +15,7 @@
 //           In("addend", &A::addend).Rows().OrNone(),
 //           In("weight", &A::weight),
 //           Number("eps", &A::eps),
+//           Number("offset", &A::offset),
 //           DTypeOf(&A::y),
 //           Out("sum", &A::sum,
 //               [](const A& a) { return Result{a.x.dtype, a.x.shape, a.addend.defined}; })
@@ -31,7 +33,7 @@
 // Three things follow from a description:
 //   - The walk over the op's tensors, ForEachOperand below, which the tests' mirror uses.
 //   - The op's function for JavaScript,
-//       rmsNormForward(x, addend, weight, eps, dtype, keepRstd) → [sum, y, rstd],
+//       rmsNormForward(x, addend, weight, eps, offset, dtype, keepRstd) → [sum, y, rstd],
 //     which node/ops.cc makes. It takes its arguments in the order of the fields, and its error
 //     sentences use the fields' names. Its type in TypeScript follows too
 //     (test/core/op_types_test.cc).

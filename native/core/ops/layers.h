@@ -47,7 +47,9 @@ struct EmbeddingBackwardArgs {
 void Check(const EmbeddingBackwardArgs&);
 
 // Of s = x + addend, rounded to the dtype of x, or of s = x where there is no addend:
-//   rstd = 1/√(mean(s²) + eps),  y = s·rstd·weight, computed in f32, rounded once.
+//   rstd = 1/√(mean(s²) + eps),  y = s·rstd·(offset + weight), computed in f32, rounded once.
+// An offset of 1 is for models whose weights are stored less 1, where adding it in bf16 would lose
+// their digits. One of 0 leaves the weight its bits, −0 among them.
 struct RmsNormForwardArgs {
   TensorView x;       // [n, d] act or f32
   TensorView addend;  // [n, d] act, or absent
@@ -56,6 +58,7 @@ struct RmsNormForwardArgs {
   TensorView sum;   // s [n, d], of the dtype of x; absent where addend is
   TensorView y;     // [n, d] act
   TensorView rstd;  // [n] f32, or absent
+  float offset = 0;
 
   static constexpr auto Describe() {
     using A = RmsNormForwardArgs;
@@ -66,6 +69,7 @@ struct RmsNormForwardArgs {
         In("addend", &A::addend).Rows().OrNone(),
         In("weight", &A::weight),
         Number("eps", &A::eps),
+        Number("offset", &A::offset),
         DTypeOf(&A::y),
         Out("sum", &A::sum,
             [](const A& a) { return Result{a.x.dtype, a.x.shape, a.addend.defined}; })
@@ -80,8 +84,9 @@ struct RmsNormForwardArgs {
 };
 void Check(const RmsNormForwardArgs&);
 
-// dx = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x)), where x is the s of the forward pass.
-// The y of the forward pass may be asked for too: it has the same bits, given the same eps.
+// With w = offset + weight, dx = g_sum + rstd·(g·w − x·rstd²·mean(g·w·x)), where x is the s of the
+// forward pass. The y of the forward pass may be asked for too: it has the same bits, given the
+// same eps.
 struct RmsNormBackwardArgs {
   TensorView x, weight, rstd;
   TensorView g;         // of y, [n, d] act
@@ -90,6 +95,7 @@ struct RmsNormBackwardArgs {
   TensorView d_addend;  // dx in the dtype of g, or absent
   float eps = 0;
   TensorView y{};  // like g, and may be g itself, or absent
+  float offset = 0;
 
   static constexpr auto Describe() {
     using A = RmsNormBackwardArgs;
@@ -102,6 +108,7 @@ struct RmsNormBackwardArgs {
         In("g", &A::g).Rows(),
         In("gSum", &A::g_sum).Rows().OrNone(),
         Number("eps", &A::eps),
+        Number("offset", &A::offset),
         Overwrite("y", &A::y).Rows().OrNone(),
         Out("dx", &A::dx, Like<&A::x>).Rows(),
         Out("dAddend", &A::d_addend, Like<&A::g>).Rows().If("wantAddend"),

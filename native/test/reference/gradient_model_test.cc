@@ -1,4 +1,6 @@
 // Holds the reference's gradients of the layers of a model against central differences.
+#include <utility>
+
 #include "test/reference/reference.h"
 #include "test/support/close.h"
 #include "test/support/gradient.h"
@@ -8,28 +10,33 @@ namespace lora::test {
 namespace {
 
 TEST_CASE("rms_norm: dx is the gradient of y, and of the sum") {
-  for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{2, 16}}) {
+  for (const auto& [shape, offset] : {std::pair{Shape{1, 1}, 0.0f},
+                                      {Shape{3, 7}, 0.0f},
+                                      {Shape{2, 16}, 0.0f},
+                                      {Shape{2, 5}, 1.0f}}) {
     CAPTURE(Text(shape));
+    CAPTURE(offset);
     const int64_t n = shape[0], d = shape[1];
     Tensor x = Normal(kF64, shape, 1), addend = Normal(kF64, shape, 4);
     const Tensor weight = Normal(kF64, {d}, 2), g = Normal(kF64, shape, 3);
     const Tensor y(kF64, shape), rstd(kF64, {n}), dx(kF64, shape);
     const auto loss = [&] {
-      Run(kReference, RmsNormForwardArgs{x, {}, weight, 0.1f, {}, y, rstd});
+      Run(kReference, RmsNormForwardArgs{x, {}, weight, 0.1f, {}, y, rstd, offset});
       return Project(y, g);
     };
     loss();
-    Run(kReference, RmsNormBackwardArgs{x, weight, rstd, g, {}, dx, {}});
+    Run(kReference, RmsNormBackwardArgs{x, weight, rstd, g, {}, dx, {}, 0.1f, {}, offset});
     CheckGradient("dx", x, dx, loss);
 
     const Tensor g_sum = Normal(kF64, shape, 5), sum(kF64, shape), d_addend(kF64, shape);
     const auto loss_of_both = [&] {
-      Run(kReference, RmsNormForwardArgs{x, addend, weight, 0.1f, sum, y, rstd});
+      Run(kReference, RmsNormForwardArgs{x, addend, weight, 0.1f, sum, y, rstd, offset});
       return Project(y, g) + Project(sum, g_sum);
     };
     loss_of_both();
     const Tensor again(kF64, shape);
-    Run(kReference, RmsNormBackwardArgs{sum, weight, rstd, g, g_sum, dx, d_addend, 0.1f, again});
+    Run(kReference,
+        RmsNormBackwardArgs{sum, weight, rstd, g, g_sum, dx, d_addend, 0.1f, again, offset});
     CHECK_IDENTICAL(again, y);
     CheckGradient("dx", x, dx, loss_of_both);
     CheckGradient("dAddend", addend, d_addend, loss_of_both);

@@ -108,6 +108,9 @@ TEST_CASE("rms_norm") {
   Do(RmsNormForwardArgs{part, rest, weight, 0.5f, sum, other, rstd});
   CHECK(sum.Values() == x.Values());
   CHECK(other.Values() == y.Values());
+  const Tensor less = Of(kF64, {2}, {1, 9}), of_less(kF64, {1, 2});
+  Do(RmsNormForwardArgs{x, {}, less, 0.5f, {}, of_less, rstd, 1});
+  CHECK(of_less.Values() == y.Values());
 }
 
 TEST_CASE("rope copies what is behind the numbers that it turns") {

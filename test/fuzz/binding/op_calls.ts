@@ -216,7 +216,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const like = (): string => d.dice.pick([act, 'f32']);
     const x = [...lead, width];
     const addend = d.flag() ? d.tensor(act, x) : null;
-    return [d.tensor(like(), x), addend, d.tensor(like(), [width]), 1e-5, act, d.flag()];
+    return [d.tensor(like(), x), addend, d.tensor(like(), [width]), 1e-5, d.dice.below(2), act, d.flag()];
   },
   rmsNormBackward: (d) => {
     const [act, width] = [d.act(), d.size()];
@@ -230,6 +230,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
       d.tensor(act, x),
       d.flag() ? d.tensor(dtype, x) : null,
       1e-5,
+      d.dice.below(2),
       d.flag() ? d.tensor(act, x) : null,
       d.flag(),
     ];

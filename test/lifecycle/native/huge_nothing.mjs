@@ -33,7 +33,7 @@ for (const [name, device] of Object.entries({ cpu, reference })) {
   const heads = empty(device, 1, 2 ** 40, 1, 0);
   const calls = {
     dropout: () => native.dropout(wide, { p: 0.5, seed: 1, layer: 1, forward: 1 }),
-    rmsNorm: () => native.rmsNormForward(wide, wide, empty(device, 0), 1e-5, 'f32', false),
+    rmsNorm: () => native.rmsNormForward(wide, wide, empty(device, 0), 1e-5, 0, 'f32', false),
     gated: () => native.gatedForward('silu', wide, wide),
     accumulate: () => native.accumulate(wide, wide),
     attention: () => native.attentionForward(heads, heads, heads, null, { window: 0, scale: 1 }, false),

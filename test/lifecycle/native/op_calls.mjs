@@ -33,9 +33,9 @@ print({
   one: native.info(native.gatedForward('silu', x, x)).shape,
   none: native.accumulate(x, x),
   leading: shapes(
-    native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([3, 4], [1, 1, 2]), f32([1, 1]), 1e-5, 'f32', true),
+    native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([3, 4], [1, 1, 2]), f32([1, 1]), 1e-5, 0, 'f32', true),
   ),
-  absent: shapes(native.rmsNormForward(x, null, f32([1, 1]), 1e-5, 'f32', false)),
+  absent: shapes(native.rmsNormForward(x, null, f32([1, 1]), 1e-5, 0, 'f32', false)),
   flags: await complaint(() => backward(true, [true, true], [true], false)),
   noTensor: await complaint(() => native.globalNorm([])),
   kind: await complaint(() => native.binary('mod', x, x, 'f32')),

@@ -1,11 +1,12 @@
 // s    = x + addend, or x
 // rstd = 1/√(mean(s²) + eps)
-// y    = s·rstd·w
+// y    = s·rstd·w with w = offset + weight
 // dx   = g_sum + rstd·(g·w − x·c) with c = rstd²·mean(g·w·x)
 //
 // Rows are split over the threads, and vector loops cover one row, one loop after the other, so
 // that a sum has the bits of an addition of its own. A row is read again from cache. w is read as
-// f32, from scratch where it is bf16. A sum over a row is four vectors of f32 chains.
+// f32, from scratch where it is bf16 or has an offset. A sum over a row is four vectors of f32
+// chains.
 #include <algorithm>
 #include <cmath>
 
@@ -136,7 +137,29 @@ namespace lora::cpu {
 HWY_EXPORT(RmsNormForwardRows);
 HWY_EXPORT(RmsNormBackwardRows);
 
-size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return RowBytes(args.weight); }
+namespace {
+
+template <class Args>
+const float* WeightOf(const Args& args, Arena& arena) {
+  if (args.offset == 0) return RowAsF32(args.weight, arena);
+  const size_t n = static_cast<size_t>(args.weight.numel());
+  float* w = arena.Take<float>(n);
+  if (w == nullptr) return w;
+  ConvertToF32(args.weight.data, args.weight.dtype, n, w);
+  for (size_t i = 0; i < n; ++i) w[i] += args.offset;
+  return w;
+}
+
+template <class Args>
+size_t WeightBytes(const Args& args) {
+  Arena arena;
+  WeightOf(args, arena);
+  return arena.bytes();
+}
+
+}  // namespace
+
+size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return WeightBytes(args); }
 
 void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
@@ -144,13 +167,13 @@ void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);
-  const float* w = RowAsF32(args.weight, arena);
+  const float* w = WeightOf(args, arena);
   ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
     HWY_DYNAMIC_DISPATCH(RmsNormForwardRows)(args, w, begin, end);
   });
 }
 
-size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return RowBytes(args.weight); }
+size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return WeightBytes(args); }
 
 void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
@@ -158,7 +181,7 @@ void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);
-  const float* w = RowAsF32(args.weight, arena);
+  const float* w = WeightOf(args, arena);
   ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
     HWY_DYNAMIC_DISPATCH(RmsNormBackwardRows)(args, w, begin, end);
   });

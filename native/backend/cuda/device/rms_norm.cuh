@@ -1,8 +1,8 @@
 // Over rows of d elements:
 //   s    = x + addend, or x
 //   rstd = 1/√(mean(s²) + eps)
-//   y    = s·rstd·weight
-//   dx   = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x))
+//   y    = s·rstd·w with w = offset + weight
+//   dx   = g_sum + rstd·(g·w − x·rstd²·mean(g·w·x))
 //
 // kThreadsPerRow threads share a row: a warp, so that 8 rows share a block, or the whole block.
 // Each pass takes vectors of 16 bytes in turn, and the second one finds the row in L1; a thread
@@ -30,7 +30,7 @@ struct RmsNormParams {
   Y* y;
   float* rstd;  // or null
   int64_t rows, d;
-  float eps;
+  float eps, offset;
 };
 
 template <class X, class W, class Y>
@@ -47,7 +47,17 @@ struct RmsNormBackwardParams {
   Y* d_addend;  // or null
   Y* y;         // may be g, or null
   int64_t rows, d;
+  float offset;
 };
+
+// The elements of w in a vector of the weight's.
+template <int N, class W>
+LORA_DEVICE void LoadWeight(float (&w)[N], const W* weight, int64_t first, int64_t d,
+                            float offset) {
+  LoadElements(w, weight, first, d);
+  LORA_UNROLL
+  for (int j = 0; j < N; ++j) w[j] += offset;
+}
 
 template <class X, class W, class Y, int kThreadsPerRow>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kMinBlocks))
@@ -60,7 +70,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kM
   if (row >= p.rows) return;  // false for the whole block where it shares one row
   const X* x_row = p.x + row * p.d;
   const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
-  float x[kPerThread], weight[kPerThread];
+  float x[kPerThread], w[kPerThread];
   float square = 0.0f;
   for (int64_t first = begin; first < p.d; first += kStep) {
     LoadElements(x, x_row, first, p.d);
@@ -79,9 +89,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kM
   const float rstd = 1.0f / Sqrt(mean + p.eps);
   for (int64_t first = begin; first < p.d; first += kStep) {
     LoadElements(x, x_row, first, p.d);
-    LoadElements(weight, p.weight, first, p.d);
+    LoadWeight(w, p.weight, first, p.d, p.offset);
     LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * weight[j];
+    for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * w[j];
     StoreElements(p.y + row * p.d, first, p.d, x);
   }
   if (p.rstd && ThreadIndex() % kThreadsPerRow == 0) p.rstd[row] = rstd;
@@ -99,14 +109,14 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<X, W
   const X* x_row = p.x + row * p.d;
   const Y* g_row = p.g + row * p.d;
   const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
-  float x[kPerThread], g[kPerThread], weight[kPerThread];
+  float x[kPerThread], g[kPerThread], w[kPerThread];
   float sum = 0.0f;
   for (int64_t first = begin; first < p.d; first += kStep) {
     LoadElements(x, x_row, first, p.d);
     LoadElements(g, g_row, first, p.d);
-    LoadElements(weight, p.weight, first, p.d);
+    LoadWeight(w, p.weight, first, p.d, p.offset);
     LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j) sum = Fma(g[j] * weight[j], x[j], sum);
+    for (int j = 0; j < kPerThread; ++j) sum = Fma(g[j] * w[j], x[j], sum);
   }
   const float rstd = p.rstd[row];
   const float pull =
@@ -114,12 +124,12 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<X, W
   for (int64_t first = begin; first < p.d; first += kStep) {
     LoadElements(x, x_row, first, p.d);
     LoadElements(g, g_row, first, p.d);
-    LoadElements(weight, p.weight, first, p.d);
+    LoadWeight(w, p.weight, first, p.d, p.offset);
     LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j) g[j] = rstd * (g[j] * weight[j] - x[j] * pull);
+    for (int j = 0; j < kPerThread; ++j) g[j] = rstd * (g[j] * w[j] - x[j] * pull);
     if (p.y) {
       LORA_UNROLL
-      for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * weight[j];
+      for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * w[j];
       StoreElements(p.y + row * p.d, first, p.d, x);
     }
     if (p.g_sum) {
