@@ -24,6 +24,7 @@ void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {
 TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, Form form) {
   const TensorRef& tensor = state_.Tensor(value, label_, name);
   TensorView view = tensor.view();
+  writes_ |= access != Access::kIn && view.numel() > 0;
   if (access == Access::kOut && view.bytes() != tensor.storage->bytes()) access = Access::kInOut;
   Join(tensor.storage->device(), name);
   operands_.push_back({tensor.storage->status(), access});
@@ -82,12 +83,14 @@ void OpCall::Out(TensorView* view, const Result& result, Form form) {
     seen.push_back(result.shape[-1]);
   }
   outputs_.push_back({view, nullptr, seen});
+  writes_ |= result.shape.numel() > 0;
 }
 
 void OpCall::Packed(void** data, const WeightRef& weight) {
   state_.RefuseRecording(*device_, label_);
   packed_ = std::make_shared<WeightRef>(weight);
   packed_data_ = data;
+  writes_ = true;
 }
 
 size_t OpCall::PackedBytes() const {

@@ -18,7 +18,6 @@
 #include <napi.h>
 
 #include <memory>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -37,19 +36,6 @@ template <class Args>
 void CheckOn(const Device& device, const char* label, const Args& args) {
   Check(args);
   if (ActivationOf(args) == DType::kF16) RequireF16(device, label);
-}
-
-// Tells whether the op has no element to write. Its other operands may still have dimensions that
-// no loop should go through, such as [2^40, 0].
-template <class Args>
-bool WritesNothing(const Args& args) {
-  if constexpr (requires { args.activations; }) return false;  // a packed matrix
-  bool nothing = true;
-  ForEachOperand(args, [&]<class View>(const View& view, auto... access) {
-    if constexpr (std::is_same_v<View, TensorView>)
-      if (((access != Access::kIn) && ...) && view.numel() > 0) nothing = false;
-  });
-  return nothing;
 }
 
 class OpCall {
@@ -83,9 +69,9 @@ class OpCall {
     LORA_CHECK(device_, label_, "expected at least one tensor but received none");
     CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().op<Args>();
-    const auto plan = [plan_of = entry.plan, op = op_, profile = device_->profile](const Args& args,
-                                                                                   int threads) {
-      if (WritesNothing(args)) return PlannedCall{0, [](Scratch, Context&) {}};
+    const auto plan = [plan_of = entry.plan, op = op_, profile = device_->profile,
+                       writes = writes_](const Args& args, int threads) {
+      if (!writes) return PlannedCall{0, [](Scratch, Context&) {}};
       PlannedCall call = plan_of(args, threads);
       return profile ? profile->Timed(std::move(call), op, WorkOf(args)) : call;
     };
@@ -134,6 +120,9 @@ class OpCall {
   std::vector<lora::Operand> operands_;
   std::vector<StoragePtr> held_;  // of the operands
   std::vector<Output> outputs_;
+  // Whether there is an element to write. Where there is none, operands may still have dimensions
+  // that no loop should go through, such as [2^40, 0].
+  bool writes_ = false;
   std::shared_ptr<WeightRef> packed_;
   void** packed_data_ = nullptr;
   std::shared_ptr<Guard> guard_;
