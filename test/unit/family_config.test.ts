@@ -121,6 +121,36 @@ describe('granite', () => {
   });
 });
 
+describe('granitemoehybrid', () => {
+  const dense = {
+    ...{ model_type: 'granitemoehybrid', layer_types: Array(4).fill('attention') },
+    ...{ num_local_experts: 0, shared_intermediate_size: 28, position_embedding_type: 'rope' },
+  };
+
+  test('layers of dense attention are those of Granite', () => {
+    const config = parse({ ...dense, attention_multiplier: 0.5 });
+    expect(config).toMatchObject({ intermediateSize: 28, attentionMultiplier: 0.5 });
+    expect(config.layers).toEqual(parse({ model_type: 'granite' }).layers);
+    const rotation = parse({ ...dense, position_embedding_type: null }).layers[0]!.rope.scaling.type;
+    expect(rotation).toBe('none');
+  });
+
+  test.each([
+    [{ layer_types: ['attention', 'mamba', 'attention', 'attention'] }, 'layer_types = ["attention","mamba"'],
+    [{ layer_types: null }, 'layer_types = undefined; supported in a granitemoehybrid model is attention'],
+    [{ num_local_experts: 1 }, 'num_local_experts = 1, which is not supported; supported is 0'],
+    [{ mlp_bias: true }, 'mlp_bias = true'],
+  ])('%j is refused', (changes, sentence) => {
+    expect(refusal({ ...dense, ...changes })).toContain('ERR_UNSUPPORTED [from_pretrained] config.json has ');
+    expect(refusal({ ...dense, ...changes })).toContain(sentence);
+  });
+
+  test('experts are those of its class where none are named', () => {
+    const { num_local_experts: _, ...unnamed } = dense;
+    expect(refusal(unnamed)).toContain('num_local_experts = 8, which is not supported');
+  });
+});
+
 describe('olmo3', () => {
   const olmo3 = { model_type: 'olmo3', sliding_window: 6 };
   const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };

@@ -1,13 +1,13 @@
 /** Granite: Llama with a factor on its embeddings, its scores and what each part adds, and logits that are divided. */
 import { rmsNorm } from '../../ops';
 import { moved } from '../../tensor/scope';
+import type { Tensor } from '../../tensor/tensor';
 import { decoderConfig } from '../config/common';
 import { fullAttention } from '../config/windows';
 import type { Family } from './family';
 import { decoderFields, decoderLayout } from './gguf_layout';
 import { attentionOf, llama, llamaConfig, type LlamaConfig, type LlamaWeights } from './llama';
-import { gatedMlp, normOf, scaled } from './parts';
-import type { Tensor } from '../../tensor/tensor';
+import { gatedMlp, normOf, scaled, type Residual, type Run } from './parts';
 
 export interface GraniteConfig extends LlamaConfig {
   /** On the embeddings, and the vectors of adapters among them. */
@@ -18,6 +18,21 @@ export interface GraniteConfig extends LlamaConfig {
   readonly residualMultiplier: number;
   /** Logits are divided by it. */
   readonly logitsScaling: number;
+}
+
+/** x + m·o(attention(norm(x))), then x + m·mlp(norm(x)). */
+export function graniteBlock(
+  run: Run<GraniteConfig>,
+  w: Pick<LlamaWeights, 'inputNorm' | 'postNorm' | 'qNorm' | 'kNorm' | 'q' | 'k' | 'v' | 'o'>,
+  index: number,
+  input: Residual,
+  mlp: (x: Tensor) => Tensor,
+): Residual {
+  const { rmsNormEps: eps, attentionMultiplier: scale, residualMultiplier: m } = run.config;
+  const [x, normed] = normOf(input, w.inputNorm, eps, run);
+  const attended = scaled(attentionOf(run, w, index, normed, { scale }), m);
+  const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
+  return { x: middle, addend: scaled(moved(normed2, mlp), m) };
 }
 
 export const granite: Family<GraniteConfig> = {
@@ -49,20 +64,8 @@ export const granite: Family<GraniteConfig> = {
 
   enter: (run, x) => scaled(x, run.config.embeddingMultiplier),
 
-  /** x + m·o(attention(norm(x))), then x + m·down(silu(gate(norm(x))) · up(norm(x))). */
-  block(run, w: LlamaWeights, index, input) {
-    const { rmsNormEps: eps, attentionMultiplier: scale, residualMultiplier: m } = run.config;
-    const [x, normed] = normOf(input, w.inputNorm, eps, run);
-    const attended = scaled(attentionOf(run, w, index, normed, { scale }), m);
-    const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-    return {
-      x: middle,
-      addend: scaled(
-        moved(normed2, (t) => gatedMlp(run, t, w)),
-        m,
-      ),
-    };
-  },
+  block: (run, w: LlamaWeights, index, input) =>
+    graniteBlock(run, w, index, input, (x) => gatedMlp(run, x, w)),
 
   /** Divided here, since logits are linear in it, and wider. */
   norm(run, w, x) {

@@ -6,6 +6,7 @@ import type { ModelConfig } from '../config/model_config';
 import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
 import { granite } from './granite';
+import { granitemoehybrid } from './granitemoehybrid';
 import { llama } from './llama';
 import { mistral } from './mistral';
 import { olmo2 } from './olmo2';
@@ -23,6 +24,7 @@ const families = {
   qwen3,
   smollm3,
   granite,
+  granitemoehybrid,
   olmo2,
   olmo3,
 } as const satisfies Readonly<Record<string, Family>>;

@@ -41,19 +41,27 @@ export function llamaConfig(
   return { ...decoder, ...shape, layers };
 }
 
-const layer = (c: LlamaConfig) => {
-  const { hiddenSize: d, intermediateSize: ff } = c;
+/** The attention of a block. */
+export const attentionRows = (c: LlamaConfig) => {
+  const { hiddenSize: d } = c;
   const q = c.numAttentionHeads * c.headDim;
   const kv = c.numKeyValueHeads * c.headDim;
   return {
-    inputNorm: vector('input_layernorm', d),
-    postNorm: vector('post_attention_layernorm', d),
     qNorm: c.qkNorm ? vector('self_attn.q_norm', c.headDim) : undefined,
     kNorm: c.qkNorm ? vector('self_attn.k_norm', c.headDim) : undefined,
     q: linear('query', 'self_attn.q_proj', q, d, c.qkvBias),
     k: linear('key', 'self_attn.k_proj', kv, d, c.qkvBias),
     v: linear('value', 'self_attn.v_proj', kv, d, c.qkvBias),
     o: linear('attentionOutput', 'self_attn.o_proj', d, q, c.outputBias),
+  };
+};
+
+const layer = (c: LlamaConfig) => {
+  const { hiddenSize: d, intermediateSize: ff } = c;
+  return {
+    inputNorm: vector('input_layernorm', d),
+    postNorm: vector('post_attention_layernorm', d),
+    ...attentionRows(c),
     gate: linear('gate', 'mlp.gate_proj', ff, d, c.mlpBias),
     up: linear('up', 'mlp.up_proj', ff, d, c.mlpBias),
     down: linear('mlpOutput', 'mlp.down_proj', d, ff, c.mlpBias),
@@ -71,7 +79,7 @@ export type LlamaWeights = WeightsOf<ReturnType<typeof layer>>;
 /** o(attention(x)). Consumes x. */
 export function attentionOf(
   run: Run<LlamaConfig>,
-  w: LlamaWeights,
+  w: WeightsOf<ReturnType<typeof attentionRows>>,
   index: number,
   x: Tensor,
   options?: { readonly scale: number },

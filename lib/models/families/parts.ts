@@ -157,6 +157,20 @@ export function gatedMlp(
   return linearOf(run, activated, layers.down);
 }
 
+/** The same where gate and up are one layer of 2·width. */
+export function fusedMlp(
+  run: Run,
+  x: Tensor,
+  layers: { readonly gateUp: Linear; readonly down: Linear },
+  width: number,
+): Tensor {
+  const [gate, up] = columnsOf(linears(run, x, [layers.gateUp])[0], [width, width]);
+  const activated = gated(gate, up, 'silu');
+  gate.dispose();
+  up.dispose();
+  return linearOf(run, activated, layers.down);
+}
+
 /** What `part` makes of x in the activation dtype. */
 export const inActivations = (run: Run, x: Tensor, part: (x: Tensor) => Tensor): Tensor =>
   x.dtype === run.dtype ? part(x) : moved(x.to({ dtype: run.dtype }), part);

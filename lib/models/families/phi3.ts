@@ -2,7 +2,7 @@
  * Phi-3 and Phi-4-mini: Llama whose q, k and v are one layer, and gate and up another one. Phi-4-mini rotates a part of each head, and long
  * texts by frequencies of their own (longrope).
  */
-import { gated } from '../../ops';
+import { moved } from '../../tensor/scope';
 import { decoderConfig } from '../config/common';
 import { parseRope } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
@@ -10,7 +10,7 @@ import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
 import { decoderLayout } from './gguf_layout';
 import { llama, llamaConfig, type LlamaConfig } from './llama';
-import { attend, columnsOf, linearOf, normOf, splitHeads } from './parts';
+import { attend, columnsOf, fusedMlp, linearOf, normOf, splitHeads } from './parts';
 
 /** Widths of q, of k and of v. */
 const widthsOf = ({
@@ -75,11 +75,7 @@ export const phi3: Family<LlamaConfig> = {
     const attended = linearOf(run, attend(run, index, ...split), w.o);
 
     const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-    const [gate, up] = columnsOf(linearOf(run, normed2, w.gateUp), [ff, ff]);
-    const activated = gated(gate, up, 'silu');
-    gate.dispose();
-    up.dispose();
-    return { x: middle, addend: linearOf(run, activated, w.down) };
+    return { x: middle, addend: moved(normed2, (t) => fusedMlp(run, t, w, ff)) };
   },
 
   numbers(c) {
