@@ -224,6 +224,12 @@ test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
   130_000,
 );
 
+test('other methods count as a LoRA of the layers that they stand behind', () => {
+  const adapter = { method: 'bottleneck', placement: 'houlsby', bottleneckSize: 4 } as const;
+  const lora = { r: 4, targetModules: ['o_proj', 'down_proj'] };
+  expect(estimateMemory(config, { adapter })).toEqual(estimateMemory(config, lora));
+});
+
 test('a model that is served takes its weights, whatever would be trained', () => {
   const streams = { streams: 2, length: 64 };
   expect(estimateMemory(config, { train: 'all', ...streams })).toEqual(estimateMemory(config, streams));

@@ -1,4 +1,6 @@
 /** What adapters make of the roles of layers, on models of several namings. */
+import { readdirSync, readFileSync } from 'node:fs';
+import ts from 'typescript';
 import { modulesOf } from '../../lib/compare/methods';
 import { ia3Input, ia3Output } from '../../lib/linear/ia3';
 import { bottleneck } from '../../lib/peft/bottleneck';
@@ -181,4 +183,30 @@ test.each([
   ['c_attn+mlp.c_proj', ...Array.from({ length: 3 }, () => ['c_attn', 'mlp.c_proj'])],
 ])('comparisons know %s of every model', (targets, ...names) => {
   expect([llamaLayers, gpt2Layers, phi3Layers].map((layers) => modulesOf(targets, layers))).toEqual(names);
+});
+
+/** What could name a module in a file: strings, templates and regular expressions, without imports, and without the help of the command line. */
+function literalsOf(source: string): string[] {
+  const found: string[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isPropertyAssignment(node) && node.name.getText() === 'help') return;
+    if (ts.isLiteralExpression(node) || ts.isTemplateHead(node) || ts.isTemplateMiddleOrTemplateTail(node))
+      found.push(node.text);
+    ts.forEachChild(node, visit);
+  };
+  visit(ts.createSourceFile('source.ts', source, ts.ScriptTarget.Latest, true));
+  return found;
+}
+
+test('no code outside of the families names a module', () => {
+  const named =
+    /model\\?\.layers|lm_head|\b(q|k|v|o|qkv|gate|up|gate_up|down)_proj\b|embed_tokens|c_attn|c_proj/;
+  const names = (source: string): boolean =>
+    named.test(source) && literalsOf(source).some((text) => named.test(text));
+  const paths = readdirSync('lib', { recursive: true, encoding: 'utf8' }).filter((path) =>
+    path.endsWith('.ts'),
+  );
+  const naming = paths.filter((path) => names(readFileSync(`lib/${path}`, 'utf8')));
+  expect(naming.filter((path) => !path.startsWith('models/families/'))).toEqual([]);
+  expect(naming).toContain('models/families/llama.ts');
 });
