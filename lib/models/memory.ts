@@ -128,8 +128,8 @@ function trained({ kind, r }: Target, { out, in: inside }: { out: number; in: nu
  *
  *     weights + 8·P + s·P + activations + logits + workspace + runtime
  *
- * with P trained values, each with its gradient in f32 and s bytes of optimizer state (8 for AdamW). For each token a block keeps
- * hidden + 2·heads·headDim + 2·kvHeads·headDim + 2·intermediate numbers of the activations' dtype, 2·hidden in f32, and r in f32 for each
+ * with P trained values, each with its gradient in f32 and s bytes of optimizer state (8 for AdamW). For each token a block of Llama's
+ * keeps hidden + 2·heads·headDim + 2·kvHeads·headDim + 2·intermediate numbers of the activations' dtype, 2·hidden in f32, and r in f32 for each
  * adapted layer; with gradient checkpointing hidden in f32, and one block has the rest. Nothing is loaded or allocated.
  *
  * @param config the content of a model's config.json, or `model.config`

@@ -43,6 +43,12 @@ test('without a tokenizer.json it is a model that takes ids', async () => {
   expect(model.hasTokenizer).toBe(false);
   expect(model.config).toMatchObject({ vocabSize: 262, bosTokenId: null, eosTokenIds: [] });
   await model.dispose();
+  const again = unused();
+  await convertModel(path, again, { format: 'f32' });
+  const copy = await GgufFile.open(again);
+  await copy.close();
+  const { 'general.name': _name, ...values } = Object.fromEntries(copy.metadata);
+  expect(Object.fromEntries(file.metadata)).toMatchObject(values);
 });
 
 test('llama.cpp computes SmolLM3 with every fourth layer without rope, and no other is written', async () => {

@@ -1,7 +1,7 @@
-/** Granite 4 of dense layers computes what Granite does whose gate and up are the halves of its one layer. */
+/** Granite: what its factors hold for, and Granite 4 of dense layers. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, convertModel } from '../../lib/index';
+import { CausalLM, convertModel, noGrad, type Tensor } from '../../lib/index';
 import type { SafetensorsTensor } from '../../lib/formats/safetensors';
 import { expectReject } from '../support/errors';
 import { relativeError } from '../support/numbers';
@@ -38,7 +38,7 @@ function fuse(tensors: Map<string, SafetensorsTensor>, from: ReadonlyMap<string,
   }
 }
 
-test('logits and texts are those of Granite, and llama.cpp’s files have two layers', async () => {
+test('logits and texts of Granite 4 are those of a Granite with its gate and up, and llama.cpp’s files have two layers', async () => {
   let own: ReadonlyMap<string, SafetensorsTensor> = new Map();
   const whole = {
     config: { model_type: 'granite', ...factors },
@@ -64,4 +64,37 @@ test('logits and texts are those of Granite, and llama.cpp’s files have two la
     '[convertModel] gate and up of a granitemoehybrid model are one layer, which llama.cpp keeps as two',
   );
   for (const dir of dirs) rmSync(dir, { recursive: true });
+});
+
+test('the vectors of prompt tuning are scaled as the tokens that they begin as', async () => {
+  const dir = await tinyModel({ config: { model_type: 'granite', ...factors } });
+  const model = await CausalLM.fromPretrained(dir);
+  const prompt = model.tokenizer.encode('Hello');
+  const adapter = model.addAdapter({
+    ...{ method: 'prompt', numVirtualTokens: prompt.length, promptTuningInitText: 'Hello' },
+  });
+  const [row] = rows;
+  const [own, wanted] = [
+    noGrad(() => model.forward([row!], { adapter })).logits,
+    noGrad(() => model.forward([[...prompt, ...row!]], { adapter: null })).logits,
+  ];
+  const tokens = (await wanted.data<Float32Array>()).slice(prompt.length * model.config.vocabSize);
+  expect(relativeError(await own.data(), tokens)).toBeLessThan(1e-6);
+  await model.dispose();
+  rmSync(dir, { recursive: true });
+});
+
+test('noise is scaled as the embeddings are', async () => {
+  const entered = [];
+  for (const embedding_multiplier of [1, 4]) {
+    const dir = await tinyModel({ config: { model_type: 'granite', ...factors, embedding_multiplier } });
+    const model = await CausalLM.fromPretrained(dir);
+    const seen: Promise<Float32Array>[] = [];
+    const watch = (_: string, x: Tensor): void => void seen.push(x.data<Float32Array>());
+    model.forward([rows[0]!], { noise: { alpha: 5, seed: 3, stream: 1 }, watch }).logits.dispose();
+    entered.push(await seen[0]!);
+    await model.dispose();
+    rmSync(dir, { recursive: true });
+  }
+  expect(entered[1]).toEqual(entered[0]!.map((value) => 4 * value));
 });
