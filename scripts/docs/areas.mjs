@@ -61,7 +61,7 @@ export const areas = [
       'CombineAdaptersOptions',
       'CombineMethod',
       'ModelConfig',
-      'BlockShape',
+      'LayerShape',
       'ModelType',
       'ModelDType',
       'RopeConfig',
