@@ -114,6 +114,12 @@ describeWithData('families', 'golden-families', () => {
         expect(relativeError(x, wanted.get(String(i))!)).toBeLessThan(1e-5);
     });
 
+    test('logits are those of the reference data', async () => {
+      const wanted = (await floats(join(folder(name), 'base_logits.safetensors'))).get('logits')!;
+      const { ids } = batchesOf(name)[0]!;
+      expect(relativeError(await logitsOf(await modelOf(name), ids), wanted)).toBeLessThan(1e-5);
+    });
+
     test.each(['f32', 'bf16'] as const)(
       'blocks that are computed twice give the same bits in %s, packed and not',
       async (dtype) => {
@@ -158,6 +164,18 @@ describeWithData('families', 'golden-families', () => {
       }
       await model.dispose();
     });
+
+    test.each(['f32', 'bf16'] as const)(
+      'without gradients a block of %s leaves nothing but its output',
+      async (dtype) => {
+        const model = await CausalLM.fromPretrained(modelFolder(name), { dtype });
+        const held: number[] = [];
+        const watch = (): void => void held.push(memoryUsage().tensors);
+        noGrad(() => model.forward(batchesOf(name)[0]!.ids, { watch })).logits.dispose();
+        expect(new Set(held)).toEqual(new Set([held[0]]));
+        await model.dispose();
+      },
+    );
 
     test('eight texts at once are what each is alone', async () => {
       const model = await modelOf(name);

@@ -89,6 +89,16 @@ test('the factors of Granite that are absent or 0 multiply nothing, and scores a
   );
 });
 
+test('a block of OLMo 2 has llama.cpp’s names', async () => {
+  const { tensors } = await ggufParts(await written({ model_type: 'olmo2' }));
+  const prefix = 'blk.4.';
+  const names = [...tensors.keys()].filter((name) => name.startsWith(prefix));
+  expect(names.map((name) => name.slice(prefix.length).replace('.weight', '')).sort()).toEqual([
+    ...['attn_k', 'attn_k_norm', 'attn_output', 'attn_q', 'attn_q_norm', 'attn_v'],
+    ...['ffn_down', 'ffn_gate', 'ffn_up', 'post_attention_norm', 'post_ffw_norm'],
+  ]);
+});
+
 test('the windows of OLMo 3 are those of three of four layers, written and read', async () => {
   const olmo3 = { model_type: 'olmo3', sliding_window: 5 };
   const file = await written(olmo3);

@@ -48,7 +48,7 @@ const deep = {
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
   'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,
-  'e2e/families': /hidden states/,
+  'e2e/families': /hidden states|logits are/,
   'e2e/full_training': /^(?!a matrix whose head)/,
   'e2e/gguf_blocks': /^(?!SmolLM2.* computes the logits)/,
   'e2e/hub': /^(?!.*(stops the other downloads|fails when it is cut at the same place))/,
