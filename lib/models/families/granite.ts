@@ -20,7 +20,7 @@ export interface GraniteConfig extends LlamaConfig {
   readonly logitsScaling: number;
 }
 
-/** x + m·o(attention(norm(x))), then x + m·mlp(norm(x)). */
+/** x + m·o(attention(norm(x))), then x + m·mlp(norm(x)). `mlp` consumes its input. */
 export function graniteBlock(
   run: Run<GraniteConfig>,
   w: Pick<LlamaWeights, 'inputNorm' | 'postNorm' | 'qNorm' | 'kNorm' | 'q' | 'k' | 'v' | 'o'>,
@@ -32,7 +32,7 @@ export function graniteBlock(
   const [x, normed] = normOf(input, w.inputNorm, eps, run);
   const attended = scaled(attentionOf(run, w, index, normed, { scale }), m);
   const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-  return { x: middle, addend: scaled(moved(normed2, mlp), m) };
+  return { x: middle, addend: scaled(mlp(normed2), m) };
 }
 
 export const granite: Family<GraniteConfig> = {

@@ -125,7 +125,7 @@ export const llama: Family<LlamaConfig> = {
     const [x, normed] = normOf(input, w.inputNorm, eps, run);
     const attended = attentionOf(run, w, index, normed);
     const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-    return { x: middle, addend: moved(normed2, (t) => gatedMlp(run, t, w)) };
+    return { x: middle, addend: gatedMlp(run, normed2, w) };
   },
 
   norm: (run, w: WeightsOf<ReturnType<typeof head>>, x) =>

@@ -8,7 +8,7 @@ import { fullAttention } from '../config/windows';
 import type { Family } from './family';
 import { decoderLayout, llamaNames } from './gguf_layout';
 import { llama, llamaConfig, type LlamaConfig } from './llama';
-import { attend, gatedMlp, inActivations, linearOf, linears, splitHeads, summed, type Run } from './parts';
+import { attend, gatedMlp, linearOf, linears, splitHeads, summed, type Run } from './parts';
 
 const layer = (c: LlamaConfig) => {
   const { hiddenSize: d, intermediateSize: ff } = c;
@@ -30,10 +30,11 @@ const layer = (c: LlamaConfig) => {
 };
 type Layer = WeightsOf<ReturnType<typeof layer>>;
 
-/** o(attention(x)). */
+/** o(attention(x)). Consumes x. */
 function attentionOf(run: Run<LlamaConfig>, w: Layer, index: number, x: Tensor): Tensor {
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, rmsNormEps: eps } = run.config;
   const [q, k, v] = linears(run, x, [w.q, w.k, w.v]);
+  x.dispose();
   const normedQ = splitHeads(
     moved(q, (t) => rmsNorm(t, w.qNorm, eps)),
     heads,
@@ -65,9 +66,9 @@ export const olmo2: Family<LlamaConfig> = {
   block(run, w: Layer, index, input) {
     const { rmsNormEps: eps } = run.config;
     const x = summed(input);
-    const attended = inActivations(run, x, (t) => attentionOf(run, w, index, t));
+    const attended = attentionOf(run, w, index, x.to({ dtype: run.dtype }));
     const middle = summed({ x, addend: moved(attended, (t) => rmsNorm(t, w.attentionNorm, eps)) });
-    const made = inActivations(run, middle, (t) => gatedMlp(run, t, w));
+    const made = gatedMlp(run, middle.to({ dtype: run.dtype }), w);
     return { x: middle, addend: moved(made, (t) => rmsNorm(t, w.mlpNorm, eps)) };
   },
 

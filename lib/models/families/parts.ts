@@ -144,13 +144,14 @@ export function attend(
   return joinHeads(mixed);
 }
 
-/** down(silu(gate(x)) · up(x)). */
+/** down(silu(gate(x)) · up(x)). Consumes x. */
 export function gatedMlp(
   run: Run,
   x: Tensor,
   layers: { readonly gate: Linear; readonly up: Linear; readonly down: Linear },
 ): Tensor {
   const [gate, up] = linears(run, x, [layers.gate, layers.up]);
+  x.dispose();
   const activated = gated(gate, up, 'silu');
   gate.dispose();
   up.dispose();
@@ -164,16 +165,12 @@ export function fusedMlp(
   layers: { readonly gateUp: Linear; readonly down: Linear },
   width: number,
 ): Tensor {
-  const [gate, up] = columnsOf(linears(run, x, [layers.gateUp])[0], [width, width]);
+  const [gate, up] = columnsOf(linearOf(run, x, layers.gateUp), [width, width]);
   const activated = gated(gate, up, 'silu');
   gate.dispose();
   up.dispose();
   return linearOf(run, activated, layers.down);
 }
-
-/** What `part` makes of x in the activation dtype. */
-export const inActivations = (run: Run, x: Tensor, part: (x: Tensor) => Tensor): Tensor =>
-  x.dtype === run.dtype ? part(x) : moved(x.to({ dtype: run.dtype }), part);
 
 /** x·factor. Consumes x. */
 export const scaled = (x: Tensor, factor: number): Tensor =>

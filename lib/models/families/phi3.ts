@@ -2,7 +2,6 @@
  * Phi-3 and Phi-4-mini: Llama whose q, k and v are one layer, and gate and up another one. Phi-4-mini rotates a part of each head, and long
  * texts by frequencies of their own (longrope).
  */
-import { moved } from '../../tensor/scope';
 import { decoderConfig } from '../config/common';
 import { parseRope } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
@@ -75,7 +74,7 @@ export const phi3: Family<LlamaConfig> = {
     const attended = linearOf(run, attend(run, index, ...split), w.o);
 
     const [middle, normed2] = normOf({ x, addend: attended }, w.postNorm, eps, run);
-    return { x: middle, addend: moved(normed2, (t) => fusedMlp(run, t, w, ff)) };
+    return { x: middle, addend: fusedMlp(run, normed2, w, ff) };
   },
 
   numbers(c) {
