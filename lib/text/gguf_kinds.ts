@@ -29,12 +29,19 @@ export const preTokenizers: readonly PreTokenizerKind[] = [
     nfc: false,
     wholeWords: true,
   },
+  // SmolLM3's; OLMo 2's and Granite 4's.
+  { name: 'smaug-bpe', aliases: ['dbrx'], parts: [split(words('\\p{N}{1,3}')), bytes(false)], nfc: false },
   {
     name: 'qwen2',
     aliases: ['deepseek-r1-qwen'],
     parts: [split(words('\\p{N}')), bytes(false)],
     nfc: true,
   },
-  { name: 'smollm', parts: [{ type: 'Digits', individual_digits: true }, bytes(true)], nfc: false },
+  {
+    name: 'smollm',
+    aliases: ['refact'], // Granite 3's
+    parts: [{ type: 'Digits', individual_digits: true }, bytes(true)],
+    nfc: false,
+  },
   { name: 'gpt-2', parts: [bytes(true)], nfc: false },
 ];

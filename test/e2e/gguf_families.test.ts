@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { CausalLM, convertModel } from '../../lib/index';
 import { GgufFile } from '../../lib/formats/gguf';
 import type { GgufField } from '../../lib/formats/gguf_write';
+import type { ModelConfig } from '../../lib/models/config/model_config';
+import { openModelFiles } from '../../lib/models/files/model_source';
 import { expectReject } from '../support/errors';
 import { ggufParts, writeGguf } from '../support/gguf_bytes';
 import { temporaryFolder } from '../support/temporary';
@@ -121,10 +123,51 @@ test('the windows of OLMo 3 are those of three of four layers, written and read'
       'ERR_UNSUPPORTED',
       '[convertModel] sliding windows are not those of three of four layers, which is what llama.cpp computes an olmo3 by',
     );
+  const yarn: Record<string, GgufField> = {
+    'olmo2.rope.scaling.type': { text: 'yarn' },
+    'olmo2.rope.scaling.factor': { f32: 8 },
+    'olmo2.rope.scaling.original_context_length': { u32: 32 },
+  };
+  const attention = (f32: number): Record<string, GgufField> => ({
+    ...yarn,
+    'olmo2.rope.scaling.attn_factor': { f32 },
+  });
+  for (const values of [yarn, attention(1.2079441541679836)]) {
+    const { layers } = (await configOf(file, values)) as ModelConfig;
+    expect(layers.map(({ rope }) => rope.scaling.type)).toEqual([
+      ...['default', 'default', 'default', 'yarn', 'default'],
+    ]);
+    expect(layers[3]!.rope.scaling).toMatchObject({ factor: 8, attentionFactor: 0.1 * Math.log(8) + 1 });
+  }
+  await expectReject(
+    configOf(file, attention(1.3)),
+    'ERR_UNSUPPORTED',
+    /has olmo2\.rope\.scaling\.attn_factor = 1\.3, which is not supported/,
+  );
   const rope_scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
   await expectReject(
     written({ ...olmo3, rope_scaling }),
     'ERR_UNSUPPORTED',
     /rope of type yarn is not written/,
   );
+});
+
+test.each([
+  ['smaug-bpe', 'llama-bpe'],
+  ['dbrx', 'llama-bpe'],
+  ['refact', 'smollm'],
+])('texts of %s are divided as those of %s', async (name, known) => {
+  const source = await tinyModel();
+  const file = unused();
+  await convertModel(source, file, { format: 'f32' });
+  rmSync(source, { recursive: true });
+  const parts = await ggufParts(file);
+  const tokenizerOf = async (pre: string): Promise<{ pre_tokenizer: object; model: object }> => {
+    const path = await writeGguf(unused(), parts, { 'tokenizer.ggml.pre': { text: pre } });
+    const json = await (await openModelFiles('test', path)).json('tokenizer.json');
+    return json as { pre_tokenizer: object; model: object };
+  };
+  const [own, other] = [await tokenizerOf(name), await tokenizerOf(known)];
+  expect(own.pre_tokenizer).toEqual(other.pre_tokenizer);
+  expect(own.model).toMatchObject({ ignore_merges: false });
 });

@@ -52,7 +52,8 @@ function positive(rope: Json, key: string, fallback?: number): number {
   return value;
 }
 
-const yarnMagnitude = (factor: number, mscale: number): number =>
+/** What yarn multiplies cos and sin by. */
+export const yarnMagnitude = (factor: number, mscale: number): number =>
   factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1;
 
 /** 0.1·ln(factor) + 1 (Peng et al. 2023, YaRN), or what the keys attention_factor, mscale, mscale_all_dim say. */

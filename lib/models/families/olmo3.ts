@@ -1,6 +1,6 @@
 /** OLMo 3: OLMo 2 with a sliding window in three of four layers, which do not stretch their rope. */
 import { decoderConfig } from '../config/common';
-import { parseRope, ropeOfType } from '../config/rope';
+import { parseRope, ropeOfType, yarnMagnitude } from '../config/rope';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
 import { decoderFields, unsupported } from './gguf_layout';
@@ -37,7 +37,7 @@ export const olmo3: Family<LlamaConfig> = {
   gguf: {
     ...olmo2.gguf,
     slides: true,
-    neutral: { 'attention.sliding_window_pattern': 'read' },
+    neutral: { 'attention.sliding_window_pattern': 'read', 'rope.scaling.attn_factor': 'read' },
     fields(c) {
       const window = c.layers[0]!.window;
       if (window === 0 || c.layers.some((one, i) => one.window !== (slides(i) ? window : 0)))
@@ -55,6 +55,15 @@ export const olmo3: Family<LlamaConfig> = {
       )
         values.fail(
           'has sliding windows in other layers than three of four, which is not supported',
+          'ERR_UNSUPPORTED',
+        );
+      // Writers say what yarn takes by itself.
+      const [given, factor] = ['attn_factor', 'factor'].map((name) =>
+        values.number(key(`rope.scaling.${name}`)),
+      );
+      if (given !== undefined && given !== 1 && !(Math.abs(given - yarnMagnitude(factor ?? 1, 1)) < 1e-4))
+        values.fail(
+          `has ${key('rope.scaling.attn_factor')} = ${given}, which is not supported`,
           'ERR_UNSUPPORTED',
         );
       return {};
