@@ -308,7 +308,7 @@ describe('values', () => {
     [
       'another division',
       { [key('pre')]: { text: 'tekken' } },
-      'ERR_UNSUPPORTED.*tokenizer.ggml.pre = "tekken"; supported are llama-bpe, qwen2',
+      'ERR_UNSUPPORTED.*tokenizer.ggml.pre = "tekken"; supported are llama-bpe, smaug-bpe, qwen2',
     ],
     ['none', { [key('pre')]: undefined }, 'tokenizer.ggml.pre = nothing'],
     [
