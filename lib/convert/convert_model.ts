@@ -11,7 +11,7 @@ import { toPath } from '../formats/paths';
 import { storedDType } from '../formats/dtypes';
 import type { StoredTensor } from '../formats/stored_tensors';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
-import { textTensors } from '../models/files/text_tensors';
+import { modelTensors } from '../models/files/model_tensors';
 import type { ModelConfig } from '../models/config/model_config';
 import { familyOf } from '../models/families';
 import type { RowOrder } from '../models/families/gguf_layout';
@@ -184,7 +184,7 @@ export async function convertModel(
     ...gguf.fields(config),
     ...(await tokenizerFields(folder, config)),
   ]);
-  const stored = textTensors(await folder.tensors(), config);
+  const stored = await modelTensors(folder, config);
   try {
     const { shapes, quantized } = await checkNames(stored, config, dir);
     check(quantized.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantized`);

@@ -51,6 +51,8 @@ export class Linear implements FrozenLayer {
     readonly base: FrozenWeight,
     public baseBias?: Tensor,
     readonly role: LinearRole | null = null,
+    /** Whether Hugging Face's files hold W as [in, out], as those of GPT-2 do. */
+    readonly fanInFanOut = false,
   ) {}
 
   get outFeatures(): number {

@@ -1,5 +1,5 @@
 /** Writing a model whose matrices are quantized, as bitsandbytes does. */
-import { textTensors } from './files/text_tensors';
+import { modelTensors } from './files/model_tensors';
 import { storedDType } from '../formats/dtypes';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
@@ -17,6 +17,7 @@ import {
   quantizePlan,
   type QuantizeOptions,
   type QuantizePlan,
+  refuseTransposed,
 } from './quantized/quantize_options';
 import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantized/quantized_planes';
 import { checkNotSource, checkUnused, writeModel } from './save';
@@ -125,8 +126,9 @@ export async function quantizeModel(
   const config = await modelConfigOf(files);
   const already = (): string => `${dir} is quantized already: expected a model of f32, bf16 or f16`;
   check(config.raw['quantization_config'] === undefined, op, already);
+  refuseTransposed(op, config);
   const quantized = quantizedModules(op, config, plan, '');
-  const stored = textTensors(await files.tensors(), config);
+  const stored = await modelTensors(files, config);
   try {
     const { shapes, quantized: kept } = await checkNames(stored, config, dir);
     check(kept.size === 0, op, already);

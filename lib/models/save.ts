@@ -18,7 +18,7 @@ import type { Adapter } from '../peft/adapter';
 import type { DType, FloatDType } from '../native/dtype';
 import { isPacked, type FrozenWeight, type QuantizedFormat } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
-import { runDetached } from '../tensor/scope';
+import { moved, runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import { rawCast } from '../tensor/raw';
 import { Parameter, type Tensor } from '../tensor/tensor';
@@ -32,6 +32,7 @@ import {
   quantizePlan,
   type QuantizeOptions,
   type QuantizePlan,
+  refuseTransposed,
 } from './quantized/quantize_options';
 import { Requantizer } from './quantized/requantizer';
 import { namedWeights } from './files/tensor_table';
@@ -176,12 +177,13 @@ function tensorsOf(
     const { dtype, rows, cols } = linear.weight;
     const change = merge?.applied(linear.path);
     const { device, format } = linear.base;
+    const rowMajor = (): Tensor => linear.rowMajor(change);
     return {
       name,
       device,
       dtype,
-      shape: [rows, cols],
-      make: () => linear.rowMajor(change),
+      shape: linear.fanInFanOut ? [cols, rows] : [rows, cols],
+      make: linear.fanInFanOut ? () => moved(rowMajor(), (w) => w.transpose()) : rowMajor,
       owned: true,
       format,
     };
@@ -259,6 +261,7 @@ export async function saveModel(
   const op = 'save';
   model.checkAlive(op);
   const quantize = quantizePlan(op, options.quantize);
+  if (quantize) refuseTransposed(op, model.config);
   check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
   const merge = model.adapters.chooseToMerge(op, options.merge);
   const release = model.adapters.acquire(op, merge);

@@ -250,6 +250,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
     const { config, raw = {}, base } = this.#source;
     const json = jsonOfConfig(this.#method.file, this.#method.written(config, this.targets, base), raw);
+    if ('fan_in_fan_out' in json) json['fan_in_fan_out'] = this.#parts.fanInFanOut;
     json['base_model_name_or_path'] ??= base;
     json['task_type'] ??= 'CAUSAL_LM';
     const release = this.acquire();

@@ -28,6 +28,8 @@ export class AdapterParts {
   readonly deltas = new Map<string, Delta>();
   /** The vectors [n, hidden] before the tokens of every text. */
   vectors: Parameter | undefined;
+  /** Whether files hold the matrix of a layer that it changes as [in, out]. */
+  fanInFanOut = false;
 
   constructor(private readonly trainable: boolean) {}
 
@@ -38,6 +40,7 @@ export class AdapterParts {
 
   add(planned: PlannedDelta, make: () => ReadonlyMap<string, Tensor>): void {
     const values = runUntracked(() => noGrad(make));
+    this.fanInFanOut ||= planned.linear.fanInFanOut;
     const parameters = new Map<string, Parameter>();
     for (const [name, value] of values)
       parameters.set(

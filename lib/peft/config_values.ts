@@ -155,6 +155,8 @@ const informative: Readonly<Record<string, (value: unknown) => boolean>> = {
   revision: (value) => typeof value === 'string',
   peft_version: (value) => typeof value === 'string',
   inference_mode: (value) => typeof value === 'boolean',
+  // How the matrices of the base stand in its files: layers know it, and files of GPT-2's adapters say either.
+  fan_in_fan_out: (value) => typeof value === 'boolean',
   auto_mapping: isRecord,
   // PEFT itself does not read it back.
   runtime_config: isRecord,

@@ -8,6 +8,7 @@ import { openModelTensors } from '../formats/sharded';
 import type { CausalLM } from '../models/causal_lm';
 import { checkNotSource } from '../models/save';
 import { dtypeOf } from '../models/core/weights';
+import { tensorsOfFolder } from '../models/files/model_tensors';
 import type { Optimizer } from '../optim/optimizer';
 import { runDetached } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';
@@ -115,7 +116,7 @@ export class ModelSubject implements TrainingSubject {
 
   /** Takes the tensors of a model directory. */
   async #read(dir: string): Promise<void> {
-    const stored = await openModelTensors(dir);
+    const stored = tensorsOfFolder(await openModelTensors(dir), this.model.config);
     try {
       for (const p of this.#parameters) {
         const found = stored.get(p.name);

@@ -41,6 +41,7 @@ export const supportedGolden: readonly string[] = [
 
 /** Folders of golden-families that are replayed: when the model of one is refused, its test fails. */
 export const supportedFamilies: readonly string[] = [
+  'tiny-gpt2',
   'tiny-granite',
   'tiny-granite3',
   'tiny-olmo2',
@@ -55,7 +56,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-gemma3-window',
   'tiny-gemma4',
   'tiny-gemma4-moe',
-  'tiny-gpt2',
   'tiny-gptoss',
   'tiny-gptoss-experts',
   'tiny-lfm2',

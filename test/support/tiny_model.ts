@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { parseModelConfig } from '../../lib/models/families';
-import { expectedTensors } from '../../lib/models/files/tensor_table';
+import { expectedTensors, transposedTensors } from '../../lib/models/files/tensor_table';
 
 /** Small odd sizes: 3 layers, 4 heads over 2 of keys, a vocabulary beyond the tokenizer's. */
 export const tinyConfig: Readonly<Record<string, unknown>> = {
@@ -124,13 +124,15 @@ export async function tinyModel(options: TinyModelOptions = {}): Promise<string>
   const dtype = options.dtype ?? 'F32';
   const random = generator(options.seed ?? 1);
   const tensors = new Map<string, SafetensorsTensor>();
+  const turned = transposedTensors(config);
   for (const [name, shape] of expectedTensors(config)) {
     const count = shape.reduce((a, b) => a * b, 1);
     // Norms near 1, everything else of a size that keeps activations near 1 and logits apart.
     const scale = shape.length === 1 ? 0.2 : 1.7 / Math.sqrt(shape[1]!);
     const base = name.includes('norm') ? 1 : 0;
     const values = Float32Array.from({ length: count }, () => base + scale * random());
-    tensors.set(name, { dtype, shape: [...shape], bytes: encode(values, dtype) });
+    const stored = turned.has(name) ? [...shape].reverse() : [...shape];
+    tensors.set(name, { dtype, shape: stored, bytes: encode(values, dtype) });
   }
   options.edit?.(tensors);
   await writeSafetensors(join(dir, 'model.safetensors'), tensors, { format: 'pt' });

@@ -206,7 +206,7 @@ describe('fromPeftJson', () => {
     [{ use_dora: 1 }, 'has use_dora 1, expected true or false'],
     [{ modules_to_save: [1] }, 'has modules_to_save [1], expected a list of module names'],
     [{ layer_replication: [[0, 2]] }, 'has layer_replication [[0,2]], which is not supported'],
-    [{ fan_in_fan_out: true }, 'has fan_in_fan_out true, which is not supported'],
+    [{ fan_in_fan_out: 1 }, 'has fan_in_fan_out 1, which is of the wrong type'],
     [{ qalora_group_size: 32 }, 'has qalora_group_size 32, which is not supported'],
     [{ a_field_of_tomorrow: 0 }, 'has a_field_of_tomorrow 0, which is not supported'],
     [{ task_type: 'SEQ_CLS' }, 'has task_type "SEQ_CLS", which is not supported'],

@@ -55,6 +55,17 @@ export class ConfigJson {
     return value;
   }
 
+  /** A number that is not negative. */
+  number(key: string, fallback?: number): number {
+    const value = this.get(key) ?? fallback;
+    if (typeof value !== 'number' || !Number.isFinite(value) || value < 0)
+      refuse(
+        'ERR_FILE',
+        `expected ${key} of config.json to be a number but received ${JSON.stringify(this.raw[key])}`,
+      );
+    return value;
+  }
+
   flag(key: string): boolean {
     const value = this.get(key) ?? false;
     if (typeof value !== 'boolean')

@@ -27,6 +27,8 @@ export interface LinearRow {
   readonly out: number;
   readonly in: number;
   readonly bias: boolean;
+  /** Whether Hugging Face's files hold W as [in, out]: a Conv1D of transformers. */
+  readonly fanInFanOut: boolean;
 }
 
 /** `module` is a path inside of the block, or inside of the model for what stands before and behind the blocks. */
@@ -76,4 +78,10 @@ export const linear = (
   out: number,
   inside: number,
   bias = false,
-): LinearRow => ({ kind: 'linear', role, module, out, in: inside, bias });
+): LinearRow => ({ kind: 'linear', role, module, out, in: inside, bias, fanInFanOut: false });
+
+/** A Conv1D of transformers: a linear layer with a bias whose matrix stands as [in, out] in files. */
+export const conv1d = (role: LinearRole, module: string, out: number, inside: number): LinearRow => ({
+  ...linear(role, module, out, inside, true),
+  fanInFanOut: true,
+});

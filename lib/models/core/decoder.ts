@@ -97,7 +97,7 @@ export function* hiddenStatesByBlock(
   let x = family.embed(around, weights.stem, ids);
   if (context.noise) x = addNoise(x, context.noise);
   if (context.input) x = context.input(x);
-  if (family.enter) x = family.enter(around, x);
+  if (family.enter) x = family.enter(around, weights.stem, x);
   const ropes = decoder.ropes.views(past?.maxPositions ?? x.shape[1]!);
   const run: Run = { ...around, angles: ropes.ofLayer };
   watch?.(embeddingPath(config), x);

@@ -13,7 +13,7 @@ import type { DType, FloatDType } from '../../native/dtype';
 import { FrozenWeight } from '../../tensor/frozen_weight';
 import type { Tensor } from '../../tensor/tensor';
 import { check, listed, shapeText } from '../../validate';
-import { textTensors } from '../files/text_tensors';
+import { modelTensors } from '../files/model_tensors';
 import type { ModelConfig } from '../config/model_config';
 import type { HeadWeights, StemWeights, Weights } from '../config/rows';
 import { quantizedWeight } from '../quantized/codes';
@@ -165,7 +165,7 @@ class WeightLoader {
         if (row.kind === 'table') weights[key] = weight;
         else {
           const bias = row.bias ? await this.#vector(`${path}.bias`) : undefined;
-          weights[key] = new Linear(path, weight, bias, row.role);
+          weights[key] = new Linear(path, weight, bias, row.role, row.fanInFanOut);
         }
       }
     return weights;
@@ -223,7 +223,7 @@ export async function loadWeights(
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
   const { signal, device, quantize } = options;
   const { dir } = files;
-  const stored = textTensors(await files.tensors(), config);
+  const stored = await modelTensors(files, config);
   let loader: WeightLoader | undefined;
   try {
     const { shapes, quantized } = await checkNames(stored, config, dir);

@@ -34,6 +34,8 @@ export interface Family<C extends ModelConfig = ModelConfig> {
   /** @throws ERR_UNSUPPORTED for a value that models of this family do not have, ERR_FILE for one of the wrong kind. */
   config(json: ConfigJson): C;
 
+  /** The name that a tensor of a file has in the rows, where some writers used another one; null for one that no model needs. */
+  nameInModel?(name: string): string | null;
   /** The tensors before the blocks, of each block, and behind them, by the names that the functions below give them. */
   stem(c: C): StemRows;
   layer(c: C): Rows;
@@ -44,7 +46,7 @@ export interface Family<C extends ModelConfig = ModelConfig> {
   /** Embeddings of ids [b, s] → [b, s, hidden] in f32. */
   embed(run: Run<C>, stem: StemWeights, ids: Tensor): Tensor;
   /** What enters the first block: x is the embeddings with noise and the vectors of adapters among them, and is consumed. Absent: x itself. */
-  enter?(run: Run<C>, x: Tensor): Tensor;
+  enter?(run: Run<C>, stem: StemWeights, x: Tensor): Tensor;
   /** What block `index` makes of the residual stream, which it consumes. */
   block(run: Run<C>, layer: Weights, index: number, x: Residual): Residual;
   /** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */

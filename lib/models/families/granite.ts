@@ -62,7 +62,7 @@ export const granite: Family<GraniteConfig> = {
     };
   },
 
-  enter: (run, x) => scaled(x, run.config.embeddingMultiplier),
+  enter: (run, _, x) => scaled(x, run.config.embeddingMultiplier),
 
   block: (run, w: LlamaWeights, index, input) =>
     graniteBlock(run, w, index, input, (x) => gatedMlp(run, x, w)),

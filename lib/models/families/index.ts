@@ -7,6 +7,7 @@ import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
 import { granite } from './granite';
 import { granitemoehybrid } from './granitemoehybrid';
+import { gpt2 } from './gpt2';
 import { llama } from './llama';
 import { mistral } from './mistral';
 import { olmo2 } from './olmo2';
@@ -17,16 +18,17 @@ import { qwen3 } from './qwen3';
 import { smollm3 } from './smollm3';
 
 const families = {
+  gpt2,
+  granite,
+  granitemoehybrid,
   llama,
   mistral,
+  olmo2,
+  olmo3,
   phi3,
   qwen2,
   qwen3,
   smollm3,
-  granite,
-  granitemoehybrid,
-  olmo2,
-  olmo3,
 } as const satisfies Readonly<Record<string, Family>>;
 
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */

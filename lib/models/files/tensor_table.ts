@@ -88,6 +88,14 @@ export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> 
   return tensors;
 }
 
+/** The names of the matrices that stand as [in, out] in Hugging Face's files. */
+export const transposedTensors = (c: ModelConfig): Set<string> =>
+  new Set(
+    allRows(c).flatMap(({ row, path }) =>
+      row.kind === 'linear' && row.fanInFanOut ? [`${path}.weight`] : [],
+    ),
+  );
+
 /** The linear layers of a block, in the order of the forward pass. */
 export const linearsOfBlock = (c: ModelConfig, layer: Weights): Linear[] =>
   Object.entries(familyOf(c).layer(c)).flatMap(([key, row]) =>

@@ -1,4 +1,5 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
+import { loraError } from '../../errors';
 import { quantizedFormats, type PackedFormat, type QuantizedFormat } from '../../tensor/frozen_weight';
 import {
   check,
@@ -11,7 +12,7 @@ import {
   listed,
 } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
-import { embeddingPath, expectedTensors, headPath } from '../files/tensor_table';
+import { embeddingPath, expectedTensors, headPath, transposedTensors } from '../files/tensor_table';
 
 /** The option `quantize`. */
 export interface QuantizeOptions {
@@ -81,6 +82,17 @@ export function quantizedModules(
   const skipped = (path: string): boolean =>
     (path === embedding && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));
   return new Set(modules.filter((path) => !skipped(path)));
+}
+
+/** @throws ERR_UNSUPPORTED for a model of which bitsandbytes would hold matrices the other way. */
+export function refuseTransposed(op: string, config: ModelConfig): void {
+  const [first] = transposedTensors(config);
+  if (first === undefined) return;
+  throw loraError(
+    op,
+    'ERR_UNSUPPORTED',
+    `${first} stands as [in, out] in files of ${config.modelType} models, whose quantized matrices are not written: load the model with quantize`,
+  );
 }
 
 /** The formats of the matrices of a model that are quantized, by the path of their module. */

@@ -1,0 +1,95 @@
+/** The tensors of a folder of Hugging Face's as the rows of a model describe them: by their names, and matrices [out, in]. */
+import { bytesPerElement } from '../../native/dtype';
+import { floatOfStored } from '../../formats/dtypes';
+import type { ModelFiles } from '../../formats/model_folder';
+import type { ModelTensors } from '../../formats/sharded';
+import type { StoredTensor } from '../../formats/stored_tensors';
+import { breathe } from '../../tensor/pace';
+import type { ModelConfig } from '../config/model_config';
+import { familyOf } from '../families';
+import { GgufModel } from './gguf_model';
+import { transposedTensors } from './tensor_table';
+
+/** What stands before the names of a text model's own tensors where a model sees images too, and what takes its place; the first that fits. */
+const prefixes: readonly (readonly [from: string, to: string])[] = [
+  ['language_model.model.', 'model.'],
+  ['language_model.', ''],
+  ['model.language_model.', 'model.'],
+];
+/** What has other uses: encoders of images and sound, and what fits their outputs to the text model. */
+const others =
+  /^(model\.)?(vision_tower|vision_model|vision_encoder|vision_adapter|visual|audio_tower|embed_vision|embed_audio|multi_modal_projector|patch_merger)\./;
+
+/** The name in the text model alone; null for a tensor that it has not. */
+function nameInText(name: string): string | null {
+  if (others.test(name)) return null;
+  const found = prefixes.find(([from]) => name.startsWith(from));
+  return found ? `${found[1]}${name.slice(found[0].length)}` : name;
+}
+
+/** Bytes of a matrix that change rows into columns in one go. */
+const turnBytes = 2 ** 20;
+
+/** The bytes of a matrix [rows, cols] as [cols, rows]. */
+async function turned(bytes: Uint8Array, rows: number, cols: number): Promise<Uint8Array> {
+  const width = bytes.byteLength / (rows * cols);
+  const result = new Uint8Array(bytes.byteLength);
+  const elements = (of: Uint8Array): Uint16Array | Uint32Array =>
+    new (width === 2 ? Uint16Array : Uint32Array)(of.buffer as ArrayBuffer, of.byteOffset, rows * cols);
+  const [from, to] = [elements(bytes), elements(result)];
+  const step = Math.max(1, Math.floor(turnBytes / (width * rows)));
+  for (let first = 0; first < cols; first += step) {
+    for (let col = first; col < Math.min(cols, first + step); col++)
+      for (let row = 0; row < rows; row++) to[col * rows + row] = from[row * cols + col]!;
+    await breathe();
+  }
+  return result;
+}
+
+/** A matrix that stands as [in, out] in the file. */
+function turnedTensor(stored: StoredTensor): StoredTensor {
+  const { dtype, shape, byteLength } = stored;
+  const [rows, cols] = shape as [number, number];
+  const float = floatOfStored(dtype);
+  if (shape.length !== 2 || float === undefined) return stored; // what names, shapes and elements are checked for
+  const width = bytesPerElement[float];
+  const read = async (): Promise<Uint8Array> => {
+    const bytes = await stored.read();
+    return turned(bytes.byteOffset % width === 0 ? bytes : bytes.slice(), rows, cols);
+  };
+  return {
+    ...{ dtype, byteLength, shape: [cols, rows], read },
+    async *slices() {
+      yield await read();
+    },
+  };
+}
+
+/** Those of an open folder. What a model has no use for is left out, by names that say what it is. */
+export function tensorsOfFolder(stored: ModelTensors, config: ModelConfig): ModelTensors {
+  const family = familyOf(config);
+  const names = new Map<string, string>();
+  for (const name of stored.names) {
+    const text = config.textOf === undefined ? name : nameInText(name);
+    const own = text !== null && family.nameInModel ? family.nameInModel(text) : text;
+    if (own !== null) names.set(own, name);
+  }
+  const inFile = (name: string): string => names.get(name) ?? name;
+  const transposed = transposedTensors(config);
+  return {
+    names: [...names.keys()],
+    get(name) {
+      const found = stored.get(inFile(name));
+      return transposed.has(name) ? turnedTensor(found) : found;
+    },
+    nameInFile: (name) => stored.nameInFile(inFile(name)),
+    checkUnchanged: () => stored.checkUnchanged(),
+    close: () => stored.close(),
+  };
+}
+
+/** The tensors of the files of a model. */
+export async function modelTensors(files: ModelFiles, config: ModelConfig): Promise<ModelTensors> {
+  const stored = await files.tensors();
+  return files instanceof GgufModel ? stored : tensorsOfFolder(stored, config);
+}
