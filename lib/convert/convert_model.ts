@@ -203,8 +203,8 @@ export async function convertModel(
         }),
       );
     }
-    const factors = gguf.frequencyFactors(config);
-    if (factors) tensors.set('rope_freqs.weight', factorsTensor(factors));
+    for (const [name, factors] of Object.entries(gguf.frequencyFactors(config)))
+      tensors.set(name, factorsTensor(factors));
     const staged = await stageFile(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {
       signal?.throwIfAborted(); // each read of a file asks it too, and its reason is no failure to write
       throw error;

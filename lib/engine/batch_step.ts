@@ -25,7 +25,7 @@ interface Recorded {
   /** [m, vocab], of the last run. */
   readonly logits: Tensor;
   readonly sampler: RecordedSampler;
-  /** Of m rows: ids, lengths, slots, page tables, one after the other; i32. */
+  /** Of m rows: ids, lengths, slots, starts in tables of angles, page tables, one after the other; i32. */
   readonly input: Tensor;
   /** What is written there. */
   readonly values: Int32Array<ArrayBuffer>;
@@ -72,7 +72,8 @@ export class BatchStep {
       values[i] = ids[computed]!;
       values[m + i] = computed + 1;
       values[2 * m + i] = slots.get(request) ?? -1;
-      for (let page = 0; page < pages.length; page++) values[3 * m + i * width + page] = pages[page]!.number;
+      values[3 * m + i] = this.#model.tableStart?.(request.longest) ?? 0;
+      for (let page = 0; page < pages.length; page++) values[4 * m + i * width + page] = pages[page]!.number;
     }
     entry(() => {
       writeBytes(input, new Uint8Array(values.buffer));
@@ -134,7 +135,7 @@ export class BatchStep {
           this.#model.prepare(maxPositions);
           this.#prepareOwn();
           const before = bytesOn(device);
-          const input = owned(rawEmpty([m * (3 + width)], 'i32', device));
+          const input = owned(rawEmpty([m * (4 + width)], 'i32', device));
           const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
           // One call of the caller: the stack of each op would cost more than the op.
           const program = entry(() =>
@@ -142,8 +143,9 @@ export class BatchStep {
               tidy(() => {
                 const past: Past = {
                   layers,
-                  pageTable: part(3, [m, width]),
+                  pageTable: part(4, [m, width]),
                   lengths: part(1, [m]),
+                  tableStart: this.#model.tableStart && part(3, [m]),
                   maxPositions,
                   phase: 'decode',
                 };

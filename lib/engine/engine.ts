@@ -110,7 +110,7 @@ export class Engine {
     this.#prefixes = new PrefixCache(this.#pool);
     this.#slots = new AdapterSlots(model.linears, model.device, model.dtype, limits.maxBatchSize);
     this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
-      this.#weightsOf(request.plan.adapter),
+      this.#weightsOf(request),
     );
   }
 
@@ -205,9 +205,11 @@ export class Engine {
   }
 
   /** Names all that a page follows from beside its tokens. Counters: what is changed and changed back has another name. */
-  #weightsOf(adapter: Adapter | null): string {
+  #weightsOf(request: Request): string {
+    const { adapter } = request.plan;
+    const start = this.#model.tableStart?.(request.longest) ?? 0;
     const own = adapter ? `${this.#slots.idOf(adapter)}:${adapter.revision}` : 'base';
-    return `${own}:${this.#base}:${threadSetting()}`;
+    return `${own}:${this.#base}:${threadSetting()}:${start}`;
   }
 
   // ---- the loop ------------------------------------------------------------------------------

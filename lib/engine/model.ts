@@ -23,6 +23,11 @@ export interface EngineModel {
   /** Prepares positions below this one, outside of a recording. */
   prepare(positions: number): void;
   /**
+   * Where a text of so many positions, at the most that it may have, begins in the tables of its angles (`Past`): the numbers of one text come
+   * from one start. Absent: all begin at 0.
+   */
+  readonly tableStart?: ((positions: number) => number) | undefined;
+  /**
    * ids [b, s] → hidden states [b, s, hidden], with a pause after each block. `input` puts vectors among the embeddings of the tokens, which
    * it consumes.
    */

@@ -51,6 +51,7 @@ export async function prefill(
             [1, pages.length],
           ),
           lengths: whole([end], [1]),
+          tableStart: model.tableStart && whole([model.tableStart(request.longest)], [1]),
           maxPositions: pages.length * pageLength,
           phase: 'prefill',
         };

@@ -18,7 +18,7 @@ const keyOf = (ids: ArrayLike<number>, page: number): string =>
 
 export class PrefixCache {
   readonly #pool: PagePool;
-  /** By what the weights are: the adapter and its version. */
+  /** By what pages follow from beside tokens: the adapter and its version, the base, the start of the text in tables of angles. */
   readonly #roots = new Map<string, Map<string, Node>>();
   /** All pages, those that were used longest ago first. A page is used no later than the pages before it in a text. */
   readonly #byUse = new Set<Node>();

@@ -91,6 +91,11 @@ export class Request {
     return this.ids.length - this.promptLength;
   }
 
+  /** Positions of all its tokens, at the most that it may generate. */
+  get longest(): number {
+    return this.promptLength + this.plan.maxNewTokens;
+  }
+
   /** Positions that it may need at most; the last token is never read. */
   get maxPositions(): number {
     return this.promptLength + Math.max(0, this.plan.maxNewTokens - 1);

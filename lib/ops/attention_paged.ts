@@ -38,6 +38,8 @@ export interface Past {
   readonly pageTable: Tensor;
   /** Tokens of each sequence, those of the call included, [b] i32. */
   readonly lengths: Tensor;
+  /** Where each sequence begins in tables of angles that have rows for several, [b] i32; absent: at 0. */
+  readonly tableStart?: Tensor | undefined;
   /** More than any position. */
   readonly maxPositions: number;
   /** A part of one prompt, or one token of each sequence. */

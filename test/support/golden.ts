@@ -47,6 +47,7 @@ export const supportedFamilies: readonly string[] = [
   'tiny-olmo2',
   'tiny-olmo3',
   'tiny-phi3',
+  'tiny-phi4mini',
   'tiny-smollm3',
 ];
 
@@ -61,7 +62,6 @@ export const familiesNotYet: readonly string[] = [
   'tiny-lfm2',
   'tiny-ministral',
   'tiny-ministral3',
-  'tiny-phi4mini',
   'tiny-qwen35',
   'tiny-qwen3moe',
   'tiny-qwen3moe-experts',

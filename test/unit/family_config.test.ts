@@ -1,6 +1,7 @@
 /** What each family reads of config.json beyond what all do. */
 import { LoRAError } from '../../lib/errors';
 import { parseModelConfig } from '../../lib/models/families';
+import { inverseFrequencies, tableStart } from '../../lib/models/config/rope';
 import { tinyConfig } from '../support/tiny_model';
 
 /** Of four layers. */
@@ -82,6 +83,43 @@ describe('phi3', () => {
         `ERR_UNSUPPORTED [from_pretrained] config.json has partial_rotary_factor = ${JSON.stringify(part)}`,
       );
   });
+
+  const long = {
+    ...{ ...phi3, head_dim: 8, max_position_embeddings: 64, original_max_position_embeddings: 16 },
+    rope_scaling: { type: 'longrope', short_factor: [1, 1, 1, 2], long_factor: [1, 2, 3, 4] },
+  };
+  const rope = (changes: Record<string, unknown>, settings: Record<string, unknown> = {}) =>
+    parse({ ...long, rope_scaling: { ...long.rope_scaling, ...settings }, ...changes }).layers[0]!.rope;
+
+  test('longrope has short and long factors, and a factor on cos and sin', () => {
+    const attentionFactor = Math.sqrt(1 + Math.log(4) / Math.log(16));
+    const scaling = { type: 'longrope', shortFactors: [1, 1, 1, 2], longFactors: [1, 2, 3, 4] };
+    expect(rope({}).scaling).toEqual({ ...scaling, attentionFactor, originalLength: 16 });
+    const settings = { original_max_position_embeddings: 32 };
+    expect(rope({}, { ...settings, type: 'su' }).scaling).toMatchObject({ originalLength: 16 });
+    expect(rope({}, { factor: 2 }).scaling).toMatchObject({ attentionFactor: Math.sqrt(1.25) });
+    expect(rope({ max_position_embeddings: 16 }).scaling).toMatchObject({ attentionFactor: 1 });
+    expect(rope({}, { attention_factor: 1.5 }).scaling).toMatchObject({ attentionFactor: 1.5 });
+  });
+
+  test('the long factors are those of texts of more than the original length', () => {
+    const divided = (isLong: boolean): number[] =>
+      [...inverseFrequencies(rope({ rope_theta: 1 }), 8, isLong)].map((f) => 1 / f);
+    expect([divided(false), divided(true)]).toEqual([
+      [1, 1, 1, 2],
+      [1, 2, 3, 4],
+    ]);
+    expect([16, 17].map((positions) => tableStart(rope({}), positions))).toEqual([0, 16]);
+  });
+
+  test.each([[[1, 2, 3]], [[1, 2, 3, 0]], [[1, 2, 3, '4']], [undefined]])(
+    'long_factor %j is refused',
+    (factors) => {
+      expect(refusal({ ...long, rope_scaling: { ...long.rope_scaling, long_factor: factors } })).toContain(
+        'ERR_FILE [from_pretrained] expected long_factor of the rope settings in config.json to list 4 positive numbers',
+      );
+    },
+  );
 
   test('dropouts of the base change nothing; biases that its class does not have are refused', () => {
     const dropouts = { attention_dropout: 0.1, embd_pdrop: 0.1, resid_pdrop: 0.1 };

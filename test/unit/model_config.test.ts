@@ -140,7 +140,7 @@ test.each<[Record<string, unknown>, string]>([
   [{ attention_dropout: 0.1 }, 'attention_dropout = 0.1'],
   [{ no_rope_layers: [1, 1, 0] }, 'no_rope_layers = [1,1,0]'],
   [{ rope_scaling: { rope_type: 'dynamic', factor: 2 } }, 'rope_scaling.rope_type = "dynamic"'],
-  [{ rope_scaling: { type: 'longrope' } }, 'supported are default, linear, llama3 and yarn'],
+  [{ rope_scaling: { type: 'longrope' } }, 'which models of this family do not have'],
   [{ rope_scaling: { type: 'default', mrope_section: [1, 2] } }, 'rope_scaling.mrope_section'],
   [
     { rope_parameters: { full_attention: { rope_theta: 1 } } },

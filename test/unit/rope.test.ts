@@ -146,6 +146,23 @@ describe('the table', () => {
     table.dispose();
   });
 
+  test('of longrope has the rows of short texts, then those of long ones', async () => {
+    const [shortFactors, longFactors] = [[2], [8]];
+    const scaling = {
+      type: 'longrope',
+      shortFactors,
+      longFactors,
+      attentionFactor: 1.5,
+      originalLength: 3,
+    } as const;
+    const table = new RopeTable({ theta: 1, scaling, width: 2 }, 6, 'cpu');
+    const { cos } = table.upTo(1);
+    const positions = Array.from({ length: 256 }, (_, p) => p);
+    const angles = [...[0, 1, 2].map((p) => p / 2), ...positions.map((p) => p / 8)];
+    expect([...(await cos.data())]).toEqual(angles.map((a) => Math.fround(1.5 * Math.cos(a))));
+    table.dispose();
+  });
+
   test.each([
     [256, 256],
     [257, 512],

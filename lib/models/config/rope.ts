@@ -16,6 +16,16 @@ export type RopeScaling =
       betaSlow: number;
       originalLength: number;
       truncate: boolean;
+    }
+  | {
+      type: 'longrope';
+      /** What divides the frequencies in texts of up to `originalLength` positions. */
+      shortFactors: readonly number[];
+      /** And in longer ones. */
+      longFactors: readonly number[];
+      /** Factor on cos and sin. */
+      attentionFactor: number;
+      originalLength: number;
     };
 
 /** Rotary position embedding (Su et al., 2021): angle(t, i) = t · theta^(−2i/width). */
@@ -84,7 +94,42 @@ const knownKeys: Record<Variant, readonly string[]> = {
     'original_max_position_embeddings',
     'truncate',
   ],
+  longrope: ['factor', 'attention_factor', 'short_factor', 'long_factor', 'original_max_position_embeddings'],
 };
+
+const variants = Object.keys(knownKeys) as Variant[];
+
+/** The factor on cos and sin of a context that is so many times the original length. */
+export const longropeMagnitude = (factor: number, originalLength: number): number =>
+  factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalLength));
+
+/** LongRoPE (Ding et al., 2024). `count`: the frequencies. */
+function longrope(config: Json, rope: Json, maxPositions: number, count: number): RopeScaling {
+  const factors = (key: string): readonly number[] => {
+    const value: unknown = rope[key];
+    if (
+      Array.isArray(value) &&
+      value.length === count &&
+      value.every((one) => Number.isFinite(one) && one > 0)
+    )
+      return value as number[];
+    throw loraError(
+      'from_pretrained',
+      'ERR_FILE',
+      `expected ${key} of the rope settings in config.json to list ${count} positive numbers but received ${JSON.stringify(value)?.slice(0, 120)}`,
+    );
+  };
+  const name = 'original_max_position_embeddings';
+  const originalLength = positive({ [name]: config[name] ?? rope[name] }, name, maxPositions);
+  const factor = positive(rope, 'factor', maxPositions / originalLength);
+  return {
+    type: 'longrope',
+    shortFactors: factors('short_factor'),
+    longFactors: factors('long_factor'),
+    attentionFactor: positive(rope, 'attention_factor', longropeMagnitude(factor, originalLength)),
+    originalLength,
+  };
+}
 
 /** How many of the `headDim` numbers of a head are rotated; undefined where all are. */
 function rotatedWidth(config: Json, key: string, headDim: number | undefined): number | undefined {
@@ -116,10 +161,11 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
   const width = rotatedWidth(config, key, headDim);
 
   const theta = positive({ rope_theta: rope['rope_theta'] ?? config['rope_theta'] }, 'rope_theta', 10000);
-  const type = rope['rope_type'] ?? rope['type'] ?? 'default';
-  if (type !== 'default' && type !== 'linear' && type !== 'llama3' && type !== 'yarn')
+  const named = rope['rope_type'] ?? rope['type'] ?? 'default';
+  const type = variants.find((one) => one === (named === 'su' ? 'longrope' : named)); // 'su': its first name
+  if (!type)
     unsupported(
-      `config.json has ${key}.rope_type = ${JSON.stringify(type)}; supported are default, linear, llama3 and yarn`,
+      `config.json has ${key}.rope_type = ${JSON.stringify(named)}; supported are ${variants.join(', ')}`,
     );
   const known = [...knownKeys[type], 'rope_type', 'type', 'rope_theta', 'partial_rotary_factor'];
   for (const [name, value] of Object.entries(rope))
@@ -159,6 +205,12 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
         truncate: rope['truncate'] !== false,
       });
     }
+    case 'longrope': {
+      const heads =
+        headDim ??
+        unsupported(`config.json has ${key}.rope_type = "longrope", which models of this family do not have`);
+      return made(longrope(config, rope, maxPositions, (width ?? heads) / 2));
+    }
   }
 }
 
@@ -168,8 +220,15 @@ export function ropeOfType(config: Json, maxPositions: number, type: string): Ro
   return isObject(settings) ? parseRope({ ...config, rope_parameters: settings }, maxPositions) : undefined;
 }
 
-/** Inverse frequencies [d / 2] of the d rotated numbers of a head: θ^(−2i/d), then rescaled as the variant says. */
-export function inverseFrequencies({ theta, scaling, width }: RopeConfig, headDim: number): Float64Array {
+/**
+ * Inverse frequencies [d / 2] of the d rotated numbers of a head: θ^(−2i/d), then rescaled as the variant says.
+ * @param long whether by longrope's factors for long texts
+ */
+export function inverseFrequencies(
+  { theta, scaling, width }: RopeConfig,
+  headDim: number,
+  long = false,
+): Float64Array {
   const dim = width ?? headDim;
   const inv = Float64Array.from({ length: dim / 2 }, (_, i) => theta ** (-(2 * i) / dim));
   switch (scaling.type) {
@@ -205,5 +264,16 @@ export function inverseFrequencies({ theta, scaling, width }: RopeConfig, headDi
         return (f / scaling.factor) * ramp + f * (1 - ramp);
       });
     }
+    case 'longrope': {
+      const factors = long ? scaling.longFactors : scaling.shortFactors;
+      return inv.map((f, i) => f / factors[i]!);
+    }
   }
 }
+
+/**
+ * The row of a table of angles where those of a text begin that has so many positions at most: longrope's table has the rows of short texts
+ * first, and those of long ones below.
+ */
+export const tableStart = ({ scaling }: RopeConfig, positions: number): number =>
+  scaling.type === 'longrope' && positions > scaling.originalLength ? scaling.originalLength : 0;

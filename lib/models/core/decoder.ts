@@ -45,6 +45,8 @@ interface Context {
   readonly past?: Past | undefined;
   /** The texts that a row holds. */
   readonly segments?: Segments | undefined;
+  /** The rows of longrope's tables, of the texts that a row holds. */
+  readonly tableRows?: Tensor | undefined;
   /** Whether blocks keep their input alone for backward(). */
   readonly recompute?: boolean | undefined;
   /** Sees the activations between the blocks, by the module that made them; they live no longer than the call. */
@@ -56,8 +58,12 @@ interface Context {
 }
 
 /** What the parts before and behind the blocks compute with. */
-const runAround = ({ config, dtype }: Decoder, use: AdapterUse, { past, segments }: Context = {}): Run => ({
-  ...{ config, dtype, use, past, segments },
+const runAround = (
+  { config, dtype }: Decoder,
+  use: AdapterUse,
+  { past, segments, tableRows }: Context = {},
+): Run => ({
+  ...{ config, dtype, use, past, segments, tableRows },
   angles() {
     throw new Error('expected nothing to be rotated before and behind the blocks');
   },
@@ -71,13 +77,16 @@ function recomputedBlock({ config, weights }: Decoder, run: Run, index: number, 
   );
   const parameters = [...ofAdapter, ...trainedOfBlock(config, layer)];
   const angles = run.angles(index);
-  const { segments } = run;
-  const others = [angles.cos, angles.sin, ...(segments ? [segments.keyBegin, segments.positions] : [])];
-  return recomputed(x, others, parameters, (input, cos, sin, keyBegin, positions) => {
+  const { segments, tableRows } = run;
+  const optional = [segments?.keyBegin, segments?.positions, tableRows];
+  const others = [angles.cos, angles.sin, ...optional.filter((one) => one !== undefined)];
+  return recomputed(x, others, parameters, (input, cos, sin, ...rest) => {
+    const [keyBegin, positions, tableRows] = optional.map((one) => one && rest.shift());
     const again = {
       ...run,
       angles: () => ({ cos, sin }),
       segments: keyBegin && positions && { keyBegin, positions },
+      tableRows,
     };
     return summed(familyOf(config).block(again, layer, index, { x: input, addend: null }));
   });
@@ -133,6 +142,7 @@ export function engineModel(decoder: Decoder, linears: readonly Linear[], device
     layers: config.layers,
     linears,
     prepare: (positions) => ropes.prepare(positions),
+    tableStart: ropes.start,
     revision: () => decoder.trained.revision,
     hiddenStates: (ids, use, past, input) => hiddenStatesByBlock(decoder, ids, use, { past, input }),
     logits: (hidden, use) => headLogits(decoder, finalNorm(decoder, hidden), use),

@@ -5,9 +5,12 @@ import { tensor } from '../../tensor/create';
 import { rawView } from '../../tensor/raw';
 import { keep, noGrad } from '../../tensor/scope';
 import type { LayerShape } from '../config/model_config';
-import { inverseFrequencies, type RopeConfig } from '../config/rope';
+import { inverseFrequencies, tableStart, type RopeConfig } from '../config/rope';
 
-/** cos and sin [positions, headDim / 2] on a device; grows when a longer sequence asks for it. */
+/**
+ * cos and sin [positions, w / 2] on a device, w the rotated numbers of a head; grows when a longer sequence asks for it. longrope has a table for
+ * short texts, and below it one for long texts: `tableStart` (config/rope.ts) says where the rows of a text begin.
+ */
 export class RopeTable {
   #capacity = 0;
   #table: RopeAngles | undefined;
@@ -18,23 +21,31 @@ export class RopeTable {
     private readonly device: Device,
   ) {}
 
-  /** A table of at least `positions` rows. */
+  /** A table of at least `positions` rows for each text. */
   upTo(positions: number): RopeAngles {
     if (this.#table && positions <= this.#capacity) return this.#table;
     this.dispose();
     this.#capacity = Math.max(256, 2 ** Math.ceil(Math.log2(positions)));
-    const inv = inverseFrequencies(this.config, this.headDim);
-    const { scaling } = this.config;
-    const factor = scaling.type === 'yarn' ? scaling.attentionFactor : 1;
-    const shape = [this.#capacity, inv.length];
-    const cos = new Float32Array(this.#capacity * inv.length);
+    const { config, headDim, device } = this;
+    const { scaling } = config;
+    const parts =
+      scaling.type === 'longrope'
+        ? [
+            { inv: inverseFrequencies(config, headDim), rows: scaling.originalLength },
+            { inv: inverseFrequencies(config, headDim, true), rows: this.#capacity },
+          ]
+        : [{ inv: inverseFrequencies(config, headDim), rows: this.#capacity }];
+    const factor = 'attentionFactor' in scaling ? scaling.attentionFactor : 1;
+    const shape = [parts.reduce((sum, { rows }) => sum + rows, 0), parts[0]!.inv.length];
+    const cos = new Float32Array(shape[0]! * shape[1]!);
     const sin = new Float32Array(cos.length);
-    for (let p = 0, at = 0; p < this.#capacity; p++)
-      for (const f of inv) {
-        cos[at] = Math.cos(p * f) * factor;
-        sin[at++] = Math.sin(p * f) * factor;
-      }
-    const { device } = this;
+    let at = 0;
+    for (const { inv, rows } of parts)
+      for (let p = 0; p < rows; p++)
+        for (const f of inv) {
+          cos[at] = Math.cos(p * f) * factor;
+          sin[at++] = Math.sin(p * f) * factor;
+        }
     this.#table = noGrad(() => ({
       cos: keep(tensor(cos, { shape, device })),
       sin: keep(tensor(sin, { shape, device })),
@@ -51,12 +62,16 @@ export class RopeTable {
 
 /** The tables of all layers: those that rotate alike share one. */
 export class RopeTables {
+  /** Where the rows of a text of so many positions begin in the tables of longrope; undefined: no layer has one. */
+  readonly start: ((positions: number) => number) | undefined;
   readonly #tables: readonly RopeTable[];
   /** Of each layer, which of them is its own. */
   readonly #ofLayer: readonly number[];
 
   constructor(layers: readonly LayerShape[], device: Device) {
     const keys = layers.map(({ rope, headDim }) => JSON.stringify([rope, headDim]));
+    const long = layers.find(({ rope }) => rope.scaling.type === 'longrope')?.rope;
+    this.start = long && ((positions) => tableStart(long, positions));
     const distinct = [...new Set(keys)];
     this.#ofLayer = keys.map((key) => distinct.indexOf(key));
     this.#tables = distinct.map((key) => {

@@ -14,8 +14,8 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   readonly architecture: string;
   /** By the path of a module: its name; inside of block N what follows `blk.N.`. */
   readonly names: Readonly<Record<string, string>>;
-  /** Whether files of this family, of several that are one architecture there, have attention.sliding_window. */
-  readonly slides?: true;
+  /** Whether files of this family, of several that are one architecture there, have attention.sliding_window; 'any': some have. */
+  readonly slides?: true | 'any';
   /** The modules of a block whose rows stand in another order. */
   rows(c: C): Readonly<Record<string, RowOrder>>;
   /** The values that llama.cpp computes a model by. @throws ERR_UNSUPPORTED for what its files do not say. */
@@ -25,11 +25,28 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
    * config.json: instead of the common ones (files/gguf_config.ts).
    */
   readonly neutral?: Readonly<Record<string, readonly unknown[] | 'read'>>;
-  /** Keys of config.json that files of this family say beyond those of all. `key`: a name behind that of the architecture. */
-  configJson?(values: GgufValues, key: (name: string) => string): Record<string, unknown>;
-  /** What llama.cpp divides the frequencies of the rotation by: the tensor `rope_freqs`; undefined for none. */
-  frequencyFactors(c: C): Float32Array | undefined;
+  /**
+   * Keys of config.json that files of this family say beyond those of all. `key`: a name behind that of the architecture. `factors`: those of
+   * frequencies that the file has.
+   */
+  configJson?(
+    values: GgufValues,
+    key: (name: string) => string,
+    factors: FrequencyFactors,
+  ): Record<string, unknown>;
+  /** What llama.cpp divides the frequencies of the rotation by. */
+  frequencyFactors(c: C): FrequencyFactors;
 }
+
+/** Names of tensors that hold factors of frequencies: Llama 3's, and longrope's. */
+export const factorTensors = [
+  'rope_freqs.weight',
+  'rope_factors_long.weight',
+  'rope_factors_short.weight',
+] as const;
+
+/** The factors of those that there are. */
+export type FrequencyFactors = Readonly<Partial<Record<(typeof factorTensors)[number], Float32Array>>>;
 
 /** The names of Llama's modules. */
 export const llamaNames = {
@@ -72,7 +89,8 @@ export function decoderFields(
   rope = config.layers[0]!.rope,
 ): Map<string, GgufField> {
   const { theta, scaling } = rope;
-  if (scaling.type === 'yarn') unsupported('rope of type yarn is not written');
+  if (scaling.type === 'yarn' || scaling.type === 'longrope')
+    unsupported(`rope of type ${scaling.type} is not written`);
   const u32: readonly [string, number][] = [
     ['vocab_size', config.vocabSize],
     ['context_length', config.maxPositionEmbeddings],
@@ -83,7 +101,7 @@ export function decoderFields(
     ['attention.head_count_kv', config.numKeyValueHeads],
     ['attention.key_length', config.headDim],
     ['attention.value_length', config.headDim],
-    ['rope.dimension_count', config.headDim],
+    ['rope.dimension_count', rope.width ?? config.headDim],
   ];
   const fields = new Map<string, GgufField>(
     u32.map(([key, value]) => [`${architecture}.${key}`, { u32: value }]),
@@ -98,12 +116,12 @@ export function decoderFields(
 }
 
 /** Those of Llama 3's rope. */
-function llama3Factors({ layers, headDim }: DecoderConfig): Float32Array | undefined {
+function llama3Factors({ layers, headDim }: DecoderConfig): FrequencyFactors {
   const { rope } = layers[0]!;
-  if (rope.scaling.type !== 'llama3') return undefined;
+  if (rope.scaling.type !== 'llama3') return {};
   const scaled = inverseFrequencies(rope, headDim);
   const whole = inverseFrequencies({ theta: rope.theta, scaling: { type: 'default' } }, headDim);
-  return Float32Array.from(whole, (frequency, i) => frequency / scaled[i]!);
+  return { 'rope_freqs.weight': Float32Array.from(whole, (frequency, i) => frequency / scaled[i]!) };
 }
 
 /** Heads whose numbers i and headDim/2 + i are turned together become heads whose numbers 2i and 2i + 1 are. */

@@ -164,6 +164,6 @@ export const gpt2: Family<Gpt2Config> = {
         ['gpt2.attention.head_count', { u32: c.numAttentionHeads }],
         ['gpt2.attention.layer_norm_epsilon', { f32: c.layerNormEps }],
       ]),
-    frequencyFactors: () => undefined,
+    frequencyFactors: () => ({}),
   },
 };

@@ -36,6 +36,8 @@ export interface Run<C extends ModelConfig = ModelConfig> {
   readonly past?: Past | undefined;
   /** The texts that a row holds. Never beside `past`. */
   readonly segments?: Segments | undefined;
+  /** The rows of longrope's tables that each token has, i32 [batch, seq]; absent: those of its positions. */
+  readonly tableRows?: Tensor | undefined;
   /** cos and sin of a layer. */
   angles(layer: number): RopeAngles;
 }
@@ -118,11 +120,13 @@ export function attend(
 ): Tensor {
   const { past, segments } = run;
   const { window, rope: rotation } = run.config.layers[index]!;
+  const long = rotation.scaling.type === 'longrope';
   const options = { scale, window };
   if (past) {
-    const { pageTable, lengths, phase } = past;
+    const { pageTable, lengths, tableStart = null, phase } = past;
     const pools = past.layers[index]!;
-    const rotated = pageAppend(q, k, v, run.angles(index), pools, pageTable, lengths);
+    const start = long ? tableStart : null;
+    const rotated = pageAppend(q, k, v, run.angles(index), pools, pageTable, lengths, start);
     for (const t of [q, k, v]) t.dispose();
     const mixed = moved(rotated, (t) =>
       attentionPaged(t, pools.k, pools.v, pageTable, lengths, { ...options, phase }),
@@ -131,7 +135,8 @@ export function attend(
   }
   let [rotatedQ, rotatedK] = [q, k];
   if (rotation.scaling.type !== 'none') {
-    [rotatedQ, rotatedK] = rope(q, k, run.angles(index), segments ? { positions: segments.positions } : {});
+    const positions = (long ? run.tableRows : undefined) ?? segments?.positions;
+    [rotatedQ, rotatedK] = rope(q, k, run.angles(index), positions ? { positions } : {});
     for (const t of [q, k]) t.dispose();
   }
   const mixed = attention(

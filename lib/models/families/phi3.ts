@@ -2,12 +2,13 @@
  * Phi-3 and Phi-4-mini: Llama whose q, k and v are one layer, and gate and up another one. Phi-4-mini rotates a part of each head, and long
  * texts by frequencies of their own (longrope).
  */
+import { shortest } from '../../formats/gguf_values';
 import { decoderConfig } from '../config/common';
-import { parseRope } from '../config/rope';
+import { longropeMagnitude, parseRope } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
-import { decoderLayout } from './gguf_layout';
+import { decoderFields, decoderLayout, llamaNames, unsupported, type GgufLayout } from './gguf_layout';
 import { llama, llamaConfig, type LlamaConfig } from './llama';
 import { attend, columnsOf, fusedMlp, linearOf, normOf, splitHeads } from './parts';
 
@@ -36,6 +37,68 @@ const layer = (c: LlamaConfig) => {
 };
 
 const layout = decoderLayout('phi3', false);
+
+/** llama.cpp reads no window of these files, and chooses the factors by the context that it is opened with. */
+const gguf: GgufLayout<LlamaConfig> = {
+  ...layout,
+  names: { ...llamaNames, 'self_attn.qkv_proj': 'attn_qkv', 'mlp.gate_up_proj': 'ffn_up' },
+  slides: 'any',
+  neutral: { 'rope.dimension_count': 'read', 'rope.scaling.attn_factor': 'read' },
+
+  fields(c) {
+    const { rope, window } = c.layers[0]!;
+    const { scaling } = rope;
+    if (scaling.type === 'llama3') unsupported('rope of type llama3 is not written for phi3');
+    const long = scaling.type === 'longrope';
+    const fields = decoderFields(c, 'phi3', long ? { ...rope, scaling: { type: 'default' } } : rope);
+    fields.set('phi3.attention.sliding_window', { u32: window });
+    if (!long) return fields;
+    fields.set('phi3.rope.scaling.original_context_length', { u32: scaling.originalLength });
+    fields.set('phi3.rope.scaling.attn_factor', { f32: scaling.attentionFactor });
+    return fields;
+  },
+
+  frequencyFactors({ layers }) {
+    const { scaling } = layers[0]!.rope;
+    if (scaling.type !== 'longrope') return {};
+    return {
+      'rope_factors_long.weight': Float32Array.from(scaling.longFactors),
+      'rope_factors_short.weight': Float32Array.from(scaling.shortFactors),
+    };
+  },
+
+  configJson(values, key, factors) {
+    const heads = values.countOfLayers(key('attention.head_count'))!;
+    const headDim =
+      values.count(key('attention.key_length')) ?? values.count(key('embedding_length'))! / heads;
+    const long = factors['rope_factors_long.weight'];
+    const short = factors['rope_factors_short.weight'];
+    if (!long !== !short) values.fail('has one of rope_factors_long.weight and rope_factors_short.weight');
+    const turned = values.count(key('rope.dimension_count')) ?? headDim;
+    const part = turned / headDim;
+    const context = values.count(key('context_length'))!;
+    const original = values.count(key('rope.scaling.original_context_length')) ?? context;
+    const magnitude = values.number(key('rope.scaling.attn_factor')) ?? 1;
+    const usual = long ? longropeMagnitude(context / original, original) : 1;
+    const own = Math.fround(magnitude) !== Math.fround(usual);
+    if (!long && own)
+      values.fail('has phi3.rope.scaling.attn_factor and no rope_factors_long.weight', 'ERR_UNSUPPORTED');
+    return {
+      // The next number above where the product of this one would be rounded below `turned`.
+      partial_rotary_factor: Math.floor(headDim * part) < turned ? part * (1 + Number.EPSILON) : part,
+      original_max_position_embeddings: original,
+      ...(long &&
+        short && {
+          rope_scaling: {
+            rope_type: 'longrope',
+            long_factor: Array.from(long, shortest),
+            short_factor: Array.from(short, shortest),
+            ...(own && { attention_factor: magnitude }),
+          },
+        }),
+    };
+  },
+};
 
 export const phi3: Family<LlamaConfig> = {
   ...llama,
@@ -89,8 +152,5 @@ export const phi3: Family<LlamaConfig> = {
     };
   },
 
-  gguf: {
-    ...layout,
-    names: { ...layout.names, 'self_attn.qkv_proj': 'attn_qkv', 'mlp.gate_up_proj': 'ffn_up' },
-  },
+  gguf,
 };

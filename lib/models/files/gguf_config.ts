@@ -7,7 +7,7 @@ import { ggufTokenId } from '../../text/gguf_tokenizer';
 import { suggest } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf, modelTypes, type ModelType } from '../families';
-import type { GgufLayout } from '../families/gguf_layout';
+import type { FrequencyFactors, GgufLayout } from '../families/gguf_layout';
 import { ggufModules } from './gguf_names';
 import { inverseFrequencies, type RopeScaling } from '../config/rope';
 
@@ -77,7 +77,9 @@ function checkNeutral(values: GgufValues, { architecture, neutral: own }: GgufLa
 /** The family of an architecture of llama.cpp's; several may be one there, which then differ in their windows. */
 function typeOf(values: GgufValues, architecture: string, slides: boolean): ModelType {
   const own = modelTypes.filter((type) => familyOf({ modelType: type }).gguf.architecture === architecture);
-  const found = own.find((type) => (familyOf({ modelType: type }).gguf.slides ?? false) === slides);
+  const found = own.find((type) =>
+    [slides, 'any'].includes(familyOf({ modelType: type }).gguf.slides ?? false),
+  );
   if (found) return found;
   if (own.length > 0)
     values.fail(
@@ -130,7 +132,7 @@ function llama3Rope(values: GgufValues, factors: Float32Array, theta: number): J
 function ropeScaling(
   values: GgufValues,
   architecture: string,
-  { factors, theta }: { factors: Float32Array | undefined; theta: number },
+  { factors, theta, long }: { factors: Float32Array | undefined; theta: number; long: boolean },
 ): Json | undefined {
   const key = (name: string): string => `${architecture}.rope.scaling.${name}`;
   const type = values.text(key('type')) ?? 'none';
@@ -144,7 +146,7 @@ function ropeScaling(
       );
     return llama3Rope(values, factors, theta);
   }
-  if (type === 'none') return undefined;
+  if (type === 'none' || (type === 'longrope' && long)) return undefined;
   if (type !== 'linear' && type !== 'yarn')
     values.fail(
       `has ${key('type')} = ${JSON.stringify(type.slice(0, 80))}; supported are none, linear and yarn`,
@@ -164,8 +166,8 @@ function ropeScaling(
   };
 }
 
-/** The width of a head, which keys, values and the rotation must share. */
-function headDim(values: GgufValues, architecture: string): number | undefined {
+/** The width of a head, which keys, values and, unless `partial`, the rotation must share. */
+function headDim(values: GgufValues, architecture: string, partial: boolean): number | undefined {
   const [key, value, turned] = ['attention.key_length', 'attention.value_length', 'rope.dimension_count'].map(
     (name) => values.count(`${architecture}.${name}`),
   );
@@ -175,7 +177,7 @@ function headDim(values: GgufValues, architecture: string): number | undefined {
   const size = key ?? divided;
   for (const [name, other] of [
     ['attention.value_length', value ?? divided ?? size],
-    ['rope.dimension_count', turned ?? size],
+    ['rope.dimension_count', partial ? size : (turned ?? size)],
   ] as const)
     if (other !== size)
       values.fail(
@@ -198,10 +200,11 @@ function architectureOf(values: GgufValues): string {
 
 /**
  * config.json.
- * @param factors the values of rope_freqs.weight, where there is one
+ * @param ropes the factors of frequencies that the file has
  * @throws ERR_FILE for a value that is missing or of the wrong kind; ERR_UNSUPPORTED for one that is not implemented. Both name the key.
  */
-export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors?: Float32Array): Json {
+export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: FrequencyFactors = {}): Json {
+  const factors = ropes['rope_freqs.weight'];
   const architecture = architectureOf(values);
   const key = (name: string): string => `${architecture}.${name}`;
   const window = values.count(key('attention.sliding_window')) ?? 0;
@@ -218,12 +221,15 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors
   if (tokens !== undefined && tokens > vocabulary)
     values.fail(`has ${tokens} tokens and ${key('vocab_size')} = ${vocabulary}`);
   const heads = layers('attention.head_count');
-  const size = headDim(values, architecture);
+  const size = headDim(values, architecture, gguf.neutral?.['rope.dimension_count'] === 'read');
   if (factors && 2 * factors.length !== size)
     values.fail(
       `has ${factors.length} numbers in rope_freqs.weight: expected half of ${size}, the width of a head`,
     );
-  const scaling = ropeScaling(values, architecture, { factors, theta });
+  const scaling = ropeScaling(values, architecture, {
+    ...{ factors, theta },
+    long: 'rope_factors_long.weight' in ropes,
+  });
   const stored = floatOfStored(tensors.get('token_embd.weight')?.block.type ?? '');
   const ends = endsOf(values);
   return {
@@ -252,7 +258,7 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, factors
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: ggufTokenId(values, 'padding') ?? null,
     ...(stored && { torch_dtype: torchNames[stored] }),
-    ...gguf.configJson?.(values, key),
+    ...gguf.configJson?.(values, key, ropes),
   };
 }
 

@@ -14,11 +14,9 @@ import { ggufTokenizerFiles, hasGgufTokenizer, type TokenizerFiles } from '../..
 import type { ModelConfig } from '../config/model_config';
 import { parseModelConfig } from '../families';
 import { ggufPacked, ggufConfigJson, ggufGenerationJson, type GgufTensors } from './gguf_config';
-import type { RowOrder } from '../families/gguf_layout';
+import { factorTensors, type FrequencyFactors, type RowOrder } from '../families/gguf_layout';
 import { ggufModules, reordered } from './gguf_names';
 
-/** The factors of Llama 3's rope. */
-const ropeFactors = 'rope_freqs.weight';
 /** Twice the longest head that is known. */
 const maxFactors = 512;
 
@@ -37,8 +35,10 @@ class GgufModelTensors implements ModelTensors {
     );
     for (const { name, path } of modules.values())
       for (const end of ['weight', 'bias']) this.#own.set(`${path}.${end}`, `${name}.${end}`);
+    const longrope = config.layers[0]?.rope.scaling.type === 'longrope';
+    const read = new Set<string>(longrope ? factorTensors : factorTensors.slice(0, 1));
     for (const [name, tensor] of set.tensors) {
-      if (name === ropeFactors) continue;
+      if (read.has(name)) continue;
       const dot = name.lastIndexOf('.');
       const module = modules.get(name.slice(0, dot));
       this.#tensors.set(module ? `${module.path}${name.slice(dot)}` : name, stored(tensor, module?.rows));
@@ -98,7 +98,7 @@ export class GgufModel implements ModelFiles {
     private readonly set: GgufSet,
     private readonly values: GgufValues,
     private readonly described: GgufTensors,
-    private readonly factors: Float32Array | undefined,
+    private readonly factors: FrequencyFactors,
   ) {
     this.#tokenizer = ggufTokenizerFiles(values, reading);
   }
@@ -109,8 +109,11 @@ export class GgufModel implements ModelFiles {
     try {
       const { path, metadata, tensors } = set;
       const values = new GgufValues(path, metadata);
-      const factors = tensors.get(ropeFactors);
-      const read = factors && (await factorsOf(values, factors));
+      const read: Record<string, Float32Array> = {};
+      for (const name of factorTensors) {
+        const factors = tensors.get(name);
+        if (factors) read[name] = await factorsOf(values, name, factors);
+      }
       const described = new Map([...tensors].map(([name, { block }]) => [name, { block }]));
       await set.checkUnchanged();
       return new GgufModel(path, reading, set, values, described, read);
@@ -165,11 +168,11 @@ export class GgufModel implements ModelFiles {
   }
 }
 
-async function factorsOf(values: GgufValues, tensor: GgufTensor): Promise<Float32Array> {
+async function factorsOf(values: GgufValues, name: string, tensor: GgufTensor): Promise<Float32Array> {
   const { block, shape } = tensor;
   if (block.type !== 'F32' || shape.length !== 1 || shape[0]! > maxFactors)
     values.fail(
-      `has ${ropeFactors} as ${block.type} of shape [${shape.join(', ')}]: expected at most ${maxFactors} of F32`,
+      `has ${name} as ${block.type} of shape [${shape.join(', ')}]: expected at most ${maxFactors} of F32`,
     );
   return floatsOf({ dtype: 'F32', bytes: await tensor.read() });
 }

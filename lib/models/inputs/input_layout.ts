@@ -127,6 +127,21 @@ export class InputLayout {
     return moved(joined, (t) => reshape(t, [this.#rows.length, -1, n]));
   }
 
+  /**
+   * The row that each position has in a table of angles, [b · length]. `start`: where the rows of a text of so many positions begin. Undefined:
+   * at 0 for all.
+   */
+  tableRows(start: (positions: number) => number): Int32Array<ArrayBuffer> | undefined {
+    if (this.#rows.every((pieces) => pieces.every((piece) => start(sizeOf(piece)) === 0))) return undefined;
+    const rows = new Int32Array(this.#rows.length * this.length);
+    for (const [i, pieces] of this.#rows.entries()) {
+      let at = i * this.length;
+      for (const size of pieces.map(sizeOf))
+        for (let row = start(size), end = row + size; row < end; row++) rows[at++] = row;
+    }
+    return rows;
+  }
+
   /** Numbers of the tokens of a row, at their positions; vectors have `virtual`, or what the first token of their text has. */
   placed(values: ArrayLike<number>, row: number, virtual?: number): number[] {
     const placed: number[] = [];

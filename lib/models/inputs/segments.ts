@@ -4,6 +4,7 @@ import type { Device } from '../../native/device';
 import type { Tensor } from '../../tensor/tensor';
 import { check, describe } from '../../validate';
 import type { Segments } from '../families/parts';
+import type { InputLayout } from './input_layout';
 
 const TAG = 'forward';
 
@@ -60,4 +61,14 @@ export function segmentsOf(
   const tensorOf = (values: Int32Array): Tensor =>
     fromBytes(new Uint8Array(values.buffer), 'i32', shape, device);
   return { keyBegin: tensorOf(begins), positions: tensorOf(positions) };
+}
+
+/** The rows of tables of angles (InputLayout.tableRows), [b, length]. */
+export function tableRowsOf(
+  layout: InputLayout,
+  start: (positions: number) => number,
+  device: Device,
+): Tensor | undefined {
+  const rows = layout.tableRows(start);
+  return rows && fromBytes(new Uint8Array(rows.buffer), 'i32', [layout.plans.length, layout.length], device);
 }

@@ -16,7 +16,7 @@ import type { ModelCore } from '../core/model_core';
 import { noiseFactors, type EmbeddingNoise } from '../inputs/noise';
 import type { ForwardOptions } from '../core/options';
 import { RowAdapters } from '../inputs/row_adapters';
-import { checkSegments, segmentsOf } from '../inputs/segments';
+import { checkSegments, segmentsOf, tableRowsOf } from '../inputs/segments';
 import { linearsOf } from '../files/tensor_table';
 
 /** The adapter of a call, or those of its rows. */
@@ -132,6 +132,7 @@ function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<voi
       length,
       device,
     );
+  const tableRows = decoder.ropes.start && tableRowsOf(layout, decoder.ropes.start, device);
   const noise =
     request.noise && noiseFactors(request.noise, request.ids, segmentIds, decoder.config.hiddenSize, device);
   const rows = { ids: request.ids, shape, segmentIds, layout, vocab: vocabSize, device };
@@ -141,6 +142,7 @@ function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<voi
     decoder,
     yield* hiddenStatesByBlock(decoder, ids, use, {
       segments,
+      tableRows,
       noise,
       watch: request.watch,
       recompute: request.recompute,
@@ -151,6 +153,7 @@ function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<voi
   noise?.factors.dispose();
   segments?.keyBegin.dispose();
   segments?.positions.dispose();
+  tableRows?.dispose();
   // The fused loss never holds all logits, but knows only a plain head.
   const { output: head } = decoder.weights.head;
   const plainHead = deltasOf(use, head.path).length === 0;
