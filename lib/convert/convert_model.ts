@@ -14,8 +14,7 @@ import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/sour
 import { modelTensors } from '../models/files/model_tensors';
 import type { ModelConfig } from '../models/config/model_config';
 import { familyOf } from '../models/families';
-import type { RowOrder } from '../models/families/gguf_layout';
-import { ggufModules, reordered } from '../models/files/gguf_names';
+import { ggufModules, reordered, shifted, type GgufModule } from '../models/files/gguf_names';
 import { modelConfigOf, openModelFiles } from '../models/files/model_source';
 import { embeddingPath, headPath } from '../models/files/tensor_table';
 import { checkNames, dtypeOf } from '../models/core/weights';
@@ -113,13 +112,16 @@ async function converted(
   );
 }
 
-interface Conversion {
+interface Conversion extends Omit<GgufModule, 'name'> {
   readonly from: FloatDType;
   readonly format: GgufFormat;
-  readonly rows: RowOrder | undefined;
 }
 
-function late(name: string, stored: StoredTensor, { from, format, rows }: Conversion): LateGgufTensor {
+function late(
+  name: string,
+  stored: StoredTensor,
+  { from, format, rows, offset }: Conversion,
+): LateGgufTensor {
   const { shape } = stored;
   const step = stepBytes(format);
   async function* source(): AsyncIterable<Uint8Array> {
@@ -132,7 +134,8 @@ function late(name: string, stored: StoredTensor, { from, format, rows }: Conver
     async *parts() {
       for await (const slice of source())
         for (let at = 0; at < slice.length; at += step) {
-          yield await converted(name, from, slice.subarray(at, at + step), format);
+          const bytes = await converted(name, from, slice.subarray(at, at + step), format);
+          yield offset === undefined ? bytes : shifted(bytes, offset);
           await breathe();
         }
     },
@@ -193,13 +196,13 @@ export async function convertModel(
     const tensors = new Map<string, LateGgufTensor>();
     for (const [name, shape] of shapes) {
       const dot = name.lastIndexOf('.');
-      const { name: path, rows } = modules.get(name.slice(0, dot))!;
+      const { name: path, ...module } = modules.get(name.slice(0, dot))!;
       tensors.set(
         `${path}${name.slice(dot)}`,
         late(name, stored.get(name), {
           from: dtypeOf(stored, name),
           format: formatOf(embeddings.has(name.slice(0, dot)), shape, format),
-          rows,
+          ...module,
         }),
       );
     }

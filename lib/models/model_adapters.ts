@@ -1,7 +1,6 @@
 /** What makes the adapters of a model: new ones, those of files, and one of several. */
 import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
-import { embedding } from '../ops';
 import { Adapter } from '../peft/adapter';
 import type { AdapterSource } from '../peft/adapter_parts';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
@@ -20,6 +19,7 @@ import { tensor } from '../tensor/create';
 import { moved } from '../tensor/scope';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
 import { combineAdapters } from './combine_adapters';
+import { embeddingsOf } from './core/decoder';
 import type { ModelCore } from './core/model_core';
 import type { LoadAdapterOptions } from './core/options';
 
@@ -111,12 +111,8 @@ export class ModelAdapters {
       ...config,
       linears: this.model.linears(),
       encode: (text) => this.model.tokenizer.encode(text),
-      embed: (ids) => {
-        const rows = moved(tensor([...ids], { dtype: 'i32', device }), (t) =>
-          embedding(this.model.decoder.weights.stem.embedding, t),
-        );
-        return moved(rows, (t) => t.to({ dtype: 'f32' }));
-      },
+      embed: (ids) =>
+        moved(tensor([...ids], { dtype: 'i32', device }), (t) => embeddingsOf(this.model.decoder, t)),
     };
   }
 }

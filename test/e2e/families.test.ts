@@ -30,6 +30,8 @@ const modelFolder = (name: string): string => join(folder(name), 'model');
 
 /** What has to be changed in config.json of a model that llama.cpp does not compute as it stands. */
 const forLlamaCpp: Readonly<Record<string, object>> = {
+  'tiny-gemma3': { layer_types: Array(3).fill('sliding_attention'), query_pre_attn_scalar: 16 },
+  'tiny-gemma3-window': { query_pre_attn_scalar: 12 },
   'tiny-smollm3': { no_rope_layer_interval: 4, no_rope_layers: [1, 1, 1, 0, 1] },
 };
 

@@ -1,9 +1,10 @@
 /** What GGUF files of a family have beyond those of Llama, and what they do not have. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, convertModel } from '../../lib/index';
+import { CausalLM, convertModel, openSafetensors } from '../../lib/index';
+import { floatsOf } from '../../lib/formats/floats';
 import { GgufFile } from '../../lib/formats/gguf';
-import type { GgufField } from '../../lib/formats/gguf_write';
+import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
 import type { ModelConfig } from '../../lib/models/config/model_config';
 import { openModelFiles } from '../../lib/models/files/model_source';
 import { expectReject } from '../support/errors';
@@ -14,6 +15,12 @@ import { tinyModel } from '../support/tiny_model';
 const root = temporaryFolder();
 let count = 0;
 const unused = (): string => join(root, `${count++}.gguf`);
+
+async function valuesOf(tensor: LateGgufTensor): Promise<Float32Array> {
+  const parts: Uint8Array[] = [];
+  for await (const part of tensor.parts()) parts.push(part);
+  return floatsOf({ dtype: 'F32', bytes: new Uint8Array(Buffer.concat(parts)) });
+}
 
 /** The file of a tiny model of five layers without a tokenizer. */
 async function written(config: Record<string, unknown>): Promise<string> {
@@ -170,4 +177,95 @@ test.each([
   const [own, other] = [await tokenizerOf(name), await tokenizerOf(known)];
   expect(own.pre_tokenizer).toEqual(other.pre_tokenizer);
   expect(own.model).toMatchObject({ ignore_merges: false });
+});
+
+const gemma3 = {
+  ...{ model_type: 'gemma3_text', hidden_act: null, sliding_window: 5, num_hidden_layers: 7 },
+  query_pre_attn_scalar: 6,
+};
+
+test('norms of Gemma 3 are stored plus 1, under names of their own', async () => {
+  const { tensors, metadata } = await ggufParts(await written(gemma3));
+  const source = await tinyModel({ config: gemma3, tokenizer: false });
+  const file = await openSafetensors(join(source, 'model.safetensors'));
+  const names = {
+    'model.norm': 'output_norm',
+    ...{
+      'model.layers.6.input_layernorm': 'blk.6.attn_norm',
+      'model.layers.5.self_attn.q_norm': 'blk.5.attn_q_norm',
+    },
+    'model.layers.0.self_attn.k_norm': 'blk.0.attn_k_norm',
+    'model.layers.1.post_attention_layernorm': 'blk.1.post_attention_norm',
+    'model.layers.2.pre_feedforward_layernorm': 'blk.2.ffn_norm',
+    'model.layers.3.post_feedforward_layernorm': 'blk.3.post_ffw_norm',
+  };
+  for (const [own, theirs] of Object.entries(names))
+    expect(await valuesOf(tensors.get(`${theirs}.weight`)!)).toEqual(
+      floatsOf(file.tensors.get(`${own}.weight`)!).map((value) => 1 + value),
+    );
+  file.close();
+  rmSync(source, { recursive: true });
+  expect(metadata.get('gemma3.attention.sliding_window')).toEqual({ u32: 5 });
+});
+
+test('what llama.cpp knows of Gemma 3 by itself is not written otherwise', async () => {
+  const pattern =
+    'sliding windows are not those of five of six layers, which is what llama.cpp computes a gemma3 by';
+  const local =
+    'sliding layers have another rope than the unscaled one of base 10000, by which llama.cpp computes a gemma3';
+  const scalar = 'query_pre_attn_scalar is 7, and llama.cpp computes a gemma3 of these sizes by 6';
+  const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+  const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 };
+  const rope_parameters = {
+    full_attention: { rope_type: 'default' },
+    sliding_attention: { rope_type: 'linear', factor: 2 },
+  };
+  for (const [changes, sentence] of [
+    [{ sliding_window_pattern: 3 }, pattern],
+    [{ layer_types: Array(7).fill('full_attention') }, pattern],
+    [{ rope_local_base_freq: 20000 }, local],
+    [{ rope_parameters }, local],
+    [{ query_pre_attn_scalar: 7 }, scalar],
+    [{ rope_scaling: yarn }, 'rope of type yarn is not written for a gemma3'],
+    [{ rope_scaling: llama3 }, 'rope of type llama3 is not written for a gemma3'],
+  ] as const)
+    await expectReject(written({ ...gemma3, ...changes }), 'ERR_UNSUPPORTED', `[convertModel] ${sentence}`);
+});
+
+test('a Gemma 3 of 62 layers is that of 27B, whose scores are divided by the width of a head', async () => {
+  const many = { ...gemma3, num_hidden_layers: 62, head_dim: 8 };
+  expect(await configOf(await written(many), {})).toMatchObject({ queryPreAttnScalar: 6 });
+  await expectReject(
+    written({ ...many, query_pre_attn_scalar: 8 }),
+    'ERR_UNSUPPORTED',
+    /of these sizes by 6/,
+  );
+});
+
+test('a GGUF file of Gemma 3 with other windows, caps or another base is refused', async () => {
+  const file = await written(gemma3);
+  const given = {
+    'gemma3.attention.sliding_window_pattern': { u32: 6 },
+    'gemma3.rope.freq_base_swa': { f32: 1e4 },
+  };
+  expect(await configOf(file, given)).toMatchObject({ modelType: 'gemma3_text' });
+  for (const [name, value, sentence] of [
+    [
+      'attention.sliding_window_pattern',
+      { u32: 4 },
+      /sliding_window_pattern = "4", which is not supported; supported is 6/,
+    ],
+    [
+      'rope.freq_base_swa',
+      { f32: 2e4 },
+      /freq_base_swa = "20000", which is not supported; supported is 10000/,
+    ],
+    ['final_logit_softcapping', { f32: 30 }, /final_logit_softcapping = "30", which is not supported/],
+    [
+      'attention.sliding_window',
+      { u32: 0 },
+      /has no gemma3\.attention\.sliding_window, which models of this architecture have here/,
+    ],
+  ] as const)
+    await expectReject(configOf(file, { [`gemma3.${name}`]: value }), 'ERR_UNSUPPORTED', sentence);
 });

@@ -48,6 +48,11 @@ const graniteFactors = {
   ...{ embedding_multiplier: 3, attention_multiplier: 0.3, residual_multiplier: 0.7, logits_scaling: 2 },
 };
 
+const gemma3 = {
+  ...{ model_type: 'gemma3_text', hidden_act: null, sliding_window: 5, query_pre_attn_scalar: 6 },
+  ...{ head_dim: 6, rope_theta: 1e6 },
+};
+
 const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['llama', {}],
   ['llama with biases', { attention_bias: true, mlp_bias: true }],
@@ -60,6 +65,7 @@ const families: readonly [name: string, config: Record<string, unknown>][] = [
   ['smollm3', { model_type: 'smollm3', num_hidden_layers: 5 }],
   ['granite', { model_type: 'granite', attention_bias: true, ...graniteFactors }],
   ['olmo2', { model_type: 'olmo2' }],
+  ['gemma3', { ...gemma3, num_hidden_layers: 7, rope_scaling: { rope_type: 'linear', factor: 8 } }],
   ['olmo3', { model_type: 'olmo3', num_hidden_layers: 5, sliding_window: 5 }],
 ];
 

@@ -227,3 +227,96 @@ describe('olmo3', () => {
     expect(config.layers[0]!.rope.theta).toBe(5e5);
   });
 });
+
+describe('gemma3_text', () => {
+  const { rope_theta: _, rope_scaling: __, ...bare } = tinyConfig;
+  const gemma = { model_type: 'gemma3_text', hidden_act: null };
+  const ofLayers = (changes: Record<string, unknown>): [number, string, number][] =>
+    parseModelConfig({ ...bare, ...gemma, num_hidden_layers: 4, sliding_window: 6, ...changes }).layers.map(
+      ({ window, rope }) => [window, rope.scaling.type, rope.theta],
+    );
+  const sliding = [6, 'default', 1e4];
+
+  test('five of six layers slide, or all but every so many, or those that layer_types names', () => {
+    const windows = (changes: Record<string, unknown>): number[] =>
+      ofLayers({ num_hidden_layers: 7, ...changes }).map(([window]) => window);
+    expect(windows({})).toEqual([6, 6, 6, 6, 6, 0, 6]);
+    expect(windows({ sliding_window_pattern: 3 })).toEqual([6, 6, 0, 6, 6, 0, 6]);
+    const types = [1, 0, 1, 1, 1, 1, 0].map((one) => (one ? 'sliding_attention' : 'full_attention'));
+    expect(windows({ layer_types: types, sliding_window_pattern: 3 })).toEqual([6, 0, 6, 6, 6, 6, 0]);
+    expect(refusal({ ...gemma, sliding_window: null })).toContain(
+      'expected sliding_window of config.json to be a non-negative integer but received null',
+    );
+  });
+
+  test('layers that slide have a base of their own, and only the others stretch their rope', () => {
+    const pattern = { sliding_window_pattern: 4 };
+    expect(ofLayers(pattern)).toEqual([sliding, sliding, sliding, [0, 'default', 1e6]]);
+    const rope_scaling = { rope_type: 'linear', factor: 8 };
+    const old = { ...pattern, rope_theta: 9, rope_local_base_freq: 7, rope_scaling };
+    expect(ofLayers(old).slice(2)).toEqual([
+      [6, 'default', 7],
+      [0, 'linear', 9],
+    ]);
+  });
+
+  test('rope_parameters are by the types of layers; a base that is absent there is that of its class', () => {
+    const pattern = { sliding_window_pattern: 4 };
+    const rope = (full_attention: object, sliding_attention: object) =>
+      ofLayers({ ...pattern, rope_parameters: { full_attention, sliding_attention } }).slice(2);
+    const linear = { rope_type: 'linear', factor: 2 };
+    expect(rope({ ...linear, rope_theta: 9 }, { rope_type: 'default', rope_theta: 7 })).toEqual([
+      [6, 'default', 7],
+      [0, 'linear', 9],
+    ]);
+    expect(rope(linear, linear)).toEqual([
+      [6, 'linear', 1e4],
+      [0, 'linear', 1e6],
+    ]);
+  });
+
+  test('what the text_config of Gemma 3 4B leaves out is what its class takes', () => {
+    const text_config = {
+      ...{ hidden_size: 2560, intermediate_size: 10240, model_type: 'gemma3_text', num_hidden_layers: 34 },
+      ...{ rope_scaling: { factor: 8, rope_type: 'linear' }, sliding_window: 1024 },
+    };
+    const config = parseModelConfig({ model_type: 'gemma3', eos_token_id: [1, 106], text_config });
+    expect(config).toMatchObject({
+      ...{ modelType: 'gemma3_text', textOf: 'gemma3', vocabSize: 262208, hiddenSize: 2560 },
+      ...{ intermediateSize: 10240, numHiddenLayers: 34, numAttentionHeads: 8, numKeyValueHeads: 4 },
+      ...{ headDim: 256, maxPositionEmbeddings: 131072, rmsNormEps: 1e-6, queryPreAttnScalar: 256 },
+      ...{ tieWordEmbeddings: true, bosTokenId: 2, eosTokenIds: [1, 106] },
+    });
+    const [local, full] = [
+      { theta: 1e4, scaling: { type: 'default' } },
+      { theta: 1e6, scaling: { type: 'linear', factor: 8 } },
+    ];
+    const shape = { kvHeads: 4, headDim: 256 };
+    expect(config.layers).toEqual(
+      Array.from({ length: 34 }, (_, i) =>
+        i % 6 === 5 ? { ...shape, window: 0, rope: full } : { ...shape, window: 1024, rope: local },
+      ),
+    );
+    expect(parseModelConfig({ model_type: 'gemma3_text' })).toMatchObject({
+      ...{ hiddenSize: 2304, intermediateSize: 9216, numHiddenLayers: 26, eosTokenIds: [1] },
+      layers: { 0: { window: 4096 } },
+    });
+  });
+
+  test('what its class does not read changes nothing; what is not computed is refused', () => {
+    expect(refusal({ ...gemma, attn_logit_softcapping: 50, query_pre_attn_scalar: 168 })).toBe('accepted');
+    for (const other of [
+      { final_logit_softcapping: 30 },
+      { use_bidirectional_attention: true },
+      { hidden_activation: 'gelu' },
+      { hidden_act: 'silu' },
+      { mlp_bias: true },
+    ])
+      expect(refusal({ ...gemma, ...other })).toContain(
+        `ERR_UNSUPPORTED [from_pretrained] config.json has ${Object.keys(other)[0]} = `,
+      );
+    expect(refusal({ ...gemma, query_pre_attn_scalar: 0 })).toContain(
+      'expected query_pre_attn_scalar of config.json to be a positive number but received 0',
+    );
+  });
+});

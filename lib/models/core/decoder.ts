@@ -69,6 +69,10 @@ const runAround = (
   },
 });
 
+/** The embeddings of ids [...] as the vectors of prompts stand among them: [..., hidden] in f32. */
+export const embeddingsOf = (decoder: Decoder, ids: Tensor): Tensor =>
+  familyOf(decoder.config).embed(runAround(decoder, { adapter: null }), decoder.weights.stem, ids);
+
 /** A block of which only the input is kept: see recompute.ts. Its dropout masks follow from numbers, so the second run has the same bits. */
 function recomputedBlock({ config, weights }: Decoder, run: Run, index: number, x: Tensor): Tensor {
   const layer = weights.layers[index]!;

@@ -16,6 +16,8 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   readonly names: Readonly<Record<string, string>>;
   /** Whether files of this family, of several that are one architecture there, have attention.sliding_window; 'any': some have. */
   readonly slides?: true | 'any';
+  /** What is added to the weights of all norms, which are F32 there; absent: nothing. */
+  readonly normOffset?: number;
   /** The modules of a block whose rows stand in another order. */
   rows(c: C): Readonly<Record<string, RowOrder>>;
   /** The values that llama.cpp computes a model by. @throws ERR_UNSUPPORTED for what its files do not say. */

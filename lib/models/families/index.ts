@@ -5,6 +5,7 @@ import { ConfigJson, refuse } from '../config/config_json';
 import type { ModelConfig } from '../config/model_config';
 import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
+import { gemma3 } from './gemma3';
 import { granite } from './granite';
 import { granitemoehybrid } from './granitemoehybrid';
 import { gpt2 } from './gpt2';
@@ -18,6 +19,7 @@ import { qwen3 } from './qwen3';
 import { smollm3 } from './smollm3';
 
 const families = {
+  gemma3_text: gemma3,
   gpt2,
   granite,
   granitemoehybrid,
@@ -52,7 +54,7 @@ function modelTypeOf(raw: Readonly<Record<string, unknown>>): ModelType {
 }
 
 /** Models that see images too, by model_type, with what their text models are where text_config does not say it. */
-const textModels: Readonly<Record<string, ModelType>> = { mistral3: 'mistral' };
+const textModels: Readonly<Record<string, ModelType>> = { gemma3: 'gemma3_text', mistral3: 'mistral' };
 
 /** What stands beside text_config and holds for the text model. */
 const shared = [

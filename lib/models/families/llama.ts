@@ -76,13 +76,13 @@ const head = (c: LlamaConfig) => ({
 /** The weights of a block. */
 export type LlamaWeights = WeightsOf<ReturnType<typeof layer>>;
 
-/** o(attention(x)). Consumes x. */
+/** o(attention(x)). Consumes x. `normOffset`: what the norms of q and k add to their weights. */
 export function attentionOf(
   run: Run<LlamaConfig>,
   w: WeightsOf<ReturnType<typeof attentionRows>>,
   index: number,
   x: Tensor,
-  options?: { readonly scale: number },
+  { normOffset = 0, ...options }: { readonly scale?: number; readonly normOffset?: number } = {},
 ): Tensor {
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, rmsNormEps: eps } = run.config;
   const [flatQ, flatK, flatV] = linears(run, x, [w.q, w.k, w.v]);
@@ -90,8 +90,8 @@ export function attentionOf(
   let q = splitHeads(flatQ, heads);
   let k = splitHeads(flatK, kvHeads);
   const v = splitHeads(flatV, kvHeads);
-  if (w.qNorm) q = moved(q, (t) => rmsNorm(t, w.qNorm!, eps));
-  if (w.kNorm) k = moved(k, (t) => rmsNorm(t, w.kNorm!, eps));
+  if (w.qNorm) q = moved(q, (t) => rmsNorm(t, w.qNorm!, eps, t.dtype, normOffset));
+  if (w.kNorm) k = moved(k, (t) => rmsNorm(t, w.kNorm!, eps, t.dtype, normOffset));
   return linearOf(run, attend(run, index, q, k, v, options), w.o);
 }
 

@@ -1,5 +1,6 @@
 /** The parts that blocks are made of. Handles are dropped as soon as the next op has been queued; what backward needs is held by the graph. */
 import { forwardGroup, type Linear } from '../../linear/linear';
+import type { GatedKind } from '../../native/binding';
 import type { DType } from '../../native/dtype';
 import {
   addRmsNorm,
@@ -57,15 +58,16 @@ export function summed({ x, addend }: Residual): Tensor {
   return sum;
 }
 
-/** [x + addend, its norm in the activation dtype]. Consumes x and the addend. */
+/** [x + addend, its norm in the activation dtype], of which the weights are offset + weight. Consumes x and the addend. */
 export function normOf(
   { x, addend }: Residual,
   weight: Tensor,
   eps: number,
   { dtype }: Run,
+  offset = 0,
 ): [sum: Tensor, normed: Tensor] {
-  if (!addend) return [x, rmsNorm(x, weight, eps, dtype)];
-  const both = addRmsNorm(x, addend, weight, eps, dtype);
+  if (!addend) return [x, rmsNorm(x, weight, eps, dtype, offset)];
+  const both = addRmsNorm(x, addend, weight, eps, dtype, offset);
   x.dispose();
   addend.dispose();
   return both;
@@ -149,21 +151,22 @@ export function attend(
   return joinHeads(mixed);
 }
 
-/** down(silu(gate(x)) · up(x)). Consumes x. */
+/** down(f(gate(x)) · up(x)). Consumes x. */
 export function gatedMlp(
   run: Run,
   x: Tensor,
   layers: { readonly gate: Linear; readonly up: Linear; readonly down: Linear },
+  kind: GatedKind = 'silu',
 ): Tensor {
   const [gate, up] = linears(run, x, [layers.gate, layers.up]);
   x.dispose();
-  const activated = gated(gate, up, 'silu');
+  const activated = gated(gate, up, kind);
   gate.dispose();
   up.dispose();
   return linearOf(run, activated, layers.down);
 }
 
-/** The same where gate and up are one layer of 2·width. */
+/** down(silu(gate(x)) · up(x)) where gate and up are one layer of 2·width. */
 export function fusedMlp(
   run: Run,
   x: Tensor,

@@ -83,7 +83,7 @@ function typeOf(values: GgufValues, architecture: string, slides: boolean): Mode
   if (found) return found;
   if (own.length > 0)
     values.fail(
-      `has ${architecture}.attention.sliding_window, which models of this architecture do not have here`,
+      `has ${slides ? `${architecture}.attention.sliding_window, which models of this architecture do not have here` : `no ${architecture}.attention.sliding_window, which models of this architecture have here`}`,
       'ERR_UNSUPPORTED',
     );
   const known = [...new Set(modelTypes.map((type) => familyOf({ modelType: type }).gguf.architecture))];

@@ -14,8 +14,8 @@ import { ggufTokenizerFiles, hasGgufTokenizer, type TokenizerFiles } from '../..
 import type { ModelConfig } from '../config/model_config';
 import { parseModelConfig } from '../families';
 import { ggufPacked, ggufConfigJson, ggufGenerationJson, type GgufTensors } from './gguf_config';
-import { factorTensors, type FrequencyFactors, type RowOrder } from '../families/gguf_layout';
-import { ggufModules, reordered } from './gguf_names';
+import { factorTensors, type FrequencyFactors } from '../families/gguf_layout';
+import { ggufModules, reordered, shifted, type GgufModule } from './gguf_names';
 
 /** Twice the longest head that is known. */
 const maxFactors = 512;
@@ -41,7 +41,7 @@ class GgufModelTensors implements ModelTensors {
       if (read.has(name)) continue;
       const dot = name.lastIndexOf('.');
       const module = modules.get(name.slice(0, dot));
-      this.#tensors.set(module ? `${module.path}${name.slice(dot)}` : name, stored(tensor, module?.rows));
+      this.#tensors.set(module ? `${module.path}${name.slice(dot)}` : name, stored(tensor, module));
     }
   }
 
@@ -69,19 +69,24 @@ class GgufModelTensors implements ModelTensors {
   }
 }
 
-/** @param order of the rows in the file; absent: that of Hugging Face's */
-function stored(tensor: GgufTensor, order: RowOrder | undefined): StoredTensor {
+/** A tensor as Hugging Face's files have it. */
+function stored(tensor: GgufTensor, { rows, offset }: Omit<GgufModule, 'name'> = {}): StoredTensor {
   const { block, shape, byteLength } = tensor;
   const described = { dtype: block.type, shape, byteLength };
-  if (order === undefined) return { ...described, read: () => tensor.read(), slices: () => tensor.slices() };
-  const read = async (): Promise<Uint8Array> => reordered(await tensor.read(), order, true);
-  return {
-    ...described,
+  const readAs = (read: () => Promise<Uint8Array>): Pick<StoredTensor, 'read' | 'slices'> => ({
     read,
     async *slices() {
       yield await read();
     },
-  };
+  });
+  if (rows) return { ...described, ...readAs(async () => reordered(await tensor.read(), rows, true)) };
+  const { type } = block;
+  if (offset !== undefined && (type === 'F32' || type === 'BF16' || type === 'F16'))
+    return {
+      ...{ dtype: 'F32', shape, byteLength: 4 * shape[0]! },
+      ...readAs(async () => shifted(await tensor.read(), -offset, type)),
+    };
+  return { ...described, read: () => tensor.read(), slices: () => tensor.slices() };
 }
 
 const generationFile = 'generation_config.json';
