@@ -3,6 +3,7 @@ import { cpSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
+  convertModel,
   quantizeModel,
   setThreads,
   tensor,
@@ -10,6 +11,7 @@ import {
   type FromPretrainedOptions,
 } from '../../lib/index';
 import { openSafetensors, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
+import { GgufFile } from '../../lib/formats/gguf';
 import { expectReject } from '../support/errors';
 import { relativeError } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
@@ -160,4 +162,19 @@ test('its matrices are quantized while it is loaded, and refused in files', asyn
   const reason = /transformer.h.0.attn.c_attn.weight stands as \[in, out\] in files of gpt2 models/;
   await expectReject(quantizeModel(dir, join(out, 'nf4'), { format: 'nf4' }), 'ERR_UNSUPPORTED', reason);
   await expectReject(four.save(join(out, 'nf4'), { quantize: 'nf4' }), 'ERR_UNSUPPORTED', reason);
+});
+
+test('a GGUF file has its matrices as [out, in], and gives the model back', async () => {
+  const path = join(out, 'gpt2.gguf');
+  await convertModel(dir, path, { format: 'f32' });
+  const file = await GgufFile.open(path);
+  await file.close();
+  expect(file.tensors.get('blk.1.attn_qkv.weight')!.shape).toEqual([72, 24]);
+  expect(file.tensors.get('position_embd.weight')!.shape).toEqual([64, 24]);
+  const model = await load(path);
+  expect(await logitsOf(model)).toEqual(await logitsOf(await load()));
+  const saved = join(out, 'from-gguf');
+  await model.save(saved);
+  expect(await tensorsOf(saved)).toEqual(await tensorsOf(dir));
+  expect(await logitsOf(await load(saved))).toEqual(await logitsOf(model));
 });

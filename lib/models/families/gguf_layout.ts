@@ -27,6 +27,8 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
    * config.json: instead of the common ones (files/gguf_config.ts).
    */
   readonly neutral?: Readonly<Record<string, readonly unknown[] | 'read'>>;
+  /** The sizes and constants of config.json in the place of those of Llama's words. `number`: a value that a file must have. */
+  sizes?(number: (name: string) => number): Record<string, unknown>;
   /**
    * Keys of config.json that files of this family say beyond those of all. `key`: a name behind that of the architecture. `factors`: those of
    * frequencies that the file has.

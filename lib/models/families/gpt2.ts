@@ -157,6 +157,7 @@ export const gpt2: Family<Gpt2Config> = {
     rows: () => ({}),
     fields: (c) =>
       new Map<string, GgufField>([
+        ['gpt2.vocab_size', { u32: c.vocabSize }],
         ['gpt2.context_length', { u32: c.maxPositionEmbeddings }],
         ['gpt2.embedding_length', { u32: c.hiddenSize }],
         ['gpt2.feed_forward_length', { u32: c.intermediateSize }],
@@ -165,5 +166,14 @@ export const gpt2: Family<Gpt2Config> = {
         ['gpt2.attention.layer_norm_epsilon', { f32: c.layerNormEps }],
       ]),
     frequencyFactors: () => ({}),
+    sizes: (number) => ({
+      n_positions: number('context_length'),
+      n_embd: number('embedding_length'),
+      n_inner: number('feed_forward_length'),
+      n_layer: number('block_count'),
+      n_head: number('attention.head_count'),
+      layer_norm_epsilon: number('attention.layer_norm_epsilon'),
+      activation_function: 'gelu_new',
+    }),
   },
 };

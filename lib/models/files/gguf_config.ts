@@ -198,44 +198,42 @@ function architectureOf(values: GgufValues): string {
   return values.text('general.architecture') ?? values.fail('has no general.architecture');
 }
 
-/**
- * config.json.
- * @param ropes the factors of frequencies that the file has
- * @throws ERR_FILE for a value that is missing or of the wrong kind; ERR_UNSUPPORTED for one that is not implemented. Both name the key.
- */
-export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: FrequencyFactors = {}): Json {
-  const factors = ropes['rope_freqs.weight'];
-  const architecture = architectureOf(values);
-  const key = (name: string): string => `${architecture}.${name}`;
-  const window = values.count(key('attention.sliding_window')) ?? 0;
-  const modelType = typeOf(values, architecture, window > 0);
-  const { className, gguf } = familyOf({ modelType });
-  checkNeutral(values, gguf);
-  const needed = <T>(name: string, value: T | undefined): T => value ?? values.fail(`has no ${key(name)}`);
-  const count = (name: string): number => needed(name, values.count(key(name)));
-  const layers = (name: string): number => needed(name, values.countOfLayers(key(name)));
-  const theta = values.number(key('rope.freq_base')) ?? 10000;
+/** What a file lacks. */
+const needed = <T>(values: GgufValues, key: string, value: T | undefined): T =>
+  value ?? values.fail(`has no ${key}`);
+
+/** How many ids there are. */
+function vocabularyOf(values: GgufValues, key: string): number {
   const tokens = values.texts('tokenizer.ggml.tokens')?.length;
-  const vocabulary = values.count(key('vocab_size')) ?? tokens;
-  if (vocabulary === undefined) values.fail(`has neither ${key('vocab_size')} nor tokenizer.ggml.tokens`);
+  const vocabulary = values.count(key) ?? tokens;
+  if (vocabulary === undefined) return values.fail(`has neither ${key} nor tokenizer.ggml.tokens`);
   if (tokens !== undefined && tokens > vocabulary)
-    values.fail(`has ${tokens} tokens and ${key('vocab_size')} = ${vocabulary}`);
+    values.fail(`has ${tokens} tokens and ${key} = ${vocabulary}`);
+  return vocabulary;
+}
+
+/** The sizes and constants of a decoder in the words of Llama's config.json. */
+function decoderJson(
+  values: GgufValues,
+  tensors: GgufTensors,
+  { architecture, neutral: own }: GgufLayout,
+  ropes: FrequencyFactors,
+): Json {
+  const factors = ropes['rope_freqs.weight'];
+  const key = (name: string): string => `${architecture}.${name}`;
+  const count = (name: string): number => needed(values, key(name), values.count(key(name)));
+  const layers = (name: string): number => needed(values, key(name), values.countOfLayers(key(name)));
+  const window = values.count(key('attention.sliding_window')) ?? 0;
+  const theta = values.number(key('rope.freq_base')) ?? 10000;
   const heads = layers('attention.head_count');
-  const size = headDim(values, architecture, gguf.neutral?.['rope.dimension_count'] === 'read');
+  const size = headDim(values, architecture, own?.['rope.dimension_count'] === 'read');
   if (factors && 2 * factors.length !== size)
     values.fail(
       `has ${factors.length} numbers in rope_freqs.weight: expected half of ${size}, the width of a head`,
     );
-  const scaling = ropeScaling(values, architecture, {
-    ...{ factors, theta },
-    long: 'rope_factors_long.weight' in ropes,
-  });
-  const stored = floatOfStored(tensors.get('token_embd.weight')?.block.type ?? '');
-  const ends = endsOf(values);
+  const eps = key('attention.layer_norm_rms_epsilon');
+  const long = 'rope_factors_long.weight' in ropes;
   return {
-    architectures: [className],
-    model_type: modelType,
-    vocab_size: vocabulary,
     hidden_size: count('embedding_length'),
     intermediate_size: layers('feed_forward_length'),
     num_hidden_layers: count('block_count'),
@@ -243,16 +241,37 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: 
     num_key_value_heads: values.countOfLayers(key('attention.head_count_kv')) ?? heads,
     head_dim: size,
     max_position_embeddings: count('context_length'),
-    rms_norm_eps: needed(
-      'attention.layer_norm_rms_epsilon',
-      values.number(key('attention.layer_norm_rms_epsilon')),
-    ),
+    rms_norm_eps: needed(values, eps, values.number(eps)),
     rope_theta: theta,
-    rope_scaling: scaling ?? null,
+    rope_scaling: ropeScaling(values, architecture, { factors, theta, long }) ?? null,
     hidden_act: 'silu',
     ...(window > 0 && { sliding_window: window }),
     ...(tensors.has('blk.0.attn_output.bias') && { attention_bias: true }),
     ...(tensors.has('blk.0.ffn_down.bias') && { mlp_bias: true }),
+  };
+}
+
+/**
+ * config.json.
+ * @param ropes the factors of frequencies that the file has
+ * @throws ERR_FILE for a value that is missing or of the wrong kind; ERR_UNSUPPORTED for one that is not implemented. Both name the key.
+ */
+export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: FrequencyFactors = {}): Json {
+  const architecture = architectureOf(values);
+  const key = (name: string): string => `${architecture}.${name}`;
+  const window = values.count(key('attention.sliding_window')) ?? 0;
+  const modelType = typeOf(values, architecture, window > 0);
+  const { className, gguf } = familyOf({ modelType });
+  checkNeutral(values, gguf);
+  const stored = floatOfStored(tensors.get('token_embd.weight')?.block.type ?? '');
+  const ends = endsOf(values);
+  return {
+    architectures: [className],
+    model_type: modelType,
+    vocab_size: vocabularyOf(values, key('vocab_size')),
+    ...(gguf.sizes
+      ? gguf.sizes((name) => needed(values, key(name), values.number(key(name))))
+      : decoderJson(values, tensors, gguf, ropes)),
     tie_word_embeddings: !tensors.has('output.weight'),
     bos_token_id: ggufTokenId(values, 'bos') ?? null,
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
