@@ -35,6 +35,11 @@ const forLlamaCpp: Readonly<Record<string, object>> = {
   'tiny-smollm3': { no_rope_layer_interval: 4, no_rope_layers: [1, 1, 1, 0, 1] },
 };
 
+/** Why some are not written as GGUF. */
+const notWritten: Readonly<Record<string, string>> = {
+  'tiny-ministral': 'the model has sliding windows of 9, which GGUF files of llama do not have',
+};
+
 const methods: Readonly<Record<string, AdapterConfigInput>> = {
   lora: { r: 3, targetModules: 'all-linear' },
   ia3: { method: 'ia3' },
@@ -86,7 +91,7 @@ async function slopes(model: CausalLM, { ids, labels }: Batch, parameters: Param
   const grads = parameters.map((p) => p.grad!);
   let squares = 0;
   for (const g of grads) squares += await g.mul(g).sum().item();
-  const size = 0.008 / Math.sqrt(squares);
+  const size = 0.001 / Math.sqrt(squares);
   const step = new SGD(parameters, { lr: size, weightDecay: 0 });
   step.step();
   const below = await loss();
@@ -181,7 +186,7 @@ describeWithData('families', 'golden-families', () => {
 
     test('eight texts at once are what each is alone', async () => {
       const model = await modelOf(name);
-      const all = wishes(8);
+      const all = wishes(8, (i) => ({ maxNewTokens: 10 + 2 * i })); // of at most 62 positions
       const alone = await oneByOne(model, all);
       expect(new Set(alone.map(String)).size).toBe(8);
       expect(await together(model, all)).toEqual(alone);
@@ -234,7 +239,9 @@ describeWithData('families', 'golden-families', () => {
       const config = JSON.parse(readFileSync(join(source, 'config.json'), 'utf8')) as object;
       writeFileSync(join(source, 'config.json'), JSON.stringify({ ...config, ...forLlamaCpp[name] }));
       const file = join(scratch, `${name}.gguf`);
-      await convertModel(source, file, { format: 'f32' });
+      const written = convertModel(source, file, { format: 'f32' });
+      if (notWritten[name]) return expect(written).rejects.toThrow(notWritten[name]);
+      await written;
       const [own, read] = [await CausalLM.fromPretrained(source), await CausalLM.fromPretrained(file)];
       const { ids } = batchesOf(name)[1]!;
       expect(await logitsOf(read, ids)).toEqual(await logitsOf(own, ids));

@@ -320,3 +320,37 @@ describe('gemma3_text', () => {
     );
   });
 });
+
+describe('ministral3', () => {
+  const parameters = {
+    ...{ rope_type: 'yarn', rope_theta: 1e6, factor: 4, original_max_position_embeddings: 16 },
+    ...{ mscale: 1, mscale_all_dim: 1, llama_4_scaling_beta: 0.25 },
+  };
+  const ministral3 = { model_type: 'ministral3', rope_parameters: parameters };
+
+  test('queries grow by llama_4_scaling_beta beyond the original length of its yarn', () => {
+    expect(parse(ministral3).layers[0]).toMatchObject({
+      window: 0,
+      rope: { scaling: { type: 'yarn', attentionFactor: 1 }, queryScale: { beta: 0.25, length: 16 } },
+    });
+    for (const key of ['llama_4_scaling_beta', 'original_max_position_embeddings'])
+      expect(refusal({ ...ministral3, rope_parameters: { ...parameters, [key]: undefined } })).toContain(
+        `ERR_FILE [from_pretrained] expected a positive number for ${key} of the rope settings`,
+      );
+    expect(refusal({ ...ministral3, rope_parameters: undefined })).toContain('to have rope_parameters');
+    expect(refusal({ ...ministral3, model_type: 'mistral' })).toContain(
+      'rope_parameters.llama_4_scaling_beta = 0.25',
+    );
+  });
+});
+
+describe('ministral', () => {
+  test('the layers that layer_types names slide, all of them without that list', () => {
+    const ministral = { model_type: 'ministral', sliding_window: 7 };
+    const windows = (changes: Record<string, unknown>): number[] =>
+      parse({ ...ministral, ...changes }).layers.map(({ window }) => window);
+    const types = ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention'];
+    expect(windows({ layer_types: types })).toEqual([7, 0, 7, 0]);
+    expect(windows({})).toEqual([7, 7, 7, 7]);
+  });
+});

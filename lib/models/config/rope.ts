@@ -36,6 +36,14 @@ export interface RopeConfig {
   scaling: RopeScaling;
   /** How many numbers of a head are rotated, from the first on; absent: all. */
   width?: number;
+  /** What multiplies rotated queries; absent: nothing. */
+  queryScale?: QueryScale;
+}
+
+/** A factor on queries by their position p: 1 + beta·ln(1 + ⌊p / length⌋). */
+export interface QueryScale {
+  readonly beta: number;
+  readonly length: number;
 }
 
 /** The rope of a layer that rotates nothing. */
@@ -51,7 +59,7 @@ function unsupported(message: string): never {
 }
 
 /** A positive number of the rope settings, or its default; anything else is an error that names the key. */
-function positive(rope: Json, key: string, fallback?: number): number {
+export function positive(rope: Json, key: string, fallback?: number): number {
   const value = rope[key] ?? fallback;
   if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0)
     throw loraError(

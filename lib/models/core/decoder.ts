@@ -81,16 +81,16 @@ function recomputedBlock({ config, weights }: Decoder, run: Run, index: number, 
   );
   const parameters = [...ofAdapter, ...trainedOfBlock(config, layer)];
   const angles = run.angles(index);
-  const { segments, tableRows } = run;
-  const optional = [segments?.keyBegin, segments?.positions, tableRows];
+  const { segments, tableRows, queryScale } = run;
+  const optional = [segments?.keyBegin, segments?.positions, tableRows, queryScale];
   const others = [angles.cos, angles.sin, ...optional.filter((one) => one !== undefined)];
   return recomputed(x, others, parameters, (input, cos, sin, ...rest) => {
-    const [keyBegin, positions, tableRows] = optional.map((one) => one && rest.shift());
+    const [keyBegin, positions, tableRows, queryScale] = optional.map((one) => one && rest.shift());
     const again = {
       ...run,
       angles: () => ({ cos, sin }),
       segments: keyBegin && positions && { keyBegin, positions },
-      tableRows,
+      ...{ tableRows, queryScale },
     };
     return summed(familyOf(config).block(again, layer, index, { x: input, addend: null }));
   });
@@ -112,7 +112,8 @@ export function* hiddenStatesByBlock(
   if (context.input) x = context.input(x);
   if (family.enter) x = family.enter(around, weights.stem, x);
   const ropes = decoder.ropes.views(past?.maxPositions ?? x.shape[1]!);
-  const run: Run = { ...around, angles: ropes.ofLayer };
+  const queryScale = decoder.ropes.scales?.of(around, x);
+  const run: Run = { ...around, angles: ropes.ofLayer, queryScale };
   watch?.(embeddingPath(config), x);
   let state: Residual = { x, addend: null };
   for (const [i, layer] of weights.layers.entries()) {
@@ -126,6 +127,7 @@ export function* hiddenStatesByBlock(
     yield;
   }
   ropes.dispose();
+  queryScale?.dispose();
   return summed(state);
 }
 

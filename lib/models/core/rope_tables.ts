@@ -6,6 +6,7 @@ import { rawView } from '../../tensor/raw';
 import { keep, noGrad } from '../../tensor/scope';
 import type { LayerShape } from '../config/model_config';
 import { inverseFrequencies, tableStart, type RopeConfig } from '../config/rope';
+import { QueryScales } from './query_scales';
 
 /**
  * cos and sin [positions, w / 2] on a device, w the rotated numbers of a head; grows when a longer sequence asks for it. longrope has a table for
@@ -64,6 +65,8 @@ export class RopeTable {
 export class RopeTables {
   /** Where the rows of a text of so many positions begin in the tables of longrope; undefined: no layer has one. */
   readonly start: ((positions: number) => number) | undefined;
+  /** Factors on queries; undefined: no layer has them. */
+  readonly scales: QueryScales | undefined;
   readonly #tables: readonly RopeTable[];
   /** Of each layer, which of them is its own. */
   readonly #ofLayer: readonly number[];
@@ -71,6 +74,8 @@ export class RopeTables {
   constructor(layers: readonly LayerShape[], device: Device) {
     const keys = layers.map(({ rope, headDim }) => JSON.stringify([rope, headDim]));
     const long = layers.find(({ rope }) => rope.scaling.type === 'longrope')?.rope;
+    const growing = layers.find(({ rope }) => rope.queryScale)?.rope.queryScale;
+    this.scales = growing && new QueryScales(growing, device);
     this.start = long && ((positions) => tableStart(long, positions));
     const distinct = [...new Set(keys)];
     this.#ofLayer = keys.map((key) => distinct.indexOf(key));
@@ -83,6 +88,7 @@ export class RopeTables {
   /** Makes tables of at least `positions` rows. */
   prepare(positions: number): void {
     for (const table of this.#tables) table.upTo(positions);
+    this.scales?.upTo(positions);
   }
 
   /** Views of the tables for one call, since a longer call between two of its blocks replaces them. */
@@ -104,5 +110,6 @@ export class RopeTables {
 
   dispose(): void {
     for (const table of this.#tables) table.dispose();
+    this.scales?.dispose();
   }
 }

@@ -1,7 +1,6 @@
 /** GPT-2: LayerNorm, learned positions, one layer for q, k and v, and an MLP without a gate. Its files hold matrices as [in, out]. */
-import { cast, embedding, layerNorm, positions, splitColumns, unary } from '../../ops';
+import { cast, embedding, layerNorm, splitColumns, unary } from '../../ops';
 import type { GgufField } from '../../formats/gguf_write';
-import { fromBytes } from '../../tensor/create';
 import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import { everywhere, layerCount } from '../config/common';
@@ -10,7 +9,7 @@ import type { ModelConfig } from '../config/model_config';
 import { noRope } from '../config/rope';
 import { conv1d, linear, table, vector, type WeightsOf } from '../config/rows';
 import type { Family } from './family';
-import { attend, linearOf, splitHeads, summed, type Run } from './parts';
+import { attend, linearOf, positionsOf, splitHeads, summed, type Run } from './parts';
 
 /** What the block depends on. */
 export interface Gpt2Config extends ModelConfig {
@@ -47,15 +46,6 @@ const normOf = ({ config, dtype }: Run<Gpt2Config>, x: Tensor, weight: Tensor, b
   moved(cast(weight, 'f32'), (w) =>
     moved(cast(bias, 'f32'), (b) => moved(layerNorm(x, w, b, config.layerNormEps), (y) => cast(y, dtype))),
   );
-
-/** The positions of the tokens of a call, [b, s] or for all rows [1, s]. */
-function positionsOf({ past, segments }: Run, x: Tensor): Tensor {
-  const length = x.shape[1]!;
-  if (past) return positions(past.lengths, length);
-  if (segments) return cast(segments.positions, 'i32');
-  const counted = Int32Array.from({ length }, (_, i) => i);
-  return fromBytes(new Uint8Array(counted.buffer), 'i32', [1, length], x.device);
-}
 
 export const gpt2: Family<Gpt2Config> = {
   className: 'GPT2LMHeadModel',

@@ -10,6 +10,8 @@ import { granite } from './granite';
 import { granitemoehybrid } from './granitemoehybrid';
 import { gpt2 } from './gpt2';
 import { llama } from './llama';
+import { ministral } from './ministral';
+import { ministral3 } from './ministral3';
 import { mistral } from './mistral';
 import { olmo2 } from './olmo2';
 import { olmo3 } from './olmo3';
@@ -24,6 +26,8 @@ const families = {
   granite,
   granitemoehybrid,
   llama,
+  ministral,
+  ministral3,
   mistral,
   olmo2,
   olmo3,

@@ -6,8 +6,10 @@ import {
   addRmsNorm,
   attention,
   attentionPaged,
+  cast,
   gated,
   pageAppend,
+  positions,
   rmsNorm,
   rope,
   splitColumns,
@@ -15,6 +17,7 @@ import {
 import type { Past } from '../../ops/attention_paged';
 import type { RopeAngles } from '../../ops/rope';
 import type { AdapterUse } from '../../peft/adapter_use';
+import { fromBytes } from '../../tensor/create';
 import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import type { ModelConfig } from '../config/model_config';
@@ -39,6 +42,8 @@ export interface Run<C extends ModelConfig = ModelConfig> {
   readonly segments?: Segments | undefined;
   /** The rows of longrope's tables that each token has, i32 [batch, seq]; absent: those of its positions. */
   readonly tableRows?: Tensor | undefined;
+  /** Factors on the rotated queries of layers whose rope has them, [batch or 1, seq, 1, 1] in the dtype of the activations. */
+  readonly queryScale?: Tensor | undefined;
   /** cos and sin of a layer. */
   angles(layer: number): RopeAngles;
 }
@@ -103,6 +108,15 @@ export function columnsOf<const S extends readonly number[]>(
   return parts as { -readonly [K in keyof S]: Tensor };
 }
 
+/** The positions of the tokens of a call, [b, s] or for all rows [1, s]. */
+export function positionsOf({ past, segments }: Pick<Run, 'past' | 'segments'>, x: Tensor): Tensor {
+  const length = x.shape[1]!;
+  if (past) return positions(past.lengths, length);
+  if (segments) return cast(segments.positions, 'i32');
+  const counted = Int32Array.from({ length }, (_, i) => i);
+  return fromBytes(new Uint8Array(counted.buffer), 'i32', [1, length], x.device);
+}
+
 /** [b, s, heads·d] → [b, s, heads, d]. Consumes its input. */
 export const splitHeads = (flat: Tensor, heads: number): Tensor =>
   moved(flat, (t) => t.reshape([t.shape[0]!, t.shape[1]!, heads, t.shape[2]! / heads]));
@@ -124,13 +138,15 @@ export function attend(
   const { window, rope: rotation } = run.config.layers[index]!;
   const long = rotation.scaling.type === 'longrope';
   const options = { scale, window };
+  const grown = (rotated: Tensor): Tensor =>
+    run.queryScale && rotation.queryScale ? moved(rotated, (t) => t.mul(run.queryScale!)) : rotated;
   if (past) {
     const { pageTable, lengths, tableStart = null, phase } = past;
     const pools = past.layers[index]!;
     const start = long ? tableStart : null;
     const rotated = pageAppend(q, k, v, run.angles(index), pools, pageTable, lengths, start);
     for (const t of [q, k, v]) t.dispose();
-    const mixed = moved(rotated, (t) =>
+    const mixed = moved(grown(rotated), (t) =>
       attentionPaged(t, pools.k, pools.v, pageTable, lengths, { ...options, phase }),
     );
     return joinHeads(mixed);
@@ -140,6 +156,7 @@ export function attend(
     const positions = (long ? run.tableRows : undefined) ?? segments?.positions;
     [rotatedQ, rotatedK] = rope(q, k, run.angles(index), positions ? { positions } : {});
     for (const t of [q, k]) t.dispose();
+    rotatedQ = grown(rotatedQ);
   }
   const mixed = attention(
     rotatedQ,
