@@ -11,7 +11,7 @@ function unsupported(what: string): never {
   throw loraError(
     op,
     'ERR_UNSUPPORTED',
-    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
+    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 and Gemma 3 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
   );
 }
 
@@ -52,6 +52,8 @@ function tokensOf(json: Readonly<Record<string, unknown>>, vocabSize: number): T
   const added: unknown = json['added_tokens'] ?? [];
   for (const token of Array.isArray(added) ? (added as unknown[]) : []) {
     if (!isRecord(token) || typeof token['content'] !== 'string') continue;
+    // Gemma 3 has one for images, which its text models have no embedding of.
+    if (typeof token['id'] === 'number' && token['id'] >= vocabSize) continue;
     const type = token['special'] === true ? types.control : types.userDefined;
     set(token['id'], token['content'], token['content'] === model['unk_token'] ? types.unknown : type);
   }
@@ -79,8 +81,15 @@ function sentencePiece(json: Readonly<Record<string, unknown>>): { spacePrefix: 
     const scheme = pre['prepend_scheme'] ?? 'always';
     return { spacePrefix: scheme === 'always' || scheme === 'first' };
   }
+  // Gemma's divides at spaces, of which there is none left.
+  const atSpaces = {
+    ...{ type: 'Split', pattern: { String: ' ' } },
+    behavior: 'MergedWithPrevious',
+    invert: false,
+  };
+  if (isDeepStrictEqual(normalizer, replace) && (pre == null || isDeepStrictEqual(pre, atSpaces)))
+    return { spacePrefix: false };
   if (pre != null) return undefined;
-  if (isDeepStrictEqual(normalizer, replace)) return { spacePrefix: false };
   const steps =
     isRecord(normalizer) && normalizer['type'] === 'Sequence' ? normalizer['normalizers'] : undefined;
   return isDeepStrictEqual(steps, [{ type: 'Prepend', prepend: '▁' }, replace])
@@ -123,7 +132,10 @@ export function ggufTokenizer(
     fields.set('tokenizer.ggml.model', { text: 'gpt2' });
     fields.set('tokenizer.ggml.pre', { text: kind.name });
   }
-  fields.set('tokenizer.ggml.tokens', { texts: tokens.map(({ text }) => text) });
+  // llama.cpp looks for these in texts before it writes spaces as ▁. Gemma has runs of spaces among them.
+  const textOf = ({ text, type }: Token): string =>
+    pieces && type === types.userDefined ? text.replaceAll('▁', ' ') : text;
+  fields.set('tokenizer.ggml.tokens', { texts: tokens.map(textOf) });
   fields.set('tokenizer.ggml.token_type', { i32s: tokens.map(({ type }) => type) });
   if (pieces) fields.set('tokenizer.ggml.scores', { f32s: scoresOf(tokens, merges) });
   else fields.set('tokenizer.ggml.merges', { texts: merges.map((pair) => pair.join(' ')) });

@@ -394,6 +394,40 @@ describe('kinds of tokenizers', () => {
     });
   });
 
+  test('Gemma’s is SentencePiece’s: its runs of spaces are found in texts, its token of images is left out', () => {
+    const json = {
+      model: {
+        ...{ type: 'BPE', byte_fallback: true, unk_token: '<unk>' },
+        vocab: { '<unk>': 0, '▁': 1, a: 2, '▁▁': 3, '▁a': 4 },
+        merges: [
+          ['▁', '▁'],
+          ['▁', 'a'],
+        ],
+      },
+      normalizer: { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+      pre_tokenizer: {
+        ...{ type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithPrevious', invert: false },
+      },
+      added_tokens: [
+        { id: 0, content: '<unk>', special: true },
+        { id: 3, content: '▁▁', special: false },
+        { id: 5, content: '<image_soft_token>', special: true },
+      ],
+    };
+    expect(Object.fromEntries(ggufTokenizer(json, 5))).toEqual({
+      'tokenizer.ggml.model': { text: 'llama' },
+      'tokenizer.ggml.pre': { text: 'default' },
+      'tokenizer.ggml.add_space_prefix': { flag: false },
+      'tokenizer.ggml.tokens': { texts: ['<unk>', '▁', 'a', '  ', '▁a'] },
+      'tokenizer.ggml.token_type': { i32s: [2, 1, 1, 4, 1] },
+      'tokenizer.ggml.scores': { f32s: [0, -4, -5, 0, -2] },
+    });
+    const other = { ...json.pre_tokenizer, behavior: 'Isolated' };
+    expect(() => ggufTokenizer({ ...json, pre_tokenizer: other }, 5)).toThrow(
+      'llama.cpp knows tokenizers by their kind',
+    );
+  });
+
   test('one that differs a little is none of them', () => {
     for (const [, json] of kinds)
       for (const other of [

@@ -208,6 +208,29 @@ test('norms of Gemma 3 are stored plus 1, under names of their own', async () =>
   expect(metadata.get('gemma3.attention.sliding_window')).toEqual({ u32: 5 });
 });
 
+test('norms may be stored in 16 bits', async () => {
+  const { metadata, tensors } = await ggufParts(await written(gemma3));
+  const logits = [];
+  for (const [type, values] of [
+    ['F32', new Float32Array(24).fill(1.5)],
+    ['BF16', new Uint16Array(24).fill(0x3fc0)],
+  ] as const) {
+    async function* parts(): AsyncGenerator<Uint8Array> {
+      yield await Promise.resolve(new Uint8Array(values.buffer));
+    }
+    const norm: LateGgufTensor = { type, shape: [24], parts };
+    const file = await writeGguf(
+      unused(),
+      { metadata, tensors: new Map([...tensors, ['output_norm.weight', norm]]) },
+      {},
+    );
+    const model = await CausalLM.fromPretrained(file);
+    logits.push(await model.forward([[1, 2, 3]]).logits.data());
+    await model.dispose();
+  }
+  expect(logits[1]).toEqual(logits[0]);
+});
+
 test('what llama.cpp knows of Gemma 3 by itself is not written otherwise', async () => {
   const pattern =
     'sliding windows are not those of five of six layers, which is what llama.cpp computes a gemma3 by';
