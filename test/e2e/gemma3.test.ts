@@ -1,7 +1,7 @@
 /** Gemma 3: what its embeddings are multiplied by, norms whose weights are trained, and models that see images. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, noGrad, openSafetensors, SGD, type Tensor } from '../../lib/index';
+import { CausalLM, estimateMemory, noGrad, openSafetensors, SGD, type Tensor } from '../../lib/index';
 import { floatsOf } from '../../lib/formats/floats';
 import { relativeError } from '../support/numbers';
 import { rewrapped, wrappings } from '../support/rewrapped';
@@ -95,6 +95,25 @@ test('training moves the weights of norms, not 1 more than they are, and bf16 ke
       if (value !== before.get(name)![at]) moved++;
     }
   expect(moved).toBeGreaterThan(100);
+});
+
+test('the memory of Gemma 3 1B is that of its 999,885,952 weights, and of what its blocks keep', () => {
+  const config = {
+    ...{ model_type: 'gemma3_text', hidden_size: 1152, intermediate_size: 6912, num_hidden_layers: 26 },
+    ...{ num_attention_heads: 4, num_key_value_heads: 1, head_dim: 256, vocab_size: 262144 },
+    ...{ sliding_window: 512, sliding_window_pattern: 6, hidden_activation: 'gelu_pytorch_tanh' },
+    ...{ max_position_embeddings: 32768, rope_local_base_freq: 10000, torch_dtype: 'bfloat16' },
+  };
+  const { weights, activations } = estimateMemory(config, { length: 512, r: 8 });
+  const attention = 1152 * (4 + 1 + 1 + 4) * 256;
+  const block = attention + 3 * 1152 * 6912 + 4 * 1152 + 2 * 256;
+  expect(262144 * 1152 + 26 * block + 1152).toBe(999_885_952);
+  expect(weights).toBe(2 * 999_885_952);
+  // q and k before and behind their norms, v, what is mixed, gate, up, and three times the width of the residual stream; in f32 that stream twice,
+  // a sum of each head, the factors of the norms, and what goes between the two matrices of seven adapters.
+  const kept = 3 * 1152 + (4 + 1) * 256 * 2 + (1 + 4) * 256 + 2 * 6912;
+  const floats = 2 * 1152 + 4 + (4 + 1 + 4) + 7 * 8;
+  expect(activations).toBe(512 * 26 * (2 * kept + 4 * floats));
 });
 
 describeWithData('Gemma 3 that sees images', 'golden-families', () => {
