@@ -208,7 +208,7 @@ test('norms of Gemma 3 are stored plus 1, under names of their own', async () =>
   expect(metadata.get('gemma3.attention.sliding_window')).toEqual({ u32: 5 });
 });
 
-test('norms may be stored in 16 bits', async () => {
+test('norms of Gemma 3 may be stored in 16 bits', async () => {
   const { metadata, tensors } = await ggufParts(await written(gemma3));
   const logits = [];
   for (const [type, values] of [
