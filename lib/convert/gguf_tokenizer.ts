@@ -11,7 +11,7 @@ function unsupported(what: string): never {
   throw loraError(
     op,
     'ERR_UNSUPPORTED',
-    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 and Gemma 3 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
+    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 and Gemma 3 (SentencePiece), Llama 3, OLMo 2, Qwen2, SmolLM, Phi-4-mini, Mistral NeMo and GPT-2`,
   );
 }
 
@@ -21,6 +21,9 @@ function partsOf(json: unknown): unknown[] {
   if (json['type'] === 'Sequence' && Array.isArray(json['pretokenizers']))
     return json['pretokenizers'].flatMap(partsOf);
   const { trim_offsets: _, ...part } = json;
+  // What is converted from tiktoken keeps the matches instead of dividing at them: the same, for those patterns match every character.
+  if (part.type === 'Split' && part['behavior'] === 'Removed' && part['invert'] === true)
+    return [{ ...part, behavior: 'Isolated', invert: false }];
   return [part.type === 'ByteLevel' && !('use_regex' in part) ? { ...part, use_regex: true } : part];
 }
 
@@ -126,7 +129,9 @@ export function ggufTokenizer(
   } else {
     const parts = partsOf(json['pre_tokenizer']);
     const nfc = isRecord(normalizer) && normalizer['type'] === 'NFC';
-    const kind = preTokenizers.find((one) => isDeepStrictEqual(one.parts, parts) && one.nfc === nfc);
+    const kinds = preTokenizers.filter((one) => isDeepStrictEqual(one.parts, parts) && one.nfc === nfc);
+    const whole = model['ignore_merges'] === true;
+    const kind = kinds.find((one) => (one.wholeWords === true) === whole) ?? kinds[0];
     if (!kind || (normalizer != null && !nfc))
       return unsupported(`the pre_tokenizer ${JSON.stringify(json['pre_tokenizer'] ?? null).slice(0, 200)}`);
     fields.set('tokenizer.ggml.model', { text: 'gpt2' });

@@ -18,6 +18,11 @@ export interface PreTokenizerKind {
 
 const words = (digits: string): string =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+const upper = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]';
+const lower = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]';
+/** Words that begin where capitals do: o200k's and tekken's. */
+const cased = (digits: string, endings: string): string =>
+  `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+${endings}|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*${endings}|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 const split = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false });
 const bytes = (useRegex: boolean) => ({ type: 'ByteLevel', add_prefix_space: false, use_regex: useRegex });
 
@@ -43,5 +48,12 @@ export const preTokenizers: readonly PreTokenizerKind[] = [
     parts: [{ type: 'Digits', individual_digits: true }, bytes(true)],
     nfc: false,
   },
+  {
+    name: 'gpt-4o', // Phi-4-mini's
+    aliases: ['llama4'],
+    parts: [split(cased('\\p{N}{1,3}', "(?i:'s|'t|'re|'ve|'m|'ll|'d)?")), bytes(false)],
+    nfc: false,
+  },
+  { name: 'tekken', parts: [split(cased('\\p{N}', '')), bytes(false)], nfc: false, wholeWords: true }, // Ministral's
   { name: 'gpt-2', parts: [bytes(true)], nfc: false },
 ];

@@ -20,6 +20,7 @@ import { temporaryFolder } from '../support/temporary';
 import type { WrittenBlocks } from '../../lib/native/block_formats';
 import { writtenBlocks } from '../../lib/native/constants';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { preTokenizers } from '../../lib/text/gguf_kinds';
 import { tinyModel } from '../support/tiny_model';
 
 const root = temporaryFolder();
@@ -362,7 +363,27 @@ describe('kinds of tokenizers', () => {
   });
   const sequence = (...pretokenizers: object[]): object => ({ type: 'Sequence', pretokenizers });
   const kinds: readonly [string, Record<string, unknown>][] = [
-    ['llama-bpe', { model, pre_tokenizer: sequence(regex('\\p{N}{1,3}'), level) }],
+    [
+      'llama-bpe',
+      { model: { ...model, ignore_merges: true }, pre_tokenizer: sequence(regex('\\p{N}{1,3}'), level) },
+    ],
+    ['smaug-bpe', { model, pre_tokenizer: sequence(regex('\\p{N}{1,3}'), level) }],
+    [
+      'smaug-bpe',
+      {
+        model,
+        pre_tokenizer: sequence(
+          { ...regex('\\p{N}{1,3}'), behavior: 'Removed', invert: true }, // as converters of tiktoken write it
+          level,
+        ),
+      },
+    ],
+    ...preTokenizers
+      .filter(({ name }) => name === 'gpt-4o' || name === 'tekken')
+      .map(({ name, parts, wholeWords }): [string, Record<string, unknown>] => [
+        name,
+        { model: { ...model, ignore_merges: wholeWords === true }, pre_tokenizer: sequence(...parts) },
+      ]),
     ['qwen2', { model, normalizer: { type: 'NFC' }, pre_tokenizer: sequence(regex('\\p{N}'), level) }],
     [
       'smollm',

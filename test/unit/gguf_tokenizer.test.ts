@@ -6,6 +6,7 @@ import type { GgufValue } from '../../lib/formats/gguf_header';
 import { GgufValues } from '../../lib/formats/gguf_values';
 import type { GgufField } from '../../lib/formats/gguf_write';
 import { atOnce } from '../../lib/tensor/pace';
+import { preTokenizers } from '../../lib/text/gguf_kinds';
 import { ggufTokenizerJson } from '../../lib/text/gguf_tokenizer';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { ggufBytes } from '../support/gguf_bytes';
@@ -78,12 +79,16 @@ const kinds: readonly [name: string, changes: Json][] = [
   ['qwen2', { normalizer: { type: 'NFC' }, pre_tokenizer: sequence(split(regex('\\p{N}')), level(false)) }],
   ['smollm', {}],
   ['gpt-2', { pre_tokenizer: level(true) }],
+  ['smaug-bpe', { pre_tokenizer: sequence(split(regex('\\p{N}{1,3}')), level(false)) }],
+  ...preTokenizers
+    .filter(({ name }) => name === 'gpt-4o' || name === 'tekken')
+    .map(({ name, parts }): [string, Json] => [name, { pre_tokenizer: sequence(...parts) }]),
 ];
 
 describeWithData('a tokenizer that was written', 'models/smollm2-135m/tokenizer.json', () => {
   test.each(kinds)('reads texts as before: %s', async (name, changes) => {
     const smol = readJson('models/smollm2-135m/tokenizer.json');
-    const model = { ...(smol['model'] as Json), ignore_merges: name === 'llama-bpe' };
+    const model = { ...(smol['model'] as Json), ignore_merges: ['llama-bpe', 'tekken'].includes(name) };
     const json = { ...smol, model, ...changes };
     const fields = fieldsOf(json, 49152);
     expect(fields['tokenizer.ggml.pre']).toEqual({ text: name });
@@ -307,8 +312,8 @@ describe('values', () => {
     ],
     [
       'another division',
-      { [key('pre')]: { text: 'tekken' } },
-      'ERR_UNSUPPORTED.*tokenizer.ggml.pre = "tekken"; supported are llama-bpe, smaug-bpe, qwen2',
+      { [key('pre')]: { text: 'viking' } },
+      'ERR_UNSUPPORTED.*tokenizer.ggml.pre = "viking"; supported are llama-bpe, smaug-bpe, qwen2',
     ],
     ['none', { [key('pre')]: undefined }, 'tokenizer.ggml.pre = nothing'],
     [
