@@ -1,5 +1,6 @@
 /** Texts on both sides of longrope's original length: each by its own factors, whatever stands beside it. */
-import { noGrad, type CausalLM } from '../../lib/index';
+import { join } from 'node:path';
+import { CausalLM, convertModel, noGrad } from '../../lib/index';
 import { loadedModels, oneByOne, run, text, together, wishes, type Wish } from '../support/engine_requests';
 import { fillAdapter } from '../support/fill_adapter';
 import { bits, list, relativeError } from '../support/numbers';
@@ -43,18 +44,6 @@ describe.each(['cpu', 'reference'])('on %s', (device) => {
   });
 });
 
-test('what a text of 16 positions and its vectors is long by, the reference computes too', async () => {
-  const [model, reference] = [await loadPhi(16), await loadPhi(16, 'reference')];
-  for (const one of [model, reference])
-    fillAdapter(one.addAdapter({ method: 'prompt', numVirtualTokens: 5 }, { seed: 1 }), 2, 0.5);
-  for (const length of [11, 12]) {
-    const [own, wanted] = await Promise.all(
-      [model, reference].map((one) => logitsOf(one, [text(length, 1)])),
-    );
-    expect(relativeError(own![0]!, wanted![0]!)).toBeLessThan(1e-5);
-  }
-});
-
 test('a block that is computed twice rotates by the same rows', async () => {
   const model = await loadPhi(16);
   const adapter = model.addAdapter({ r: 3, targetModules: 'all-linear' });
@@ -68,9 +57,19 @@ test('a block that is computed twice rotates by the same rows', async () => {
   expect(gradients[1]).toBe(gradients[0]);
 });
 
-test('a request goes by its prompt and what it may generate', async () => {
-  const model = await loadPhi(32);
-  for (const maxNewTokens of [20, 21]) {
+test.each([
+  ['short', 20, 0],
+  ['long', 21, 0],
+  ['short', 15, 5],
+  ['long', 16, 5],
+])(
+  'a request goes by its prompt and what it may generate: %s with %i tokens behind 12 and %i vectors',
+  async (_, maxNewTokens, vectors) => {
+    const model = await loadPhi(32);
+    if (vectors > 0) {
+      const adapter = model.addAdapter({ method: 'prompt', numVirtualTokens: vectors }, { seed: 1 });
+      fillAdapter(adapter, 2, 0.5);
+    }
     const prompt = text(12, 1);
     const { ids } = await run(model, { prompt, maxNewTokens, temperature: 0, ignoreEos: true });
     const [logits] = await logitsOf(model, [[...prompt, ...ids]]);
@@ -80,7 +79,28 @@ test('a request goes by its prompt and what it may generate', async () => {
       return row.indexOf(Math.max(...row));
     });
     expect(ids).toEqual(best);
-  }
+  },
+);
+
+test('a GGUF file has the window, the rotated part and the factor on cos and sin', async () => {
+  const model = await load({
+    tokenizer: false,
+    config: {
+      ...{ model_type: 'phi3', head_dim: 44, partial_rotary_factor: 0.69, sliding_window: 7 },
+      original_max_position_embeddings: 16,
+      rope_scaling: {
+        ...{ type: 'longrope', attention_factor: 1.25 },
+        short_factor: Array.from({ length: 15 }, (_, i) => 1 + i / 10),
+        long_factor: Array.from({ length: 15 }, (_, i) => 1.5 + i),
+      },
+    },
+  });
+  const file = join(model.directory, 'written.gguf');
+  await convertModel(model.directory, file, { format: 'f32' });
+  const read = await CausalLM.fromPretrained(file);
+  expect(read.config.layers).toEqual(model.config.layers);
+  expect(read.config.layers[0]).toMatchObject({ window: 7, rope: { width: 30 } });
+  await read.dispose();
 });
 
 test('requests of both kinds in one step give the texts of each alone', async () => {
