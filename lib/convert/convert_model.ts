@@ -206,6 +206,11 @@ export async function convertModel(
         }),
       );
     }
+    if (gguf.ownHead && config.tieWordEmbeddings)
+      tensors.set(
+        `${modules.get(headPath(config))!.name}.weight`,
+        tensors.get(`${modules.get(embeddingPath(config))!.name}.weight`)!,
+      );
     for (const [name, factors] of Object.entries(gguf.frequencyFactors(config)))
       tensors.set(name, factorsTensor(factors));
     const staged = await stageFile(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {

@@ -1,5 +1,4 @@
 /** Models as GGUF files: what is in them, and what llama.cpp makes of them where node-llama-cpp is installed. */
-import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, memoryUsage, tensor } from '../../lib';
@@ -21,6 +20,7 @@ import type { WrittenBlocks } from '../../lib/native/block_formats';
 import { writtenBlocks } from '../../lib/native/constants';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { preTokenizers } from '../../lib/text/gguf_kinds';
+import { askLlamaCpp, llamaCpp } from '../support/llama_cpp';
 import { tinyModel } from '../support/tiny_model';
 
 const root = temporaryFolder();
@@ -463,38 +463,12 @@ describe('kinds of tokenizers', () => {
   });
 });
 
-/** Where node-llama-cpp lies, as NODE_PATH or a folder above says; undefined where it is not installed. */
-const library = ((): string | undefined => {
-  const found = spawnSync(process.execPath, ['-p', "require.resolve('node-llama-cpp')"], {
-    encoding: 'utf8',
-  });
-  return found.status === 0 ? found.stdout.trim() : undefined;
-})();
-const ready = library !== undefined;
-
-const llamaCpp = ready
+const whereInstalled = llamaCpp
   ? describeWithData
   : (name: string, _: string, body: (dir: string) => void): void =>
       describe.skip(`${name} (skipped: node-llama-cpp is not installed)`, () => body(''));
 
-llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
-  interface Answer {
-    tokens: number[][];
-    greedy: number[];
-  }
-  function ask(model: string, texts: readonly string[], most: number, lora = 'none'): Answer {
-    const program = join(__dirname, '../support/llama_cpp.mjs');
-    const { status, stdout, stderr } = spawnSync(
-      process.execPath,
-      [program, library!, model, String(most), lora],
-      {
-        input: JSON.stringify(texts),
-        encoding: 'utf8',
-      },
-    );
-    if (status !== 0) throw new Error(stderr);
-    return JSON.parse(stdout) as Answer;
-  }
+whereInstalled('llama.cpp', 'models/stories260K', (dir) => {
   /** Read when a test runs: a suite that is skipped has no data. */
   const sampleTexts = (): string[] =>
     [
@@ -514,8 +488,8 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     const samples = sampleTexts();
     const eight = unused('.gguf');
     await convertModel(dir, eight, { format: 'q8_0' });
-    expect(ask(eight, samples.slice(0, 1), 12).greedy).toEqual(golden.slice(5, 17));
-    const { greedy, tokens } = ask(out, samples, 40);
+    expect(askLlamaCpp(eight, samples.slice(0, 1), 12).greedy).toEqual(golden.slice(5, 17));
+    const { greedy, tokens } = askLlamaCpp(out, samples, 40);
     expect(greedy).toEqual(golden.slice(5, 45));
     const model = await CausalLM.fromPretrained(dir);
     expect(tokens).toEqual(samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false })));
@@ -528,7 +502,7 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
       const out = unused('.gguf');
       await convertModel(dir, out, { format });
       const samples = sampleTexts();
-      const theirs = ask(out, samples, 40);
+      const theirs = askLlamaCpp(out, samples, 40);
       const model = await CausalLM.fromPretrained(out, { dtype: 'f32' });
       expect(samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false }))).toEqual(
         theirs.tokens,
@@ -551,7 +525,7 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     const types = new Set([...file.tensors.values()].map(({ block }) => block.type));
     await file.close();
     expect([...types].sort()).toEqual(['F32', 'Q4_K', 'Q5_0', 'Q8_0']);
-    const theirs = ask(out, ['Once upon a time'], 12);
+    const theirs = askLlamaCpp(out, ['Once upon a time'], 12);
     const model = await CausalLM.fromPretrained(out, { dtype: 'f32' });
     const { ids } = await model.generate('Once upon a time', {
       maxNewTokens: 12,
@@ -575,8 +549,8 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
       ignoreEos: true,
     });
     await model.dispose();
-    expect(ask(base, ['Once upon a time'], 30, lora).greedy).toEqual(ids);
-    expect(ask(base, ['Once upon a time'], 30).greedy).not.toEqual(ids);
+    expect(askLlamaCpp(base, ['Once upon a time'], 30, lora).greedy).toEqual(ids);
+    expect(askLlamaCpp(base, ['Once upon a time'], 30).greedy).not.toEqual(ids);
   }, 300_000);
 
   test('reads texts as SmolLM2’s tokenizer does', async () => {
@@ -591,6 +565,6 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     const samples = sampleTexts();
     const ours = samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false }));
     await model.dispose();
-    expect(ask(out, samples, 1).tokens).toEqual(ours);
+    expect(askLlamaCpp(out, samples, 1).tokens).toEqual(ours);
   }, 300_000);
 });

@@ -1,5 +1,5 @@
 /** What GGUF files of a family have beyond those of Llama, and what they do not have. */
-import { rmSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, openSafetensors } from '../../lib/index';
 import { floatsOf } from '../../lib/formats/floats';
@@ -9,6 +9,8 @@ import type { ModelConfig } from '../../lib/models/config/model_config';
 import { openModelFiles } from '../../lib/models/files/model_source';
 import { expectReject } from '../support/errors';
 import { ggufParts, writeGguf } from '../support/gguf_bytes';
+import { askLlamaCpp, llamaCpp } from '../support/llama_cpp';
+import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 
@@ -291,4 +293,60 @@ test('a GGUF file of Gemma 3 with other windows, caps or another base is refused
     ],
   ] as const)
     await expectReject(configOf(file, { [`gemma3.${name}`]: value }), 'ERR_UNSUPPORTED', sentence);
+});
+
+const whereInstalled = llamaCpp
+  ? describeWithData
+  : (name: string, _: string, body: (dir: string) => void): void =>
+      describe.skip(`${name} (skipped: node-llama-cpp is not installed)`, () => body(''));
+/** Families as llama.cpp reads them, with what it takes for granted. */
+const families: Readonly<Record<string, Record<string, unknown>>> = {
+  gemma3_text: {
+    ...{ num_hidden_layers: 7, head_dim: 8, sliding_window: 5, query_pre_attn_scalar: 8, rope_theta: 1e6 },
+    ...{
+      hidden_act: null,
+      hidden_activation: 'gelu_pytorch_tanh',
+      rope_local_base_freq: 10000,
+      sliding_window_pattern: 6,
+    },
+  },
+  gpt2: { n_embd: 24, n_head: 4, n_layer: 3, n_positions: 128, tie_word_embeddings: true },
+  granite: {
+    ...{
+      embedding_multiplier: 3.5,
+      attention_multiplier: 0.3,
+      residual_multiplier: 0.7,
+      logits_scaling: 2.5,
+    },
+  },
+  olmo2: {},
+  olmo3: { sliding_window: 5 },
+  phi3: { sliding_window: null, partial_rotary_factor: 1, hidden_size: 32, head_dim: 8 },
+  qwen3: {},
+  smollm3: { no_rope_layer_interval: 4 },
+};
+
+whereInstalled('llama.cpp and families', 'models/stories260K', (dir) => {
+  test.each(Object.entries(families))(
+    '%s: the text that we write',
+    async (model_type, config) => {
+      const tokenizer = JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object;
+      const sizes = { vocab_size: 512, num_hidden_layers: 5, bos_token_id: 1, eos_token_id: 2 };
+      const source = await tinyModel({ config: { model_type, ...sizes, ...config }, tokenizer });
+      const out = unused();
+      await convertModel(source, out, { format: 'f32' });
+      rmSync(source, { recursive: true });
+      const model = await CausalLM.fromPretrained(out, { dtype: 'f32' });
+      const options = { maxNewTokens: 24, temperature: 0, ignoreEos: true };
+      const { ids } = await model.generate('Once upon a time there was', options);
+      await model.dispose();
+      expect(askLlamaCpp(out, ['Once upon a time there was'], 24).greedy).toEqual(ids);
+    },
+    300_000,
+  );
+});
+
+test('llama.cpp wants the head of an OLMo 2, also where it is the embedding', async () => {
+  const { tensors } = await ggufParts(await written({ model_type: 'olmo2', tie_word_embeddings: true }));
+  expect(tensors.get('output.weight')).toMatchObject({ type: 'F32', shape: [262, 24] });
 });

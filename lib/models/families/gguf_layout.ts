@@ -27,6 +27,8 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
    * config.json: instead of the common ones (files/gguf_config.ts).
    */
   readonly neutral?: Readonly<Record<string, readonly unknown[] | 'read'>>;
+  /** Whether llama.cpp wants the matrix of a tied head a second time. */
+  readonly ownHead?: true;
   /** The sizes and constants of config.json in the place of those of Llama's words. `number`: a value that a file must have. */
   sizes?(number: (name: string) => number): Record<string, unknown>;
   /**

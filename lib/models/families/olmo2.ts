@@ -86,6 +86,7 @@ export const olmo2: Family<LlamaConfig> = {
 
   gguf: {
     ...decoderLayout('olmo2', false),
+    ownHead: true,
     names: {
       ...llamaNames,
       post_attention_layernorm: 'post_attention_norm',
