@@ -123,7 +123,7 @@ export const gpt2: Family<Gpt2Config> = {
   numbers({ hiddenSize: d, intermediateSize: ff, numAttentionHeads: heads }) {
     return {
       kept: 6 * d + 2 * ff,
-      keptFloats: 4 * d + heads,
+      keptFloats: 2 * d + heads + 4,
       working: 4 * d + 2 * ff,
       inputs: [[d], [ff]],
       gradients: [[3 * d], [d], [ff]],
