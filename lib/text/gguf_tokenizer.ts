@@ -227,6 +227,9 @@ function template(values: GgufValues, tokens: readonly Token[], beginsByDefault:
   };
 }
 
+/** Of Phi-3, the special tokens that do not take away the white space behind them. GGUF files do not say which do, and llama.cpp goes by these names. */
+const keepsSpaces: ReadonlySet<string> = new Set(['<unk>', '<s>', '<|endoftext|>']);
+
 /**
  * tokenizer.json. Yields where it may be interrupted.
  * @throws ERR_UNSUPPORTED for a kind that is not known, ERR_FILE for values that do not fit each other
@@ -242,6 +245,7 @@ export function* ggufTokenizerJson(values: GgufValues): Generator<void, Json, vo
   yield;
   const pieces = model === 'llama';
   const parts = pieces ? yield* sentencePiece(values, tokens) : byteLevel(values);
+  const strips = pieces && values.text('general.architecture') === 'phi3';
   const { control, unknown, userDefined } = tokenTypes;
   const added = tokens.filter(({ type }) => [control, unknown, userDefined].some((one) => one === type));
   return {
@@ -249,7 +253,8 @@ export function* ggufTokenizerJson(values: GgufValues): Generator<void, Json, vo
     truncation: null,
     padding: null,
     added_tokens: added.map(({ id, text: content, type }) => ({
-      ...{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false },
+      ...{ id, content, single_word: false, lstrip: false, normalized: false },
+      rstrip: strips && !keepsSpaces.has(content),
       special: type !== userDefined,
     })),
     ...parts,

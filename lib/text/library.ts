@@ -65,13 +65,27 @@ export const insideOf = (tokenizer: HuggingFaceTokenizer): Library => tokenizer 
 /** As decoders of bytes need it: with U+FEFF at the beginning of the bytes, which the library's own leaves out for byte fallback. */
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
 
+/** As tokenizers are trained: in JavaScript \s has U+FEFF and lacks U+0085, and \d, which the library writes for what Digits divides, is of ASCII alone. */
+const unicodeClasses: Readonly<Record<string, string>> = {
+  '\\s': String.raw`\p{White_Space}`,
+  '\\S': String.raw`\P{White_Space}`,
+  '\\d': String.raw`\p{N}`,
+};
+const withUnicodeClasses = ({ source, flags }: RegExp): RegExp =>
+  new RegExp(
+    source.replace(/\\[^]/g, (escape) => unicodeClasses[escape] ?? escape),
+    flags,
+  );
+
 /** Puts the engines that checkTokenizerJson made into the place of the patterns, and that decoder into the place of the library's. */
 export function installParts(tokenizer: HuggingFaceTokenizer): void {
   const visit = (part: unknown): void => {
     if (typeof part !== 'function' && !isRecord(part)) return;
     const component = part as unknown as Record<string, unknown> & { config?: Record<string, unknown> };
     const linear = component.config?.[linearField];
+    const { pattern } = component;
     if (linear !== undefined) component['pattern'] = linear;
+    else if (pattern instanceof RegExp && pattern.unicode) component['pattern'] = withUnicodeClasses(pattern);
     if ('text_decoder' in component) component['text_decoder'] = utf8;
     for (const list of ['normalizers', 'tokenizers', 'decoders'])
       if (Array.isArray(component[list])) for (const one of component[list] as unknown[]) visit(one);

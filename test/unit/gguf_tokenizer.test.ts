@@ -228,6 +228,23 @@ describe('values', () => {
     expect(tokenizer.encode('a')).toEqual([97]);
   });
 
+  test('special tokens of Phi-3 take away the white space behind them, but for three', async () => {
+    const texts = ['<unk>', '<s>', '</s>', '<|user|>', '<|endoftext|>', '▁', 'a', '▁a'];
+    const file = (architecture: string): Promise<Tokenizer> =>
+      ofValues({
+        'general.architecture': { text: architecture },
+        [key('model')]: { text: 'llama' },
+        [key('tokens')]: { texts },
+        [key('scores')]: { f32s: texts.map((_, i) => -i) },
+        [key('token_type')]: { i32s: [2, 3, 3, 3, 3, 1, 1, 1] },
+        [key('add_bos_token')]: { flag: false },
+        [key('add_space_prefix')]: { flag: false },
+      });
+    const text = '<|user|>  a</s> a<s> a<|endoftext|> a<unk> a';
+    expect((await file('phi3')).encode(text)).toEqual([3, 6, 2, 6, 1, 7, 4, 7, 0, 7]);
+    expect((await file('llama')).encode(text)).toEqual([3, 5, 7, 2, 7, 1, 7, 4, 7, 0, 7]);
+  });
+
   test('pieces of equal scores are joined in the order of their ids', async () => {
     const pieces = (texts: readonly string[]): Promise<Tokenizer> =>
       ofValues({
