@@ -314,3 +314,57 @@ test('a model whose weights do not fit is refused before they are read, and what
   );
   expect(said).toMatch(/model\.safetensors/); // the weights, which are not there, come after it
 }, 130_000);
+
+/** The config.json of published models, as far as weights depend on it, and the bytes of their bf16 weights, added up by hand. */
+test.each<[string, Record<string, unknown>, number]>([
+  [
+    'Gemma 3 1B',
+    {
+      ...{ model_type: 'gemma3_text', vocab_size: 262144, hidden_size: 1152, intermediate_size: 6912 },
+      ...{ num_hidden_layers: 26, num_attention_heads: 4, num_key_value_heads: 1, head_dim: 256 },
+      ...{ max_position_embeddings: 32768, sliding_window: 512, sliding_window_pattern: 6 },
+      ...{ rms_norm_eps: 1e-6, rope_theta: 1_000_000, rope_local_base_freq: 10_000 },
+      ...{ query_pre_attn_scalar: 256, hidden_activation: 'gelu_pytorch_tanh', torch_dtype: 'bfloat16' },
+    },
+    // The embedding, which is the head too; q and o, k and v, the MLP, four norms, those of q and k; the last norm.
+    2 *
+      (262144 * 1152 + 26 * (2 * 1024 * 1152 + 2 * 256 * 1152 + 3 * 6912 * 1152 + 4 * 1152 + 2 * 256) + 1152),
+  ],
+  [
+    'Phi-4-mini',
+    {
+      ...{ model_type: 'phi3', vocab_size: 200064, hidden_size: 3072, intermediate_size: 8192 },
+      ...{ num_hidden_layers: 32, num_attention_heads: 24, num_key_value_heads: 8 },
+      ...{ max_position_embeddings: 131072, original_max_position_embeddings: 4096 },
+      ...{ partial_rotary_factor: 0.75, rms_norm_eps: 1e-5, rope_theta: 10_000, sliding_window: 262144 },
+      rope_scaling: {
+        type: 'longrope',
+        ...{ long_factor: Array<number>(48).fill(2), short_factor: Array<number>(48).fill(1) },
+      },
+      ...{ tie_word_embeddings: true, torch_dtype: 'bfloat16', hidden_act: 'silu' },
+    },
+    // qkv is one matrix, gate and up are one.
+    2 *
+      (200064 * 3072 +
+        32 * ((3072 + 2 * 1024) * 3072 + 3072 * 3072 + 2 * 8192 * 3072 + 8192 * 3072 + 2 * 3072) +
+        3072),
+  ],
+  [
+    'SmolLM3 3B',
+    {
+      ...{ model_type: 'smollm3', vocab_size: 128256, hidden_size: 2048, intermediate_size: 11008 },
+      ...{ num_hidden_layers: 36, num_attention_heads: 16, num_key_value_heads: 4 },
+      ...{ max_position_embeddings: 65536, rms_norm_eps: 1e-6, rope_theta: 5_000_000 },
+      ...{ no_rope_layer_interval: 4, use_sliding_window: false, sliding_window: null },
+      ...{ attention_bias: false, mlp_bias: false, hidden_act: 'silu', torch_dtype: 'bfloat16' },
+    },
+    2 * (128256 * 2048 + 36 * (2 * 2048 * 2048 + 2 * 512 * 2048 + 3 * 11008 * 2048 + 2 * 2048) + 2048),
+  ],
+])('the weights of %s are those of its files', (_, published, bytes) => {
+  const { weights, total } = estimateMemory(published, { length: 512 });
+  expect(weights).toBe(bytes);
+  expect(total).toBeGreaterThan(weights);
+  const served = estimateMemory(published, { length: 512, streams: 1 });
+  expect(served.weights).toBe(bytes);
+  expect(served.kvCache).toBeGreaterThan(0);
+});
