@@ -163,6 +163,29 @@ example('memory.mjs', 'the first options do not fit into 0.1 GB, the last do', (
   ]);
 });
 
+example('families.mjs', 'a model says what its layers are, and what they take', async (run) => {
+  const config = {
+    ...{ model_type: 'smollm3', num_hidden_layers: 4, layer_types: undefined, use_sliding_window: true },
+    ...{ no_rope_layers: [1, 1, 1, 0], sliding_window: 8, rope_theta: 10_000 },
+  };
+  const model = await tinyModel({ config });
+  const lines = run(model);
+  expect(lines[0]).toMatch(/^family: smollm3, \d+ positions$/);
+  expect(lines.slice(1, 3).map((line) => line.replace(/, \d+ key heads of \d+/, ''))).toEqual([
+    '3 layers: all tokens, rope default',
+    '1 layers: a window of 8 tokens, no rotation',
+  ]);
+  expect(after(lines, 'adapters:').split(', ').sort()).toEqual(
+    ['down_proj', 'gate_proj', 'k_proj', 'o_proj', 'q_proj', 'up_proj', 'v_proj'].sort(),
+  );
+  const [training, serving] = ['training:', 'serving:'].map((label) =>
+    Number.parseFloat(after(lines, label)),
+  );
+  expect(training).toBeGreaterThan(0.05);
+  expect(serving).toBeGreaterThan(0.05);
+  rmSync(model, { recursive: true });
+});
+
 example('quantize.mjs', 'NF4 takes a third of the memory and of the file, and trains', (run) => {
   const lines = run(base, 'model-nf4');
   for (const label of ['weights', 'file']) {

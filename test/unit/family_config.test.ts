@@ -1,6 +1,8 @@
 /** What each family reads of config.json beyond what all do. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { LoRAError } from '../../lib/errors';
-import { parseModelConfig } from '../../lib/models/families';
+import { modelTypes, parseModelConfig } from '../../lib/models/families';
 import { inverseFrequencies, tableStart } from '../../lib/models/config/rope';
 import { tinyConfig } from '../support/tiny_model';
 
@@ -17,6 +19,14 @@ function refusal(changes: Record<string, unknown>): string {
     return error instanceof LoRAError ? `${error.code} ${error.message}` : String(error);
   }
 }
+
+test('the page of models lists every family, and none that is not one', () => {
+  const page = readFileSync(join(__dirname, '../../docs/start/models.md'), 'utf8');
+  const [, table] = /\n## Which models work\n[^|]*\n\|.*\|\n\|---\|---\|\n((?:\|.*\n)+)/.exec(page)!;
+  const listed = table!.split('\n').flatMap((row) => row.split('|')[1]?.match(/\w+(?=`)/g) ?? []);
+  // gemma3 has a text model of a family.
+  expect(listed.filter((type) => type !== 'gemma3').sort()).toEqual([...modelTypes].sort());
+});
 
 describe('smollm3', () => {
   const smollm3 = { model_type: 'smollm3' };
