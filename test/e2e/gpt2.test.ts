@@ -157,6 +157,11 @@ test('texts of a batch have the positions that they have alone, with vectors bef
   }
 });
 
+test('a token that repeats is told from the one before by its position', async () => {
+  const logits = await logitsOf(await load(), [[5, 5]]);
+  expect(relativeError(logits.slice(262), logits.slice(0, 262))).toBeGreaterThan(0.01);
+});
+
 test('packed texts count from their own beginnings', async () => {
   const model = await load();
   const packed = await logitsOf(model, [[256, 5, 6, 70, 71]], { segmentIds: [[1, 1, 1, 2, 2]] });

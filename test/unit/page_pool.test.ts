@@ -6,14 +6,19 @@ import { rawView } from '../../lib/tensor/raw';
 import { noGrad } from '../../lib/tensor/scope';
 import type { Tensor } from '../../lib/tensor/tensor';
 
-const layer = { kvHeads: 1, headDim: 2 };
-const shape = { layers: [layer, layer], dtype: 'f32', device: 'cpu' } as const;
-const size = pageLength * 2;
-const pageBytes = 2 * 2 * size * 4;
+/** Two layers that keep more or less of a token. */
+const layers = [
+  { kvHeads: 1, headDim: 2 },
+  { kvHeads: 2, headDim: 3 },
+];
+const shape = { layers, dtype: 'f32', device: 'cpu' } as const;
+/** Numbers of a page in [k, v, k, v]. */
+const sizes = layers.flatMap(({ kvHeads, headDim }) => [0, 0].map(() => pageLength * kvHeads * headDim));
+const pageBytes = 4 * sizes.reduce((sum, size) => sum + size, 0);
 
 /** Pages in the tensors of a pool, [k, v, k, v]. */
 const placesOf = (pool: PagePool, { number }: Page): Tensor[] =>
-  pool.layers.flatMap(({ k, v }) => [k, v]).map((one) => rawView(one, number * size, [size]));
+  pool.layers.flatMap(({ k, v }) => [k, v]).map((one, j) => rawView(one, number * sizes[j]!, [sizes[j]!]));
 
 /** A pool whose page i holds i, i + 0.25, i + 0.5 and i + 0.75 in its four tensors. */
 function filled(count: number): { pool: PagePool; pages: Page[] } {
@@ -21,8 +26,8 @@ function filled(count: number): { pool: PagePool; pages: Page[] } {
   const pages = pool.take(count)!;
   for (const [i, page] of pages.entries())
     for (const [j, place] of placesOf(pool, page).entries()) {
-      const bytes = new Uint8Array(new Float32Array(size).fill(i + j / 4).buffer);
-      noGrad(() => binding().copyInto(fromBytes(bytes, 'f32', [size], 'cpu').handle, place.handle));
+      const bytes = new Uint8Array(new Float32Array(place.numel).fill(i + j / 4).buffer);
+      noGrad(() => binding().copyInto(fromBytes(bytes, 'f32', place.shape, 'cpu').handle, place.handle));
     }
   return { pool, pages };
 }
