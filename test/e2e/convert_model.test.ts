@@ -455,6 +455,7 @@ describe('kinds of tokenizers', () => {
         { normalizer: json['normalizer'] ? null : { type: 'NFC' } },
         { normalizer: { type: 'NFKC' } },
         { pre_tokenizer: null },
+        { pre_tokenizer: sequence({ ...regex('\\p{N}'), behavior: 'Removed' }, level) },
         { model: { ...model, type: 'Unigram' } },
       ])
         expect(() => ggufTokenizer({ ...json, ...other }, 6)).toThrow(

@@ -214,9 +214,13 @@ describe('values', () => {
     );
     expect(both.encode('a')).toEqual([256, 97, 257]);
     expect(both.decode([260, 261, 97])).toBe('a'); // ids that no token has
-    // Llama 3's texts begin with BOS where a file does not say.
+    // Texts of Llama 3 and Ministral begin with BOS where a file does not say.
     const llama = await ofValues(fields({ [key('pre')]: { text: 'llama-v3' } }));
     expect(llama.encode('a')).toEqual([256, 97]);
+    const ministral = await ofValues(fields({ [key('pre')]: { text: 'tekken' } }));
+    expect(ministral.encode('a')).toEqual([256, 97]);
+    const phi4 = await ofValues(fields({ [key('pre')]: { text: 'gpt-4o' } }));
+    expect(phi4.encode('a')).toEqual([97]);
   });
 
   test('an id of 2^32 - 1 is none', async () => {
