@@ -112,6 +112,15 @@ describe('phi3', () => {
     expect(rope({}, { attention_factor: 1.5 }).scaling).toMatchObject({ attentionFactor: 1.5 });
   });
 
+  test.each([1e12, 16.5])(
+    'an original length of %d, for which a table would be made, is refused',
+    (length) => {
+      expect(refusal({ ...long, original_max_position_embeddings: length })).toContain(
+        `ERR_FILE [from_pretrained] expected original_max_position_embeddings of config.json to be a whole number of at most 1048576 but received ${length}`,
+      );
+    },
+  );
+
   test('the long factors are those of texts of more than the original length', () => {
     const divided = (isLong: boolean): number[] =>
       [...inverseFrequencies(rope({ rope_theta: 1 }), 8, isLong)].map((f) => 1 / f);

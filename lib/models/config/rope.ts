@@ -107,6 +107,9 @@ const knownKeys: Record<Variant, readonly string[]> = {
 
 const variants = Object.keys(knownKeys) as Variant[];
 
+/** 256 times that of Phi-4-mini. */
+const maxOriginalLength = 2 ** 20;
+
 /** The factor on cos and sin of a context that is so many times the original length. */
 export const longropeMagnitude = (factor: number, originalLength: number): number =>
   factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(originalLength));
@@ -129,6 +132,13 @@ function longrope(config: Json, rope: Json, maxPositions: number, count: number)
   };
   const name = 'original_max_position_embeddings';
   const originalLength = positive({ [name]: config[name] ?? rope[name] }, name, maxPositions);
+  // A table of as many rows is made.
+  if (!Number.isInteger(originalLength) || originalLength > maxOriginalLength)
+    throw loraError(
+      'from_pretrained',
+      'ERR_FILE',
+      `expected ${name} of config.json to be a whole number of at most ${maxOriginalLength} but received ${originalLength}`,
+    );
   const factor = positive(rope, 'factor', maxPositions / originalLength);
   return {
     type: 'longrope',
