@@ -108,7 +108,9 @@ describeWithData('families', 'golden-families', () => {
 
   describe.each(supportedFamilies)('%s', (name) => {
     const states = join(folder(name), 'hidden_states.safetensors');
-    (existsSync(states) ? test : test.skip)('hidden states are those of transformers', async () => {
+    // Folders that PEFT alone made have logits only.
+    const withStates = existsSync(states) ? test : () => undefined;
+    withStates('hidden states are those of transformers', async () => {
       const model = await modelOf(name);
       const wanted = await floats(states);
       const seen: Promise<Float32Array>[] = [];
