@@ -15,6 +15,14 @@ function refusal(changes: Record<string, unknown>): string {
   return 'accepted';
 }
 
+test('a model_type that is no text is refused as it stands', () => {
+  // JSON may shadow what makes an object a text.
+  const odd = { toString: null, valueOf: null };
+  expect(refusal({ model_type: odd, text_config: {} })).toContain(
+    'config.json has model_type = {"toString":null,"valueOf":null}; supported are',
+  );
+});
+
 test('both dialects of config.json give the same', () => {
   const four = parse({
     rope_theta: 500000,

@@ -68,9 +68,9 @@ const shared = [
 
 /** config.json of the text model alone; the same where there is no other. */
 function textConfig(raw: ConfigJson['raw']): { raw: ConfigJson['raw']; textOf?: string } {
-  const textOf = String(raw['model_type']);
+  const textOf = raw['model_type'];
   const text = raw['text_config'];
-  if (!Object.hasOwn(textModels, textOf) || !isRecord(text)) return { raw };
+  if (typeof textOf !== 'string' || !Object.hasOwn(textModels, textOf) || !isRecord(text)) return { raw };
   const modelType = text['model_type'] ?? textModels[textOf];
   const beside = shared
     .filter((key) => raw[key] !== undefined)
