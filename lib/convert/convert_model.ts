@@ -16,7 +16,7 @@ import type { ModelConfig } from '../models/config/model_config';
 import { familyOf } from '../models/families';
 import { ggufModules, reordered, shifted, type GgufModule } from '../models/files/gguf_names';
 import { modelConfigOf, openModelFiles } from '../models/files/model_source';
-import { embeddingPath, headPath } from '../models/files/tensor_table';
+import { embeddingPath, headPath, packableModules } from '../models/files/tensor_table';
 import { checkNames, dtypeOf } from '../models/core/weights';
 import { blockFormats, isWrittenBlocks, type WrittenBlocks } from '../native/block_formats';
 import { writtenBlocks } from '../native/constants';
@@ -37,7 +37,7 @@ export type GgufFormat = (typeof ggufFormats)[number];
 /** The options of {@link convertModel}. */
 export interface ConvertModelOptions extends SourceOptions {
   /**
-   * What matrices are kept in; vectors are f32, as llama.cpp wants them. Below 8 bits the embedding and the head are 'q8_0'. Rows that are
+   * What matrices are kept in; vectors and learned positions are f32, as llama.cpp wants them. Below 8 bits the embedding and the head are 'q8_0'. Rows that are
    * no multiple of 256 are 'q5_0' in the place of 'q4_k', and those that are no multiple of 32 'f16' in the place of all blocks.
    */
   format: GgufFormat;
@@ -83,11 +83,10 @@ async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise
   return fields;
 }
 
-/** What a matrix is kept in: rows are whole blocks, and the embedding and the head have 8 bits or more. As llama.cpp chooses, 'q5_0' replaces 'q4_k'. */
-function formatOf(isEmbedding: boolean, shape: readonly number[], format: GgufFormat): GgufFormat {
-  if (shape.length !== 2) return 'f32';
+/** What a matrix [.., cols] of a linear layer or of the token embedding is kept in: rows are whole blocks, and the embedding and the head have 8 bits or more. As llama.cpp chooses, 'q5_0' replaces 'q4_k'. */
+function formatOf(isEmbedding: boolean, cols: number, format: GgufFormat): GgufFormat {
   if (!isWrittenBlocks(format)) return format;
-  const wholeBlocks = (of: WrittenBlocks): boolean => shape[1]! % blockFormats[of].values === 0;
+  const wholeBlocks = (of: WrittenBlocks): boolean => cols % blockFormats[of].values === 0;
   if (!wholeBlocks('q8_0')) return 'f16';
   if (isEmbedding) return 'q8_0';
   return wholeBlocks(format) ? format : 'q5_0';
@@ -193,15 +192,18 @@ export async function convertModel(
     check(quantized.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantized`);
     const modules = ggufModules(config);
     const embeddings = new Set([embeddingPath(config), headPath(config)]);
+    const packable = new Set(packableModules(config));
     const tensors = new Map<string, LateGgufTensor>();
     for (const [name, shape] of shapes) {
       const dot = name.lastIndexOf('.');
-      const { name: path, ...module } = modules.get(name.slice(0, dot))!;
+      const path = name.slice(0, dot);
+      const { name: own, ...module } = modules.get(path)!;
+      const isMatrix = shape.length === 2 && packable.has(path);
       tensors.set(
-        `${path}${name.slice(dot)}`,
+        `${own}${name.slice(dot)}`,
         late(name, stored.get(name), {
           from: dtypeOf(stored, name),
-          format: formatOf(embeddings.has(name.slice(0, dot)), shape, format),
+          format: isMatrix ? formatOf(embeddings.has(path), shape[1]!, format) : 'f32',
           ...module,
         }),
       );

@@ -13,6 +13,7 @@ import {
 } from '../../lib/index';
 import { openSafetensors, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { GgufFile } from '../../lib/formats/gguf';
+import type { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { expectReject } from '../support/errors';
 import { relativeError } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
@@ -171,6 +172,8 @@ test('packed texts count from their own beginnings', async () => {
 
 test('its matrices are quantized while it is loaded, and refused in files', async () => {
   const four = await load(dir, { quantize: 'nf4' });
+  const { embedding, positions } = four.core.decoder.weights.stem as Record<string, FrozenWeight>;
+  expect([embedding!.format, positions!.format]).toEqual(['f32', 'f32']);
   expect(relativeError(await logitsOf(four), await logitsOf(await load()))).toBeLessThan(0.5);
   const reason = /transformer.h.0.attn.c_attn.weight stands as \[in, out\] in files of gpt2 models/;
   await expectReject(quantizeModel(dir, join(out, 'nf4'), { format: 'nf4' }), 'ERR_UNSUPPORTED', reason);
@@ -190,4 +193,15 @@ test('a GGUF file has its matrices as [out, in], and gives the model back', asyn
   await model.save(saved);
   expect(await digestsOf(saved)).toEqual(await digestsOf(dir));
   expect(await logitsOf(await load(saved))).toEqual(await logitsOf(model));
+});
+
+test('learned positions stay whole in a GGUF file of few bits', async () => {
+  const path = join(out, 'blocks.gguf');
+  const wide = await tinyModel({ config: { ...config, n_embd: 64 } });
+  await convertModel(wide, path, { format: 'q8_0' });
+  rmSync(wide, { recursive: true, force: true });
+  const file = await GgufFile.open(path);
+  await file.close();
+  const typeOf = (name: string): string => file.tensors.get(`${name}.weight`)!.block.type;
+  expect(['position_embd', 'blk.0.attn_qkv', 'token_embd'].map(typeOf)).toEqual(['F32', 'Q8_0', 'Q8_0']);
 });

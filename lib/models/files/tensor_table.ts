@@ -50,9 +50,6 @@ function allRows(c: ModelConfig): PlacedRow[] {
   return [...stem, ...layers.flat(), ...head];
 }
 
-/** The paths of every module that has tensors. */
-export const modulePathsOf = (c: ModelConfig): Set<string> => new Set(allRows(c).map(({ path }) => path));
-
 /** The path of the token embedding. */
 export const embeddingPath = (c: ModelConfig): string => familyOf(c).stem(c).embedding.module;
 /** The path of the layer that gives the logits. */
@@ -87,6 +84,14 @@ export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> 
   }
   return tensors;
 }
+
+/** The paths of the modules whose matrices may be in few bits: linear layers and the token embedding. Other tables, as of positions, stay whole. */
+export const packableModules = (c: ModelConfig): string[] => {
+  const embedding = embeddingPath(c);
+  return allRows(c)
+    .filter(({ row, path }) => (row.kind === 'linear' && !isTied(c, row)) || path === embedding)
+    .map(({ path }) => path);
+};
 
 /** The names of the matrices that stand as [in, out] in Hugging Face's files. */
 export const transposedTensors = (c: ModelConfig): Set<string> =>

@@ -12,7 +12,7 @@ import {
   listed,
 } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
-import { embeddingPath, expectedTensors, headPath, transposedTensors } from '../files/tensor_table';
+import { embeddingPath, headPath, packableModules, transposedTensors } from '../files/tensor_table';
 
 /** The option `quantize`. */
 export interface QuantizeOptions {
@@ -58,12 +58,6 @@ export function quantizePlan(op: string, value: unknown, where = 'quantize.'): Q
 
 const endsWith = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
 
-/** The paths of the modules that have matrices of their own. */
-const matrixModules = (config: ModelConfig): string[] =>
-  [...expectedTensors(config)].flatMap(([name, { length }]) =>
-    length === 2 ? [name.slice(0, -'.weight'.length)] : [],
-  );
-
 /** The paths of the modules whose matrices are quantized. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
 export function quantizedModules(
   op: string,
@@ -71,7 +65,7 @@ export function quantizedModules(
   plan: QuantizePlan,
   where = 'quantize.',
 ): Set<string> {
-  const modules = matrixModules(config);
+  const modules = packableModules(config);
   const known = config.tieWordEmbeddings ? [...modules, headPath(config)] : modules;
   const unknown = plan.skip.filter((name) => !known.some((path) => endsWith(path, name)));
   check(unknown.length === 0, op, () => {
@@ -107,7 +101,7 @@ export function quantizedByConfig(config: ModelConfig): QuantizedMatrices | unde
   const stated = config.raw['quantization_config'];
   if (!isRecord(stated)) return undefined;
   const [embedding, head] = [embeddingPath(config), headPath(config)];
-  const linears = matrixModules(config).filter((path) => path !== embedding);
+  const linears = packableModules(config).filter((path) => path !== embedding);
   if (stated['quant_method'] !== 'bitsandbytes')
     return allIn(
       'int8',
