@@ -85,8 +85,9 @@ test('every deep native test is that of a file, but for those of compiled kernel
     ]);
 });
 
-test('of a file with cases in two tiers, each tier runs its own', () => {
+test('of a file with cases in two tiers, each tier runs its own, and says what is skipped', () => {
   const kept = 'there is none unless it is asked for';
+  const absent = 'data (skipped: it is absent)';
   const run = (tier: Tier, path: string): string[] => {
     const block = (name: string, ...cases: string[]): Block => ({
       type: 'describeBlock',
@@ -94,7 +95,8 @@ test('of a file with cases in two tiers, each tier runs its own', () => {
       children: cases.map((title) => ({ type: 'test', name: title })),
     });
     const file: Block = block('ROOT', kept, 'another');
-    file.children!.push(block('a block', 'of others'), block('there is none', 'in a block'));
+    const skipped = block(absent, 'needs the data');
+    file.children!.push(block('a block', 'of others'), block('there is none', 'in a block'), skipped);
     const testEnvironmentOptions = { tier };
     new Environment(
       { projectConfig: { globals: {}, testEnvironmentOptions } },
@@ -103,8 +105,8 @@ test('of a file with cases in two tiers, each tier runs its own', () => {
     return file.children!.map((child) => child.name);
   };
   const path = join(root, 'test/e2e/serve_page.test.ts');
-  expect(run('everyday', path)).toEqual([kept, 'there is none']);
-  expect(run('standard', path)).toEqual([kept, 'there is none']);
-  expect(run('deep', path)).toEqual(['another', 'a block']);
-  expect(run('standard', __filename)).toEqual([kept, 'another', 'a block', 'there is none']);
+  expect(run('everyday', path)).toEqual([kept, 'there is none', absent]);
+  expect(run('standard', path)).toEqual([kept, 'there is none', absent]);
+  expect(run('deep', path)).toEqual(['another', 'a block', absent]);
+  expect(run('standard', __filename)).toEqual([kept, 'another', 'a block', 'there is none', absent]);
 });
