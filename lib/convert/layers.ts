@@ -9,6 +9,7 @@ import { mostCommon, tensorKey, type AboutAdapter, type AdapterLayer } from '../
 import { checkAdapterTensors } from '../peft/adapter_tensors';
 import { completeLoRAConfig, fromPeftJson } from '../peft/config';
 import { resolveTargets } from '../peft/matching';
+import { keyInTextModel } from '../peft/method';
 import { inSlices } from '../tensor/pace';
 
 /**
@@ -17,12 +18,13 @@ import { inSlices } from '../tensor/pace';
  */
 export async function layersOf(
   op: string,
-  { config: json, tensors }: AdapterFiles,
+  { config: json, tensors: stored }: AdapterFiles,
   model: ModelConfig,
 ): Promise<{ layers: AdapterLayer[]; about: AboutAdapter }> {
-  const { config: stored, raw } = fromPeftJson(json);
+  const { config: ofFile, raw } = fromPeftJson(json);
+  const tensors = new Map([...stored].map(([key, tensor]) => [keyInTextModel(key), tensor]));
   const modules = linearModules(model);
-  const config = completeLoRAConfig(stored, modules);
+  const config = completeLoRAConfig(ofFile, modules);
   if (config.useDora || config.modulesToSave !== null)
     throw loraError(
       op,

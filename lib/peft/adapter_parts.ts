@@ -7,7 +7,7 @@ import { inSlices, Pace } from '../tensor/pace';
 import { noGrad, runUntracked } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
-import type { AdaptedBase, PlannedDelta } from './method';
+import { keyInTextModel, type AdaptedBase, type PlannedDelta } from './method';
 import { methodOf, type MethodChoice } from './methods';
 
 /** What an adapter follows from; `raw`: adapter_config.json as it was read, whose further fields are kept. */
@@ -85,13 +85,6 @@ export function initialParts(source: AdapterSource, base: AdaptedBase): AdapterP
   return parts;
 }
 
-/** The key of a tensor of an adapter that was trained in a model which sees images too, in its text model alone. */
-const keyInText = (key: string): string =>
-  key.replace(
-    /^base_model\.model\.(model\.language_model|language_model\.model)\./,
-    'base_model.model.model.',
-  );
-
 /**
  * Those of a file's tensors.
  * @throws ERR_ADAPTER that lists missing and unexpected tensors, wrong shapes and non-finite values.
@@ -105,7 +98,7 @@ export async function storedParts(
   const method = methodOf(source.method);
   const tensors = new Map(
     [...files].map(([name, value]) => {
-      const key = keyInText(name);
+      const key = keyInTextModel(name);
       return [method.canonicalKey?.(key) ?? key, value];
     }),
   );

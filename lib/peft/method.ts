@@ -1,5 +1,6 @@
 /** What a method of adapting a model is: a file beside this one that gives an AdapterMethod, and a line in methods.ts. */
 import { loraError } from '../errors';
+import { nameInTextModel } from '../formats/text_model_names';
 import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { Linear } from '../linear/linear';
 import type { Tensor } from '../tensor/tensor';
@@ -92,6 +93,12 @@ export interface AdapterMethod<Config extends object> {
 
 /** What stands before the names of the tensors of a module in PEFT's files. */
 export const peftPrefix = (path: string): string => `base_model.model.${path}`;
+
+/** The key of a tensor of an adapter that was trained in a model which sees images too, as its text model alone has it. */
+export const keyInTextModel = (key: string): string => {
+  const prefix = peftPrefix('');
+  return key.startsWith(prefix) ? peftPrefix(nameInTextModel(key.slice(prefix.length))) : key;
+};
 
 /** The last part of a path: what layers are called in the lists of a configuration. */
 export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);

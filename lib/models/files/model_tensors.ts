@@ -4,28 +4,16 @@ import { floatOfStored } from '../../formats/dtypes';
 import type { ModelFiles } from '../../formats/model_folder';
 import type { ModelTensors } from '../../formats/sharded';
 import type { StoredTensor } from '../../formats/stored_tensors';
+import { nameInTextModel } from '../../formats/text_model_names';
 import { breathe } from '../../tensor/pace';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf } from '../families';
 import { GgufModel } from './gguf_model';
 import { transposedTensors } from './tensor_table';
 
-/** What stands before the names of a text model's own tensors where a model sees images too, and what takes its place; the first that fits. */
-const prefixes: readonly (readonly [from: string, to: string])[] = [
-  ['language_model.model.', 'model.'],
-  ['language_model.', ''],
-  ['model.language_model.', 'model.'],
-];
 /** What has other uses: encoders of images and sound, and what fits their outputs to the text model. */
 const others =
   /^(model\.)?(vision_tower|vision_model|vision_encoder|vision_adapter|visual|audio_tower|embed_vision|embed_audio|multi_modal_projector|patch_merger)\./;
-
-/** The name in the text model alone; null for a tensor that it has not. */
-function nameInText(name: string): string | null {
-  if (others.test(name)) return null;
-  const found = prefixes.find(([from]) => name.startsWith(from));
-  return found ? `${found[1]}${name.slice(found[0].length)}` : name;
-}
 
 /** Bytes of a matrix that change rows into columns in one go. */
 const turnBytes = 2 ** 20;
@@ -70,8 +58,9 @@ export function tensorsOfFolder(stored: ModelTensors, config: ModelConfig): Mode
   const family = familyOf(config);
   const names = new Map<string, string>();
   for (const name of stored.names) {
-    const text = config.textOf === undefined ? name : nameInText(name);
-    const own = text !== null && family.nameInModel ? family.nameInModel(text) : text;
+    if (config.textOf !== undefined && others.test(name)) continue;
+    const text = config.textOf === undefined ? name : nameInTextModel(name);
+    const own = family.nameInModel ? family.nameInModel(text) : text;
     if (own !== null) names.set(own, name);
   }
   const inFile = (name: string): string => names.get(name) ?? name;
