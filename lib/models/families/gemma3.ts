@@ -9,8 +9,8 @@ import { parseRope, ropeOfType } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
-import { decoderFields, decoderLayout, unsupported } from './gguf_layout';
-import { attentionOf, attentionRows, llama, type LlamaConfig } from './llama';
+import { decoderFields, decoderLayout, unsupported, windowOfPattern } from './gguf_layout';
+import { attentionOf, attentionRows, llama, type LlamaConfig, type LlamaHead } from './llama';
 import { gatedMlp, normOf, scaled, type Run } from './parts';
 
 export interface Gemma3Config extends LlamaConfig {
@@ -114,8 +114,8 @@ export const gemma3: Family<Gemma3Config> = {
     return { x: middle, addend: behind(made, w.madeNorm) };
   },
 
-  norm: (run, w, x) =>
-    moved(x, (t) => rmsNorm(t, w['norm'] as Tensor, run.config.rmsNormEps, run.dtype, normOffset)),
+  norm: (run, w: LlamaHead, x) =>
+    moved(x, (t) => rmsNorm(t, w.norm, run.config.rmsNormEps, run.dtype, normOffset)),
 
   numbers(c) {
     const { hiddenSize: d, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = c;
@@ -141,11 +141,8 @@ export const gemma3: Family<Gemma3Config> = {
     normOffset,
     neutral: { 'attention.sliding_window_pattern': [6], 'rope.freq_base_swa': [localTheta] },
     fields(c) {
-      const { window } = c.layers[0]!;
-      if (window === 0 || c.layers.some((one, i) => one.window !== (slides(i) ? window : 0)))
-        unsupported(
-          'sliding windows are not those of five of six layers, which is what llama.cpp computes a gemma3 by',
-        );
+      const pattern = 'five of six layers, which is what llama.cpp computes a gemma3 by';
+      const window = windowOfPattern(c, slides, pattern);
       const { rope: full } = c.layers.find((one) => one.window === 0) ?? c.layers[0]!;
       const { rope: sliding } = c.layers[0]!;
       if (sliding.theta !== localTheta || sliding.scaling.type !== 'default')
@@ -162,10 +159,9 @@ export const gemma3: Family<Gemma3Config> = {
       const fields = decoderFields(c, 'gemma3', full);
       return fields.set('gemma3.attention.sliding_window', { u32: window });
     },
-    configJson(values, key) {
+    configJson({ values, key, headDim }) {
       const heads = values.countOfLayers(key('attention.head_count'))!;
       const divided = values.count(key('embedding_length'))! / heads;
-      const headDim = values.count(key('attention.key_length')) ?? divided;
       return {
         ...{ hidden_act: undefined, hidden_activation: 'gelu_pytorch_tanh' },
         query_pre_attn_scalar: scalarOf(values.count(key('block_count'))!, divided, headDim),

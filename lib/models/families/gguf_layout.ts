@@ -31,17 +31,36 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   readonly ownHead?: true;
   /** The sizes and constants of config.json in the place of those of Llama's words. `number`: a value that a file must have. */
   sizes?(number: (name: string) => number): Record<string, unknown>;
-  /**
-   * Keys of config.json that files of this family say beyond those of all. `key`: a name behind that of the architecture. `factors`: those of
-   * frequencies that the file has.
-   */
-  configJson?(
-    values: GgufValues,
-    key: (name: string) => string,
-    factors: FrequencyFactors,
-  ): Record<string, unknown>;
+  /** Keys of config.json that files of this family say beyond those of all. */
+  configJson?(file: DescribedFile): Record<string, unknown>;
   /** What llama.cpp divides the frequencies of the rotation by. */
   frequencyFactors(c: C): FrequencyFactors;
+}
+
+/** A file that is read. */
+export interface DescribedFile {
+  readonly values: GgufValues;
+  /** A name behind that of the architecture. */
+  key(this: void, name: string): string;
+  /** Numbers of a head, said or divided; of a family with `sizes` 0. */
+  readonly headDim: number;
+  /** The factors of frequencies that the file has. */
+  readonly factors: FrequencyFactors;
+}
+
+/**
+ * The window of layers that slide where `slides` says so, and of no others.
+ * @throws ERR_UNSUPPORTED for other windows: they are not `pattern`, which is all that llama.cpp computes
+ */
+export function windowOfPattern(
+  { layers }: ModelConfig,
+  slides: (index: number) => boolean,
+  pattern: string,
+): number {
+  const { window } = layers[0]!;
+  if (window === 0 || layers.some((one, i) => one.window !== (slides(i) ? window : 0)))
+    unsupported(`sliding windows are not those of ${pattern}`);
+  return window;
 }
 
 /** Names of tensors that hold factors of frequencies: Llama 3's, and longrope's. */

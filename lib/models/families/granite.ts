@@ -6,7 +6,14 @@ import { decoderConfig } from '../config/common';
 import { fullAttention } from '../config/windows';
 import type { Family } from './family';
 import { decoderFields, decoderLayout } from './gguf_layout';
-import { attentionOf, llama, llamaConfig, type LlamaConfig, type LlamaWeights } from './llama';
+import {
+  attentionOf,
+  llama,
+  llamaConfig,
+  type LlamaConfig,
+  type LlamaHead,
+  type LlamaWeights,
+} from './llama';
 import { gatedMlp, normOf, scaled, type Residual, type Run } from './parts';
 
 export interface GraniteConfig extends LlamaConfig {
@@ -68,9 +75,9 @@ export const granite: Family<GraniteConfig> = {
     graniteBlock(run, w, index, input, (x) => gatedMlp(run, x, w)),
 
   /** Divided here, since logits are linear in it, and wider. */
-  norm(run, w, x) {
+  norm(run, w: LlamaHead, x) {
     const { rmsNormEps: eps, logitsScaling } = run.config;
-    const normed = moved(x, (t) => rmsNorm(t, w['norm'] as Tensor, eps, run.dtype));
+    const normed = moved(x, (t) => rmsNorm(t, w.norm, eps, run.dtype));
     return scaled(normed, 1 / logitsScaling);
   },
 
@@ -93,11 +100,8 @@ export const granite: Family<GraniteConfig> = {
       return fields;
     },
     /** Where a factor is absent or 0, llama.cpp multiplies by nothing, and scores by 1/√headDim. */
-    configJson(values, key) {
+    configJson({ values, key, headDim }) {
       const factor = (name: string): number | undefined => values.number(key(name)) || undefined;
-      const heads = values.countOfLayers(key('attention.head_count'))!;
-      const headDim =
-        values.count(key('attention.key_length')) ?? values.count(key('embedding_length'))! / heads;
       return {
         attention_multiplier: factor('attention.scale') ?? 1 / Math.sqrt(headDim),
         embedding_multiplier: factor('embedding_scale'),

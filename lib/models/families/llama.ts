@@ -73,6 +73,8 @@ const head = (c: LlamaConfig) => ({
   output: linear('outputEmbedding', 'lm_head', c.vocabSize, c.hiddenSize),
 });
 
+/** What stands behind the blocks. */
+export type LlamaHead = WeightsOf<ReturnType<typeof head>>;
 /** The weights of a block. */
 export type LlamaWeights = WeightsOf<ReturnType<typeof layer>>;
 
@@ -128,8 +130,7 @@ export const llama: Family<LlamaConfig> = {
     return { x: middle, addend: gatedMlp(run, normed2, w) };
   },
 
-  norm: (run, w: WeightsOf<ReturnType<typeof head>>, x) =>
-    moved(x, (t) => rmsNorm(t, w.norm, run.config.rmsNormEps, run.dtype)),
+  norm: (run, w: LlamaHead, x) => moved(x, (t) => rmsNorm(t, w.norm, run.config.rmsNormEps, run.dtype)),
 
   numbers(c) {
     const { hiddenSize: d, intermediateSize: ff, numAttentionHeads: heads, headDim } = c;

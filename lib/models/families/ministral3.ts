@@ -56,7 +56,7 @@ const gguf: GgufLayout<LlamaConfig> = {
     return fields;
   },
 
-  configJson(values, key) {
+  configJson({ values, key }) {
     const number = (name: string): number | undefined => values.number(key(name));
     const grows = number('attention.temperature_scale');
     if (grows === undefined) values.fail('has no mistral3.attention.temperature_scale', 'ERR_UNSUPPORTED');

@@ -3,7 +3,7 @@ import { decoderConfig } from '../config/common';
 import { parseRope, ropeOfType, yarnMagnitude } from '../config/rope';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
-import { decoderFields, unsupported } from './gguf_layout';
+import { decoderFields, windowOfPattern } from './gguf_layout';
 import { type LlamaConfig } from './llama';
 import { olmo2 } from './olmo2';
 
@@ -39,15 +39,12 @@ export const olmo3: Family<LlamaConfig> = {
     slides: true,
     neutral: { 'attention.sliding_window_pattern': 'read', 'rope.scaling.attn_factor': 'read' },
     fields(c) {
-      const window = c.layers[0]!.window;
-      if (window === 0 || c.layers.some((one, i) => one.window !== (slides(i) ? window : 0)))
-        unsupported(
-          'sliding windows are not those of three of four layers, which is what llama.cpp computes an olmo3 by',
-        );
+      const pattern = 'three of four layers, which is what llama.cpp computes an olmo3 by';
+      const window = windowOfPattern(c, slides, pattern);
       const full = c.layers.find((one) => one.window === 0) ?? c.layers[0]!;
       return decoderFields(c, 'olmo2', full.rope).set('olmo2.attention.sliding_window', { u32: window });
     },
-    configJson(values, key) {
+    configJson({ values, key }) {
       const pattern = values.get(key('attention.sliding_window_pattern'));
       if (
         typeof pattern === 'object' &&

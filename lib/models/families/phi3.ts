@@ -67,10 +67,7 @@ const gguf: GgufLayout<LlamaConfig> = {
     };
   },
 
-  configJson(values, key, factors) {
-    const heads = values.countOfLayers(key('attention.head_count'))!;
-    const headDim =
-      values.count(key('attention.key_length')) ?? values.count(key('embedding_length'))! / heads;
+  configJson({ values, key, headDim, factors }) {
     const long = factors['rope_factors_long.weight'];
     const short = factors['rope_factors_short.weight'];
     if (!long !== !short) values.fail('has one of rope_factors_long.weight and rope_factors_short.weight');

@@ -253,10 +253,14 @@ function decoderJson(
 
 /**
  * config.json.
- * @param ropes the factors of frequencies that the file has
+ * @param factors the factors of frequencies that the file has
  * @throws ERR_FILE for a value that is missing or of the wrong kind; ERR_UNSUPPORTED for one that is not implemented. Both name the key.
  */
-export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: FrequencyFactors = {}): Json {
+export function ggufConfigJson(
+  values: GgufValues,
+  tensors: GgufTensors,
+  factors: FrequencyFactors = {},
+): Json {
   const architecture = architectureOf(values);
   const key = (name: string): string => `${architecture}.${name}`;
   const window = values.count(key('attention.sliding_window')) ?? 0;
@@ -265,19 +269,20 @@ export function ggufConfigJson(values: GgufValues, tensors: GgufTensors, ropes: 
   checkNeutral(values, gguf);
   const stored = floatOfStored(tensors.get('token_embd.weight')?.block.type ?? '');
   const ends = endsOf(values);
+  const sizes = gguf.sizes
+    ? gguf.sizes((name) => needed(values, key(name), values.number(key(name))))
+    : decoderJson(values, tensors, gguf, factors);
   return {
     architectures: [className],
     model_type: modelType,
     vocab_size: vocabularyOf(values, key('vocab_size')),
-    ...(gguf.sizes
-      ? gguf.sizes((name) => needed(values, key(name), values.number(key(name))))
-      : decoderJson(values, tensors, gguf, ropes)),
+    ...sizes,
     tie_word_embeddings: !tensors.has('output.weight'),
     bos_token_id: ggufTokenId(values, 'bos') ?? null,
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: ggufTokenId(values, 'padding') ?? null,
     ...(stored && { torch_dtype: torchNames[stored] }),
-    ...gguf.configJson?.(values, key, ropes),
+    ...gguf.configJson?.({ values, key, headDim: Number(sizes['head_dim'] ?? 0), factors }),
   };
 }
 
