@@ -1,6 +1,6 @@
 /**
- * One step of the sequences that run: one token of each goes through the model. The ops of a step are recorded once for each
- * number of sequences; what changes between steps lies in a buffer that is written before each run.
+ * One step of the sequences that run: tokens of each go through the model, a row each. The ops of a step are recorded once for each
+ * number of rows; what changes between steps lies in a buffer that is written before each run.
  */
 import { atOnce } from '../tensor/pace';
 import { entry } from '../native/calls';
@@ -15,7 +15,7 @@ import type { Tensor } from '../tensor/tensor';
 import { drawTokens, RecordedSampler, type Draws } from './draw';
 import { engineStack, type EngineModel } from './model';
 import { pageLength, type PagePool } from './pages';
-import type { Request } from './request';
+import { requestsOf, type Request, type Row } from './request';
 import type { AdapterSlots } from './slots';
 
 const bytesOn = (device: Device): number => memoryUsage().byDevice[device] ?? 0;
@@ -58,20 +58,22 @@ export class BatchStep {
   }
 
   /** Enqueues a step. Draw i is that of `order[i]`. */
-  run(requests: readonly Request[]): { order: readonly Request[]; draws: Draws } {
-    const slots = this.#own ? new Map<Request, number>() : this.#slots.assign(requests);
+  run(rows: readonly Row[]): { order: readonly Row[]; draws: Draws } {
+    const slots = this.#own ? new Map<Request, number>() : this.#slots.assign(requestsOf(rows));
+    const slotOf = ({ request }: Row): number => slots.get(request) ?? -1;
     // Rows with one adapter follow each other, so that they are one product.
-    const order = [...requests].sort((a, b) => (slots.get(a) ?? -1) - (slots.get(b) ?? -1));
+    const order = [...rows].sort((a, b) => slotOf(a) - slotOf(b));
     const { program, logits, sampler, input, values } = this.#recordedFor(order);
     const m = order.length;
     const { width } = this.#basis!;
     values.fill(0);
     for (let i = 0; i < m; i++) {
-      const request = order[i]!;
+      const { request, offset } = order[i]!;
       const { computed, ids, pages } = request;
-      values[i] = ids[computed]!;
-      values[m + i] = computed + 1;
-      values[2 * m + i] = slots.get(request) ?? -1;
+      const position = computed + offset;
+      values[i] = ids[position]!;
+      values[m + i] = position + 1;
+      values[2 * m + i] = slotOf(order[i]!);
       values[3 * m + i] = this.#model.tableStart?.(request.longest) ?? 0;
       for (let page = 0; page < pages.length; page++) values[4 * m + i * width + page] = pages[page]!.number;
     }
@@ -83,8 +85,8 @@ export class BatchStep {
     return { order, draws: drawTokens(logits, order, sampler) };
   }
 
-  #recordedFor(requests: readonly Request[]): Recorded {
-    const pages = Math.max(...requests.map((request) => request.pages.length));
+  #recordedFor(rows: readonly Row[]): Recorded {
+    const pages = Math.max(...rows.map(({ request }) => request.pages.length));
     const basis = this.#basis;
     const others = this.#others();
     if (!basis || basis.width < pages || basis.others.some((value, i) => value !== others[i])) {
@@ -93,7 +95,7 @@ export class BatchStep {
       const width = 2 ** Math.ceil(Math.log2(Math.max(16, pages)));
       this.#basis = { width, others };
     }
-    const m = requests.length;
+    const m = rows.length;
     let recorded = this.#recorded.get(m);
     if (!recorded) this.#recorded.set(m, (recorded = this.#record(m)));
     return recorded;

@@ -1,4 +1,4 @@
-/** Draws the next token of each sequence of a step. */
+/** Draws the token after each row of a step. */
 import {
   adjustLogits,
   drawnId,
@@ -18,7 +18,7 @@ import type { Tensor } from '../tensor/tensor';
 import { gatherEntries } from './logit_adjuster';
 import type { Drawn } from './delivery';
 import { engineStack } from './model';
-import type { Request } from './request';
+import type { Row } from './request';
 
 /** The draws of the rows of a step, when they have been made. */
 export interface Draws {
@@ -32,9 +32,9 @@ export interface Sampler {
   run(): Tensor;
 }
 
-function writeRows(rows: SampleRows, requests: readonly Request[]): void {
-  for (let i = 0; i < requests.length; i++)
-    writeSampleRow(rows, i, requests[i]!.plan.generation, requests[i]!.generated);
+function writeRows(to: SampleRows, rows: readonly Row[]): void {
+  for (const [i, { request, offset }] of rows.entries())
+    writeSampleRow(to, i, request.plan.generation, request.generated + offset);
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer>) =>
@@ -62,9 +62,9 @@ export class RecordedSampler implements Sampler {
     }
   }
 
-  /** Writes how the next token of each request is drawn; it costs least while the device waits. */
-  prepare(requests: readonly Request[]): void {
-    writeRows(this.#rows, requests);
+  /** Writes how the token after each row is drawn; it costs least while the device waits. */
+  prepare(rows: readonly Row[]): void {
+    writeRows(this.#rows, rows);
     writeBytes(this.#reals, bytesOf(this.#rows.reals));
     writeBytes(this.#wholes, bytesOf(this.#rows.wholes));
   }
@@ -83,40 +83,40 @@ export class RecordedSampler implements Sampler {
 }
 
 /** The sampler of logits that are drawn from once. */
-function plainSampler(logits: Tensor, requests: readonly Request[]): Sampler {
-  const m = requests.length;
-  const rows = sampleRows(m);
-  writeRows(rows, requests);
+function plainSampler(logits: Tensor, rows: readonly Row[]): Sampler {
+  const m = rows.length;
+  const operands = sampleRows(m);
+  writeRows(operands, rows);
   const { device } = logits;
   return {
     run: () =>
       sample(
         logits,
-        fromBytes(bytesOf(rows.reals), 'f32', [m, 3], device),
-        fromBytes(bytesOf(rows.wholes), 'i32', [m, 4], device),
+        fromBytes(bytesOf(operands.reals), 'f32', [m, 3], device),
+        fromBytes(bytesOf(operands.wholes), 'i32', [m, 4], device),
       ),
   };
 }
 
 /**
- * Enqueues the draw of the next token of each request from its row of logits [m, vocab], which grammars, penalties and biases change in
+ * Enqueues the draw of the token after each row from its logits, a row of [m, vocab], which grammars, penalties and biases change in
  * place.
  * Log-probabilities are those before the change. `sampler` draws from these logits.
  */
 export function drawTokens(
   logits: Tensor,
-  requests: readonly Request[],
-  sampler: Sampler = plainSampler(logits, requests),
+  rows: readonly Row[],
+  sampler: Sampler = plainSampler(logits, rows),
 ): Draws {
-  const counts = requests.map(({ plan }) => plan.generation.logprobs ?? -1);
+  const counts = rows.map(({ request }) => request.plan.generation.logprobs ?? -1);
   const most = Math.max(...counts);
   const reads = temporaries(() =>
     entry(() => {
-      const entries = gatherEntries(requests.map(({ adjuster }) => adjuster));
-      const constrained = requests.some(({ plan }) => plan.constraint);
+      const entries = gatherEntries(rows.map(({ request }) => request.adjuster));
+      const constrained = rows.some(({ request }) => request.plan.constraint);
       const raw = most >= 0 && (entries || constrained) ? rawCast(logits, logits.dtype) : logits;
       if (entries) adjustLogits(logits, entries);
-      if (constrained) maskRows(logits, requests);
+      if (constrained) maskRows(logits, rows);
       const ids = sampler.run();
       const report = most >= 0 ? logProbs(raw, ids, most) : [];
       // The reads are enqueued now, before the work of other steps.
@@ -147,13 +147,13 @@ export function drawTokens(
 }
 
 /** Leaves each row of logits what its grammar allows; neighbors that have one are one op, and rows without are left alone. */
-function maskRows(logits: Tensor, requests: readonly Request[]): void {
+function maskRows(logits: Tensor, rows: readonly Row[]): void {
   const vocab = logits.shape[1]!;
   const words = Math.ceil(vocab / 32);
-  for (let row = 0; row < requests.length;) {
+  for (let row = 0; row < rows.length;) {
     const masks: Int32Array[] = [];
-    for (let at = row; at < requests.length; at++) {
-      const bits = requests[at]!.plan.constraint?.bits;
+    for (let at = row; at < rows.length; at++) {
+      const bits = rows[at]!.request.plan.constraint?.bits;
       if (!bits) break;
       masks.push(bits);
     }

@@ -14,7 +14,7 @@ import type { EngineModel } from './model';
 import { pageLength, pagesFor, PagePool } from './pages';
 import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';
-import { Request, type RequestPlan } from './request';
+import { Request, requestsOf, type RequestPlan, type Row } from './request';
 import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
 import { WorkingMemory } from './working_memory';
@@ -75,9 +75,9 @@ export interface EngineStats {
   tokens: number;
 }
 
-/** One draw for each of these requests is on its way. */
+/** One draw for each of these rows is on its way. */
 interface Pending {
-  readonly requests: readonly Request[];
+  readonly rows: readonly Row[];
   readonly draws: Draws;
 }
 
@@ -254,7 +254,7 @@ export class Engine {
         return;
       }
       fresh = [];
-      for (const { requests, draws } of pending) fresh = [...fresh, ...(await this.#take(requests, draws))];
+      for (const { rows, draws } of pending) fresh = [...fresh, ...(await this.#take(rows, draws))];
     }
   }
 
@@ -278,9 +278,10 @@ export class Engine {
         const wantsToken = end === request.ids.length;
         const result = await prefill(this.#model, this.#pool, chunk, wantsToken);
         try {
-          const draws = wantsToken ? drawTokens(result, [request]) : noDraws(result);
+          const rows = [{ request, offset: 0 }];
+          const draws = wantsToken ? drawTokens(result, rows) : noDraws(result);
           this.#scheduler.chunkDone(chunk);
-          return [{ requests: [request], draws }];
+          return [{ rows, draws }];
         } finally {
           result.dispose();
         }
@@ -300,10 +301,10 @@ export class Engine {
           const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
           this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
         }
-        const { order, draws } = step.run(requests);
+        const { order, draws } = step.run(requests.map((request) => ({ request, offset: 0 })));
         this.#stepCount++;
-        for (const request of order) this.#scheduler.rowDone(request);
-        return [{ requests: order, draws }];
+        for (const request of requests) this.#scheduler.rowDone(request);
+        return [{ rows: order, draws }];
       } catch (error) {
         if (!this.#freedMemory(error, attempt))
           for (const request of requests) request.fail(tooLarge(request, error));
@@ -321,20 +322,20 @@ export class Engine {
   }
 
   /** Waits for the draws. */
-  async #take(requests: readonly Request[], draws: Draws): Promise<readonly Request[]> {
+  async #take(rows: readonly Row[], draws: Draws): Promise<readonly Request[]> {
     let drawn;
     try {
       drawn = await draws.tokens();
     } catch (error) {
       // What the step wrote into its pages failed with it, and with them the memory that all pages are part of. Requests that lost
       // theirs to an earlier failure of this turn are not to blame: they begin again.
-      for (const request of requests) if (request.computed > 0) request.fail(error);
+      for (const request of requestsOf(rows)) if (request.computed > 0) request.fail(error);
       this.#scheduler.loseAllPages();
       this.#slots.dispose(); // the failure may be that of the table, which the next step makes anew
       return [];
     }
     const fresh: Request[] = [];
-    for (const [i, request] of requests.entries()) {
+    for (const [i, { request }] of rows.entries()) {
       const token = drawn[i];
       if (!token) continue;
       if (token instanceof Error) request.fail(token);

@@ -22,6 +22,17 @@ export interface RequestPlan {
   readonly constraint?: TokenConstraint | undefined;
 }
 
+/** A row of a step: it reads the token at position `computed` + `offset` of a request, and the one after it is drawn from it. */
+export interface Row {
+  readonly request: Request;
+  readonly offset: number;
+}
+
+/** The requests that rows belong to, each once. */
+export const requestsOf = (rows: readonly Row[]): readonly Request[] => [
+  ...new Set(rows.map(({ request }) => request)),
+];
+
 /** Tokens that a request may be ahead of its consumer. */
 const maxAhead = 2;
 
