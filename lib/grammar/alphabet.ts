@@ -26,6 +26,18 @@ export function spell(text: string): string | undefined {
   return spelled;
 }
 
+/** The text that is spelled so, without an unfinished character at its end. */
+export function unspell(spelled: string): string {
+  const bytes: number[] = [];
+  for (let i = 0; i < spelled.length; i++) {
+    const high = spelled.charCodeAt(i);
+    const beyond = high >= highOf(8) && high <= highOf(15);
+    if (beyond && i + 1 === spelled.length) break;
+    bytes.push(beyond ? ((high - highOf(0)) << 4) | (spelled.charCodeAt(++i) - lowOf(0)) : high);
+  }
+  return new TextDecoder().decode(Uint8Array.from(bytes), { stream: true });
+}
+
 /** With four digits: xgrammar reads as many after \x as there are. */
 const code = (value: number): string => `\\u${value.toString(16).padStart(4, '0')}`;
 

@@ -1,6 +1,8 @@
 /** A thread that says which tokens may come next in texts that follow a grammar. */
 import { Worker } from 'node:worker_threads';
 import { LoRAError, loraError } from '../errors';
+import { unspell } from './alphabet';
+import type { Foreseen } from './constraint';
 import type { Match, Matcher } from './match';
 import script from './matcher.worker.js';
 import { packagePath } from './package';
@@ -12,11 +14,17 @@ const op = 'generate';
 const maxGrammars = 32;
 
 type Command =
-  | { readonly id: number; readonly grammar: string; readonly tokens: readonly number[] }
+  | {
+      readonly id: number;
+      readonly grammar: string;
+      readonly tokens: readonly number[];
+      readonly foresees: boolean;
+    }
   | { readonly id: number; readonly token: number }
   | { readonly id: number; readonly end: true };
 type Answer = { readonly id: number; readonly full: boolean } & (
-  { readonly bits: Int32Array<ArrayBuffer> } | { readonly error: string }
+  | { readonly bits: Int32Array<ArrayBuffer>; readonly foreseen: Foreseen | undefined }
+  | { readonly error: string }
 );
 
 /** What one answer of a thread may take. */
@@ -139,7 +147,7 @@ export class GrammarThread implements Matcher {
     for (const text of group) {
       const id = this.#ids.get(text)!;
       this.#starting.add(id);
-      this.#ask(text, { id, grammar, tokens: text.tokens });
+      this.#ask(text, { id, grammar, tokens: text.tokens, foresees: text.foresees });
     }
   }
 
@@ -168,7 +176,8 @@ export class GrammarThread implements Matcher {
       else {
         this.#starting.delete(answer.id);
         if (--this.#awaited === 0) this.#rest();
-        text?.take(answer.bits);
+        const { bits, foreseen } = answer;
+        text?.take(bits, foreseen && { ...foreseen, text: unspell(foreseen.text) });
       }
     }
     this.#startNext();

@@ -37,7 +37,7 @@ export class Grammars implements Matcher {
   }
 
   /**
-   * Begins n texts that follow a grammar. The first call begins a thread.
+   * Begins n texts that follow a grammar. The first call begins a thread. `foresees`: whether they are told what the grammar forces.
    * @throws ERR_UNSUPPORTED for a tokenizer, or a grammar, that cannot be followed; the reason of the signal.
    */
   async start(
@@ -45,6 +45,7 @@ export class Grammars implements Matcher {
     n: number,
     tokenizer: Tokenizer,
     signal?: AbortSignal,
+    foresees = false,
   ): Promise<TokenConstraint[]> {
     const most = Math.floor(maxLooks / this.#vocabSize);
     if (grammar.states > most)
@@ -55,7 +56,7 @@ export class Grammars implements Matcher {
       );
     await this.#spell(tokenizer);
     signal?.throwIfAborted();
-    const texts = Array.from({ length: n }, () => new Match(grammar));
+    const texts = Array.from({ length: n }, () => new Match(grammar, foresees));
     for (const text of texts) this.#place(text);
     const end = (): void => {
       for (const text of texts) text.end();

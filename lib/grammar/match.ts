@@ -1,5 +1,5 @@
 /** One text that follows a grammar. It keeps what it has taken, so that another thread can go on where one has ended. */
-import type { TokenConstraint } from './constraint';
+import type { Foreseen, TokenConstraint } from './constraint';
 import type { SchemaGrammar } from './json_schema';
 
 /** What tells a text which tokens may come next. */
@@ -12,7 +12,10 @@ export interface Matcher {
 
 export class Match implements TokenConstraint {
   bits: Int32Array<ArrayBuffer> | undefined;
+  foreseen: Foreseen | undefined;
   late = false;
+  /** Whether it wants to know `foreseen`. */
+  readonly foresees: boolean;
   readonly grammar: SchemaGrammar;
   /** The tokens that it has. */
   readonly tokens: number[] = [];
@@ -23,8 +26,9 @@ export class Match implements TokenConstraint {
   #failure: { error: unknown } | undefined;
   #ended = false;
 
-  constructor(grammar: SchemaGrammar) {
+  constructor(grammar: SchemaGrammar, foresees = false) {
     this.grammar = grammar;
+    this.foresees = foresees;
   }
 
   async ready(): Promise<void> {
@@ -61,9 +65,10 @@ export class Match implements TokenConstraint {
     this.#awaited++;
   }
 
-  take(bits: Int32Array<ArrayBuffer>): void {
+  take(bits: Int32Array<ArrayBuffer>, foreseen?: Foreseen): void {
     if (--this.#awaited > 0) return; // it has taken a token since
     this.bits = bits;
+    this.foreseen = foreseen;
     this.#settle();
   }
 

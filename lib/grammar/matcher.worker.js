@@ -1,5 +1,5 @@
 // Runs web-xgrammar, in a thread of its own: compiling a grammar for a large vocabulary takes milliseconds to seconds.
-// Each message is a list of commands; each command but `end` is answered, in its order: { id, full, bits } or { id, full, error }.
+// Each message is a list of commands; each command but `end` is answered, in its order: { id, full, bits, foreseen } or { id, full, error }.
 //
 // The package's script expects a browser or a CommonJS module. Its package.json calls it an ES module, in which it finds neither
 // `require` nor `__filename`, so that neither import() nor require() loads it. Here it is compiled as the body of a function whose
@@ -39,15 +39,11 @@ WebAssembly.Memory.prototype.grow = function (pages) {
 
 const xgrammar = load(workerData.path);
 
+const spellings = workerData.vocabulary.split('\0');
+
 const ready = (async () => {
-  const { vocabulary, vocabSize, stop } = workerData;
-  const info = await xgrammar.TokenizerInfo.createTokenizerInfo(
-    vocabulary.split('\0'),
-    'raw',
-    false,
-    vocabSize,
-    stop,
-  );
+  const { vocabSize, stop } = workerData;
+  const info = await xgrammar.TokenizerInfo.createTokenizerInfo(spellings, 'raw', false, vocabSize, stop);
   // Its own cache has no bound.
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
   maxBytes = bytes + workerData.bytes;
@@ -83,15 +79,100 @@ async function compiled(text) {
   return grammar;
 }
 
-const matchers = new Map();
+/** Where a text of JSON stands: its last character, whether that lies in a string, and the white space that it has had after { [ : and , */
+class Place {
+  last = '';
+  quoted = false;
+  #escaped = false;
+  spaces = { '{': '', '[': '', ':': ' ', ',': ' ' };
 
-async function answer({ id, grammar, tokens, token }) {
-  if (grammar !== undefined)
-    matchers.set(id, await xgrammar.GrammarMatcher.createGrammarMatcher(await compiled(grammar)));
-  const matcher = matchers.get(id);
-  for (const taken of tokens ?? [token])
-    if (!matcher.acceptToken(taken)) throw new Error(`token ${taken} is not one that may follow`);
-  return matcher.getNextTokenBitmask();
+  read(text) {
+    for (const character of text) {
+      if (!this.quoted && this.last in this.spaces)
+        this.spaces[this.last] = ' \n\t'.includes(character) ? character : '';
+      if (character === '"' && !this.#escaped) this.quoted = !this.quoted;
+      this.#escaped = this.quoted && character === '\\' && !this.#escaped;
+      this.last = character;
+    }
+  }
+
+  /** The white space that comes next, if it comes as before. */
+  get space() {
+    return this.quoted ? '' : (this.spaces[this.last] ?? '');
+  }
+
+  copy() {
+    const other = new Place();
+    Object.assign(other, { last: this.last, quoted: this.quoted, spaces: { ...this.spaces } });
+    other.#escaped = this.#escaped;
+    return other;
+  }
+}
+
+/** With one of them begins whatever is no white space, outside of strings. */
+const beginnings = [...'"{}[]:,-0123456789.eEtfn'];
+/** Characters that are looked for; more than most proposals have. */
+const maxForeseen = 64;
+
+/** The beginnings that the grammar allows here, two at most. */
+function allowedHere(matcher) {
+  const allowed = [];
+  for (const character of beginnings) {
+    if (!matcher._acceptString(character)) continue;
+    matcher.rollBack(1);
+    if (allowed.push(character) === 2) break;
+  }
+  return allowed;
+}
+
+/** Whether nothing but the end of the text may come next. */
+async function endsHere(matcher) {
+  const bits = (await matcher.getNextTokenBitmask()).slice();
+  let ends = false;
+  for (const id of workerData.stop) {
+    ends ||= ((bits[id >> 5] >>> (id & 31)) & 1) === 1;
+    bits[id >> 5] &= ~(1 << (id & 31));
+  }
+  return ends && bits.every((word) => word === 0);
+}
+
+/** What comes next while the grammar leaves no choice but of white space, which is taken to be as before. */
+async function foresee({ matcher, place: now }) {
+  const place = now.copy();
+  let text = '';
+  let added = 0;
+  let ends = false;
+  const add = (part) => {
+    if (part === '' || !matcher._acceptString(part)) return false;
+    added++;
+    text += part;
+    place.read(part);
+    return true;
+  };
+  while (text.length < maxForeseen) {
+    if (add(matcher.findJumpForwardString()) || add(place.space)) continue;
+    const allowed = allowedHere(matcher);
+    if (allowed.length === 0) ends = await endsHere(matcher);
+    if (allowed.length !== 1 || !add(allowed[0])) break;
+  }
+  if (added > 0) matcher.rollBack(added);
+  return { text, ends };
+}
+
+const texts = new Map();
+
+async function answer({ id, grammar, tokens, token, foresees }) {
+  if (grammar !== undefined) {
+    const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(await compiled(grammar));
+    texts.set(id, { matcher, foresees, place: new Place() });
+  }
+  const text = texts.get(id);
+  for (const taken of tokens ?? [token]) {
+    if (!text.matcher.acceptToken(taken)) throw new Error(`token ${taken} is not one that may follow`);
+    if (text.foresees) text.place.read(spellings[taken]);
+  }
+  const bits = await text.matcher.getNextTokenBitmask();
+  return { bits, foreseen: text.foresees ? await foresee(text) : undefined };
 }
 
 /** Says which command is worked on: how many there were, and the id of this one; -1 where there is none. */
@@ -109,8 +190,8 @@ async function obey(commands) {
   for (const command of commands) {
     const { id, end } = command;
     if (end) {
-      matchers.get(id)?.dispose();
-      matchers.delete(id);
+      texts.get(id)?.matcher.dispose();
+      texts.delete(id);
       continue;
     }
     if (command.grammar !== undefined) post(); // others need not wait until it is compiled
@@ -118,8 +199,8 @@ async function obey(commands) {
       await ready;
       begin(id);
       said.length = 0;
-      const bits = await answer(command);
-      answers.push({ id, full: bytes > maxBytes - workerData.bytes / 2, bits });
+      const found = await answer(command);
+      answers.push({ id, full: bytes > maxBytes - workerData.bytes / 2, ...found });
     } catch (error) {
       answers.push({ id, full: true, error: said[0] ?? error.message });
     }
