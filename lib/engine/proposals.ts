@@ -81,26 +81,16 @@ function commonBefore(tokens: readonly number[], place: number, other: number): 
 export class ForcedText implements Proposer {
   readonly #constraint: Pick<TokenConstraint, 'foreseen'>;
   readonly #continuation: Continuation;
-  readonly #end: number | undefined;
 
-  /** `end`: the token that ends the text. */
-  constructor(
-    constraint: Pick<TokenConstraint, 'foreseen'>,
-    continuation: Continuation,
-    end: number | undefined,
-  ) {
+  constructor(constraint: Pick<TokenConstraint, 'foreseen'>, continuation: Continuation) {
     this.#constraint = constraint;
     this.#continuation = continuation;
-    this.#end = end;
   }
 
   propose(tokens: readonly number[], max: number): number[] {
-    const { text = '', ends = false } = this.#constraint.foreseen ?? {};
     // The last word may go on, and a space belongs to what follows it.
-    const sure = ends ? text : text.replace(/[\s\p{L}\p{N}]+$/u, '');
-    const proposed = sure === '' ? [] : this.#continuation(tokens, sure);
-    if (ends && this.#end !== undefined) proposed.push(this.#end);
-    return proposed.slice(0, max);
+    const sure = (this.#constraint.foreseen ?? '').replace(/[\s\p{L}\p{N}]+$/u, '');
+    return sure === '' ? [] : this.#continuation(tokens, sure).slice(0, max);
   }
 }
 
@@ -188,7 +178,7 @@ export class Speculation {
   }
 
   /** Takes in how many of the last proposals had a row, and how many of these were taken. */
-  settle(proposed: number, taken: number): void {
+  note(proposed: number, taken: number): void {
     this.#last?.note(proposed, taken);
   }
 }

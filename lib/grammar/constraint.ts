@@ -1,18 +1,11 @@
 /** What holds a text to a grammar. */
 
-/** What comes next in a text, as far as its grammar leaves no choice but of white space. */
-export interface Foreseen {
-  readonly text: string;
-  /** Whether the text of the model ends with it. */
-  readonly ends: boolean;
-}
-
 /** Says which tokens may follow those that a text has. */
 export interface TokenConstraint {
   /** Bit id % 32 of word ⌊id / 32⌋: whether the token may come next. Undefined until it is known, and after end(). */
   readonly bits: Int32Array<ArrayBuffer> | undefined;
-  /** Known with `bits`, where it is asked for. */
-  readonly foreseen?: Foreseen | undefined;
+  /** What comes next, while the grammar leaves no choice but of white space. Known with `bits`, where it is asked for. */
+  readonly foreseen?: string | undefined;
   /** Whether it may take long until `bits` are known: the text then sits out. */
   readonly late: boolean;
   /** Waits for `bits`, or for end(). @throws what keeps them from being known. */

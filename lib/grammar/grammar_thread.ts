@@ -2,7 +2,6 @@
 import { Worker } from 'node:worker_threads';
 import { LoRAError, loraError } from '../errors';
 import { unspell } from './alphabet';
-import type { Foreseen } from './constraint';
 import type { Match, Matcher } from './match';
 import script from './matcher.worker.js';
 import { packagePath } from './package';
@@ -23,7 +22,7 @@ type Command =
   | { readonly id: number; readonly token: number }
   | { readonly id: number; readonly end: true };
 type Answer = { readonly id: number; readonly full: boolean } & (
-  | { readonly bits: Int32Array<ArrayBuffer>; readonly foreseen: Foreseen | undefined }
+  | { readonly bits: Int32Array<ArrayBuffer>; readonly foreseen: string | undefined }
   | { readonly error: string }
 );
 
@@ -177,7 +176,7 @@ export class GrammarThread implements Matcher {
         this.#starting.delete(answer.id);
         if (--this.#awaited === 0) this.#rest();
         const { bits, foreseen } = answer;
-        text?.take(bits, foreseen && { ...foreseen, text: unspell(foreseen.text) });
+        text?.take(bits, foreseen && unspell(foreseen));
       }
     }
     this.#startNext();

@@ -1,5 +1,5 @@
 /** One text that follows a grammar. It keeps what it has taken, so that another thread can go on where one has ended. */
-import type { Foreseen, TokenConstraint } from './constraint';
+import type { TokenConstraint } from './constraint';
 import type { SchemaGrammar } from './json_schema';
 
 /** What tells a text which tokens may come next. */
@@ -12,7 +12,7 @@ export interface Matcher {
 
 export class Match implements TokenConstraint {
   bits: Int32Array<ArrayBuffer> | undefined;
-  foreseen: Foreseen | undefined;
+  foreseen: string | undefined;
   late = false;
   /** Whether it wants to know `foreseen`. */
   readonly foresees: boolean;
@@ -65,7 +65,7 @@ export class Match implements TokenConstraint {
     this.#awaited++;
   }
 
-  take(bits: Int32Array<ArrayBuffer>, foreseen?: Foreseen): void {
+  take(bits: Int32Array<ArrayBuffer>, foreseen?: string): void {
     if (--this.#awaited > 0) return; // it has taken a token since
     this.bits = bits;
     this.foreseen = foreseen;

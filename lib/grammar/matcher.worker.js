@@ -125,23 +125,11 @@ function allowedHere(matcher) {
   return allowed;
 }
 
-/** Whether nothing but the end of the text may come next. */
-async function endsHere(matcher) {
-  const bits = (await matcher.getNextTokenBitmask()).slice();
-  let ends = false;
-  for (const id of workerData.stop) {
-    ends ||= ((bits[id >> 5] >>> (id & 31)) & 1) === 1;
-    bits[id >> 5] &= ~(1 << (id & 31));
-  }
-  return ends && bits.every((word) => word === 0);
-}
-
 /** What comes next while the grammar leaves no choice but of white space, which is taken to be as before. */
-async function foresee({ matcher, place: now }) {
+function foresee({ matcher, place: now }) {
   const place = now.copy();
   let text = '';
   let added = 0;
-  let ends = false;
   const add = (part) => {
     if (part === '' || !matcher._acceptString(part)) return false;
     added++;
@@ -152,11 +140,10 @@ async function foresee({ matcher, place: now }) {
   while (text.length < maxForeseen) {
     if (add(matcher.findJumpForwardString()) || add(place.space)) continue;
     const allowed = allowedHere(matcher);
-    if (allowed.length === 0) ends = await endsHere(matcher);
     if (allowed.length !== 1 || !add(allowed[0])) break;
   }
   if (added > 0) matcher.rollBack(added);
-  return { text, ends };
+  return text;
 }
 
 const texts = new Map();
@@ -172,7 +159,7 @@ async function answer({ id, grammar, tokens, token, foresees }) {
     if (text.foresees) text.place.read(spellings[taken]);
   }
   const bits = await text.matcher.getNextTokenBitmask();
-  return { bits, foreseen: text.foresees ? await foresee(text) : undefined };
+  return { bits, foreseen: text.foresees ? foresee(text) : undefined };
 }
 
 /** Says which command is worked on: how many there were, and the id of this one; -1 where there is none. */
