@@ -1,11 +1,11 @@
 import { join } from 'node:path';
 import { loadDataset } from '../data/dataset';
+import type { DataSource } from '../data/example';
 import { measuringFile, splitFile, validFile } from '../data/folders';
 import { SequencePlan } from '../data/sequence_plan';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
 import { adapterWeightsFile, weightsFile } from '../formats/model_files';
-import type { Evaluation } from '../models/running/evaluate';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { OutputDirectory } from '../train/output';
@@ -60,7 +60,7 @@ export const train = defineCommand({
     'the evaluation of the final adapter follows "end" where the run did not make it',
 
   async run(values, console) {
-    const { outDir, batchSize, trainOn } = values;
+    const { outDir, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     checkSchedule(values);
     const started = await readStart(values, console);
@@ -100,9 +100,7 @@ export const train = defineCommand({
             frozen: model.parameterCount - (adapter === null ? model.numTrainable : 0),
             file: join(outDir, adapter === null ? weightsFile : adapterWeightsFile),
           });
-      const evaluate = async (): Promise<Evaluation | undefined> =>
-        evalData && model.evaluate(evalData, { adapter, batchSize, signal });
-      await follow(trainer, report, evaluate, signal);
+      await follow(trainer, report, evalData, signal);
     } finally {
       await model.dispose();
     }
@@ -139,7 +137,7 @@ function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data'> 
 async function follow(
   trainer: Trainer,
   report: TextReport | JsonReport,
-  evaluate: () => Promise<Evaluation | undefined>,
+  evalData: DataSource | undefined,
   signal: AbortSignal,
 ): Promise<void> {
   /** The step of the final adapter. */
@@ -152,11 +150,7 @@ async function follow(
       else if (event.type === 'end') final = event.adapterStep;
     }
     if (final === undefined || evaluated.has(final)) return;
-    const evaluation = await evaluate();
-    if (evaluation === undefined) return;
-    const event = { type: 'eval' as const, step: final, ...evaluation };
-    await trainer.addEvaluation(event);
-    report.show(event);
+    if (evalData !== undefined) report.show(await trainer.evaluate(final, evalData, signal));
   } catch (error) {
     if (final === undefined) report.cutOff(trainer.reportPath);
     throw error;

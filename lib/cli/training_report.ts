@@ -51,8 +51,11 @@ export class TextReport {
         this.#start(event);
         break;
       case 'eval': {
-        const { step, loss, perplexity } = event;
-        this.#note(`step ${step}  evaluation loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)}`);
+        const { step, loss, score, perplexity } = event;
+        const figures = Object.entries({ perplexity, score }).flatMap(([name, value]) =>
+          value === undefined ? [] : [`, ${name} ${value.toFixed(name === 'score' ? 4 : 2)}`],
+        );
+        this.#note(`step ${step}  evaluation loss ${loss.toFixed(4)}${figures.join('')}`);
         break;
       }
       case 'checkpoint':

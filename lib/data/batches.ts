@@ -1,11 +1,12 @@
 import { LoRAError } from '../errors';
 import { check, checkBoolean, checkOptions, checkSignal, describe } from '../validate';
-import { checkExample, type DataSource, type Example } from './example';
+import type { DataSource } from './example';
 import { FileDataset } from './file_dataset';
 import { lengthGroupedOrder } from './length_groups';
 import { MemoryDataset } from './memory_dataset';
 import { Packer, type PackedRow } from './packing';
 import { numbers, Random } from './random';
+import { exampleRows, type RowGroup, type RowKind } from './row_groups';
 import type { SequencePlan } from './sequence_plan';
 import { inSlices, Pace } from '../tensor/pace';
 
@@ -17,6 +18,8 @@ export interface Batch {
   labels: number[][];
   /** With `packing`, the number of the example that each token is of, from 1: what `model.forward` takes. */
   segmentIds?: number[][];
+  /** @internal For rows of several texts, which of the texts above are of one row: each group is the next of them. */
+  groups?: RowGroup[];
 }
 
 /** How {@link batches} cuts a source. */
@@ -58,6 +61,15 @@ export async function* batches(
   data: DataSource,
   options: BatchesOptions = {},
 ): AsyncGenerator<Batch, void, void> {
+  yield* batchesOf(exampleRows, data, options);
+}
+
+/** @internal The same for rows of any kind. */
+export async function* batchesOf(
+  kind: RowKind,
+  data: DataSource<unknown>,
+  options: BatchesOptions,
+): AsyncGenerator<Batch, void, void> {
   checkOptions('batches', options, [
     'batchSize',
     'shuffle',
@@ -89,36 +101,45 @@ export async function* batches(
   checkBoolean('batches', 'packing', packing);
   checkBoolean('batches', 'groupByLength', groupByLength);
   checkSignal('batches', signal);
-  const opened = open(data);
+  const opened = open(data, kind);
   if (groupByLength) checkGroupable('batches', opened, packing);
-  const source = inOrder(opened, { batchSize, shuffle, seed, shuffleWindow, groupByLength, signal });
+  const source = inOrder(kind, opened, { batchSize, shuffle, seed, shuffleWindow, groupByLength, signal });
   let index = 0;
-  const checked = (example: Example): Required<Example> =>
-    checkExample('batches', example, `example ${index++}`);
+  const read = (row: unknown): RowGroup => kind.read('batches', row, `example ${index++}`);
   const pace = new Pace(); // a source in memory never leaves a turn of the event loop by itself
   if (packing) {
     const packer = new Packer(batchSize, packLength);
-    for await (const example of source) {
+    for await (const row of source) {
       if (pace.due) await pace.rest(signal);
-      const full = packer.add(checked(example));
-      if (full) yield ofRows(full);
+      for (const example of read(row).examples) {
+        const full = packer.add(example);
+        if (full) yield ofRows(full);
+      }
     }
     const rest = packer.rest();
     if (rest.length > 0 && !(dropLast && rest.length < batchSize)) yield ofRows(rest);
     return;
   }
-  let batch: Batch = { inputIds: [], labels: [] };
-  for await (const example of source) {
+  let groups: RowGroup[] = [];
+  for await (const row of source) {
     if (pace.due) await pace.rest(signal);
-    const { inputIds, labels } = checked(example);
-    batch.inputIds.push([...inputIds]);
-    batch.labels.push([...labels]);
-    if (batch.inputIds.length === batchSize) {
-      yield batch;
-      batch = { inputIds: [], labels: [] };
+    groups.push(read(row));
+    if (groups.length === batchSize) {
+      yield batchOf(kind, groups);
+      groups = [];
     }
   }
-  if (batch.inputIds.length > 0 && !dropLast) yield batch;
+  if (groups.length > 0 && !dropLast) yield batchOf(kind, groups);
+}
+
+/** @internal The batch of some rows. */
+export function batchOf(kind: RowKind, groups: RowGroup[]): Batch {
+  const examples = groups.flatMap((group) => group.examples);
+  return {
+    inputIds: examples.map(({ inputIds }) => [...inputIds]),
+    labels: examples.map(({ labels }) => [...labels]),
+    ...(kind.grouped && { groups }),
+  };
 }
 
 const ofRows = (rows: readonly PackedRow[]): Batch => ({
@@ -127,10 +148,11 @@ const ofRows = (rows: readonly PackedRow[]): Batch => ({
   segmentIds: rows.map(({ segmentIds }) => segmentIds),
 });
 
-type Source = Iterable<Example> | AsyncIterable<Example>;
+type Source = Iterable<unknown> | AsyncIterable<unknown>;
 
-/** The examples in the order that the options ask for. */
+/** The rows in the order that the options ask for. */
 function inOrder(
+  kind: RowKind,
   data: Source,
   {
     batchSize,
@@ -153,7 +175,7 @@ function inOrder(
     if (random) return abortable(rows(data, shuffledOrder(data.length, random), signal));
   }
   const source = abortable(data);
-  if (groupByLength) return grouped(source, batchSize, random, signal);
+  if (groupByLength) return grouped(kind, source, batchSize, random, signal);
   if (!random) return source;
   return shuffled(source, typeof lengthOf(data) === 'number' ? Infinity : shuffleWindow, random, signal);
 }
@@ -164,58 +186,59 @@ function* shuffledOrder(n: number, random: Random): Generator<void, number[], vo
 
 const lengthOf = (source: unknown): unknown => (source as { length?: unknown }).length;
 
-/** Examples of a data set, each read or made when its turn comes. */
+/** Rows of a data set, each read or made when its turn comes. */
 async function* rows(
   data: FileDataset | MemoryDataset,
   order: Generator<void, number[], void>,
   signal: AbortSignal | undefined,
-): AsyncGenerator<Example, void, void> {
+): AsyncGenerator<unknown, void, void> {
   for (const i of await inSlices(order, signal)) yield await data.at(i);
 }
 
-/** All examples, read into memory, in batches of similar lengths. */
+/** All rows, read into memory, in batches of similar lengths. */
 async function* grouped(
+  kind: RowKind,
   source: Source,
   batchSize: number,
   random: Random | undefined,
   signal: AbortSignal | undefined,
-): AsyncGenerator<Example, void, void> {
+): AsyncGenerator<unknown, void, void> {
   const pace = new Pace();
-  const held: Required<Example>[] = [];
+  const held: unknown[] = [];
   const lengths: number[] = [];
-  for await (const example of source) {
+  for await (const row of source) {
     if (pace.due) await pace.rest(signal);
-    const checked = checkExample('batches', example, `example ${held.length}`);
-    held.push(checked);
-    lengths.push(checked.inputIds.length);
+    const { examples } = kind.read('batches', row, `example ${held.length}`);
+    held.push(row);
+    lengths.push(Math.max(...examples.map(({ inputIds }) => inputIds.length)));
   }
   for (const i of await inSlices(lengthGroupedOrder(lengths, batchSize, random), signal)) yield held[i]!;
 }
 
-/** Draws each example from a window that moves over the source; what is left at the end is shuffled. */
+/** Draws each row from a window that moves over the source; what is left at the end is shuffled. */
 async function* shuffled(
   source: Source,
   window: number,
   random: Random,
   signal: AbortSignal | undefined,
-): AsyncGenerator<Example, void, void> {
+): AsyncGenerator<unknown, void, void> {
   const pace = new Pace();
-  const held: Example[] = [];
-  for await (const example of source) {
+  const held: unknown[] = [];
+  for await (const row of source) {
     if (pace.due) await pace.rest(signal);
     if (held.length < window) {
-      held.push(example);
+      held.push(row);
       continue;
     }
     const drawn = random.below(window);
-    yield held[drawn] as Example;
-    held[drawn] = example;
+    yield held[drawn];
+    held[drawn] = row;
   }
   yield* await inSlices(random.shuffleSteps(held), signal);
 }
 
-/** The same examples until the signal says otherwise, also while the next one does not come. */
-async function* untilAborted(source: Source, signal: AbortSignal): AsyncGenerator<Example, void, void> {
+/** The same rows until the signal says otherwise, also while the next one does not come. */
+async function* untilAborted(source: Source, signal: AbortSignal): AsyncGenerator<unknown, void, void> {
   const iterator =
     Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   let giveUp = (_: Error): void => {};
@@ -225,7 +248,7 @@ async function* untilAborted(source: Source, signal: AbortSignal): AsyncGenerato
   try {
     for (;;) {
       // Each wait has a promise of its own: one for all of them would hold what every example leaves there.
-      const next = await new Promise<IteratorResult<Example>>((resolve, reject) => {
+      const next = await new Promise<IteratorResult<unknown>>((resolve, reject) => {
         giveUp = reject;
         signal.throwIfAborted();
         Promise.resolve(iterator.next()).then(resolve, reject);
@@ -245,9 +268,9 @@ async function* untilAborted(source: Source, signal: AbortSignal): AsyncGenerato
   }
 }
 
-function open(data: DataSource): Source {
+function open(data: DataSource<unknown>, kind: RowKind): Source {
   const source: unknown = typeof data === 'function' ? data() : data;
-  check(isSource(source), 'batches', expected('data', source));
+  check(isSource(source), 'batches', expected('data', source, kind));
   return source;
 }
 
@@ -257,16 +280,21 @@ function isSource(value: unknown): value is Source {
   );
 }
 
-const expected = (name: string, value: unknown): string =>
-  `expected ${name} to be an Iterable or AsyncIterable of { inputIds, labels? }, or a function that returns one, but received ${describe(value)}`;
+const expected = (name: string, value: unknown, { form }: RowKind): string =>
+  `expected ${name} to be an Iterable or AsyncIterable of ${form}, or a function that returns one, but received ${describe(value)}`;
 
-/** Throws unless examples can be asked of it. */
-export function checkSource(op: string, name: string, value: unknown): asserts value is DataSource {
-  check(typeof value === 'function' || isSource(value), op, expected(name, value));
+/** Throws unless rows of the kind can be asked of it. */
+export function checkSource(
+  op: string,
+  name: string,
+  value: unknown,
+  kind = exampleRows,
+): asserts value is DataSource {
+  check(typeof value === 'function' || isSource(value), op, expected(name, value, kind));
 }
 
 /** Throws unless examples can be sorted by length: all of them are looked at before the first batch, and packed rows have no padding. */
-export function checkGroupable(op: string, data: DataSource, packing: boolean): void {
+export function checkGroupable(op: string, data: DataSource<unknown>, packing: boolean): void {
   check(!packing, op, 'expected groupByLength or packing, not both: rows that are packed are not padded');
   check(
     typeof data === 'function' || typeof lengthOf(data) === 'number',
@@ -279,7 +307,7 @@ export function checkGroupable(op: string, data: DataSource, packing: boolean): 
  * Throws for an example that the context does not hold behind the vectors of an adapter, where a data set knows how long its examples are:
  * else the batch that holds it would fail.
  */
-export function checkLengths(op: string, name: string, data: DataSource, plan: SequencePlan): void {
+export function checkLengths(op: string, name: string, data: DataSource<unknown>, plan: SequencePlan): void {
   if (!(data instanceof FileDataset || data instanceof MemoryDataset)) return;
   const { lengths } = data;
   const { maxTextLength: room } = plan;
@@ -296,12 +324,12 @@ export function checkLengths(op: string, name: string, data: DataSource, plan: S
  * A generator (or any iterator that is its own iterable) is empty when it is read a second time; training
  * for several epochs on it would silently stop. A function gives a fresh one each time.
  */
-export function checkRereadable(op: string, data: DataSource): void {
+export function checkRereadable(op: string, data: DataSource<unknown>): void {
   if (typeof data === 'function') return;
   const iterator: unknown =
     Symbol.asyncIterator in data
-      ? (data as AsyncIterable<Example> & { next?: unknown }).next
-      : (data as Iterable<Example> & { next?: unknown }).next;
+      ? (data as AsyncIterable<unknown> & { next?: unknown }).next
+      : (data as Iterable<unknown> & { next?: unknown }).next;
   check(
     typeof iterator !== 'function',
     op,
@@ -309,15 +337,16 @@ export function checkRereadable(op: string, data: DataSource): void {
   );
 }
 
-/** Examples of every epoch in turn, each in its own order. */
+/** Rows of every epoch in turn, each in its own order. */
 export async function* epochs(
-  data: DataSource,
+  data: DataSource<unknown>,
   options: BatchesOptions & { batchSize: number; seed: number },
+  kind = exampleRows,
 ): AsyncGenerator<Batch & { epoch: number }, void, void> {
   for (let epoch = 0; ; epoch++) {
     let any = false;
     // Seeds of neighboring epochs and runs must not coincide.
-    for await (const batch of batches(data, { ...options, seed: options.seed * 1_000_003 + epoch })) {
+    for await (const batch of batchesOf(kind, data, { ...options, seed: options.seed * 1_000_003 + epoch })) {
       any = true;
       yield { ...batch, epoch };
     }

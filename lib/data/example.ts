@@ -11,8 +11,8 @@ export interface Example {
 }
 
 /** Examples, or a function that gives them afresh each time (for sources that can be read only once). */
-export type DataSource =
-  Iterable<Example> | AsyncIterable<Example> | (() => Iterable<Example> | AsyncIterable<Example>);
+export type DataSource<Row = Example> =
+  Iterable<Row> | AsyncIterable<Row> | (() => Iterable<Row> | AsyncIterable<Row>);
 
 /** What a data set tells of itself. */
 export interface DatasetCounts {

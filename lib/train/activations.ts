@@ -1,9 +1,10 @@
 /** The largest activations of a forward pass: where numbers that are none come from. */
+import type { Batch } from '../data/batches';
 import type { CausalLM } from '../models/causal_lm';
-import type { ForwardOptions } from '../models/core/options';
 import { noGrad } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { describe } from '../validate';
+import type { TrainingPass } from './objectives/objective';
 
 /** max |x|; NaN counts as more than everything. */
 function largest(values: ArrayLike<number>): number {
@@ -22,8 +23,8 @@ function largest(values: ArrayLike<number>): number {
  */
 export async function largestActivations(
   model: CausalLM,
-  inputIds: number[][],
-  options: ForwardOptions,
+  { inputIds, labels, segmentIds }: Batch,
+  pass: TrainingPass,
 ): Promise<string> {
   const seen: { module: string; size: Promise<number | undefined> }[] = [];
   let failure: unknown;
@@ -32,9 +33,9 @@ export async function largestActivations(
     await noGrad(async () => {
       const watch = (module: string, x: Tensor): void =>
         void seen.push({ module, size: x.data().then(largest, failed) });
-      const output = await model.forwardInSlices(inputIds, { ...options, watch });
-      output.loss?.dispose();
-      output.logits?.dispose();
+      const options = { ...pass, labels, segmentIds, reduction: 'sum' as const, train: true, watch };
+      const { loss } = await model.forwardInSlices(inputIds, options);
+      loss.dispose();
     });
   } catch (error) {
     failed(error);

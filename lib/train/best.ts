@@ -7,7 +7,7 @@ import { checkOptions } from '../validate';
 export interface EarlyStopping {
   /** How many evaluations in a row may pass without a better one. */
   patience: number;
-  /** How much lower a loss must be to count as better. Default 0. */
+  /** How much lower a loss must be, or how much higher a score, to count as better. Default 0. */
   minDelta?: number | undefined;
 }
 
@@ -18,9 +18,16 @@ export function checkEarlyStopping(value: EarlyStopping): void {
   checkValue('Trainer', 'minDelta', earlyStoppingOptions.minDelta, value.minDelta ?? 0);
 }
 
+/** The best evaluation; its score, where another one is compared with that and not with its loss. */
+export interface Best {
+  readonly step: number;
+  readonly loss: number;
+  readonly score?: number;
+}
+
 /** What a checkpoint remembers of the evaluations before it. */
 export interface BestState {
-  readonly best: { readonly step: number; readonly loss: number } | null;
+  readonly best: Best | null;
   /** Evaluations since the best one. */
   readonly waited: number;
   /** The step of the last one; 0: there was none. */
@@ -28,26 +35,30 @@ export interface BestState {
 }
 
 export class BestEvaluation {
-  #best: { step: number; loss: number } | undefined;
+  #best: Best | undefined;
   #waited = 0;
   #at = 0;
+  #compared: 'loss' | 'score' = 'loss';
 
   constructor(private readonly minDelta = 0) {}
 
   /** Takes an evaluation; gives whether it is the best so far. */
-  add(step: number, loss: number): boolean {
-    this.#at = step;
-    // A loss that is no number is no better than none.
-    if (!(loss < (this.#best?.loss ?? Infinity) - this.minDelta)) {
+  add(evaluation: Best, higherIsBetter = false): boolean {
+    this.#at = evaluation.step;
+    this.#compared = evaluation.score === undefined ? 'loss' : 'score';
+    const valueOf = ({ score, loss }: Best): number => (higherIsBetter ? -1 : 1) * (score ?? loss);
+    const best = this.#best ? valueOf(this.#best) : Infinity;
+    // A score that is no number is no better than none.
+    if (!(valueOf(evaluation) < best - this.minDelta)) {
       this.#waited++;
       return false;
     }
-    this.#best = { step, loss };
+    this.#best = evaluation;
     this.#waited = 0;
     return true;
   }
 
-  get best(): Readonly<{ step: number; loss: number }> | undefined {
+  get best(): Best | undefined {
     return this.#best;
   }
 
@@ -60,7 +71,7 @@ export class BestEvaluation {
   get sentence(): string {
     const [count, were] =
       this.#waited === 1 ? ['1 evaluation', 'was'] : [`${this.#waited} evaluations`, 'were'];
-    if (this.#best === undefined) return `${count} gave no loss that is a number`;
+    if (this.#best === undefined) return `${count} gave no ${this.#compared} that is a number`;
     return `${count} ${were} no better than that of step ${this.#best.step}`;
   }
 

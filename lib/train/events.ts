@@ -1,3 +1,5 @@
+import type { Metrics } from './metrics';
+
 /** The run starts. */
 export interface StartEvent {
   /** Which event it is. */
@@ -12,7 +14,7 @@ export interface StartEvent {
   trainableParameters: number;
 }
 
-/** One optimizer step. `loss` is the mean over its counted tokens, `gradNorm` the norm before clipping. */
+/** One optimizer step. */
 export interface StepEvent {
   /** Which event it is. */
   type: 'step';
@@ -20,7 +22,7 @@ export interface StepEvent {
   step: number;
   /** The pass over the data, from 0. */
   epoch: number;
-  /** The mean of −log p over the counted tokens of the step, in nats, before the weights changed. */
+  /** The loss of the objective before the weights changed; of supervised fine-tuning the mean of −log p over the counted tokens of the step, in nats. */
   loss: number;
   /** The learning rate of the step, after the schedule. */
   lr: number;
@@ -28,6 +30,8 @@ export interface StepEvent {
   gradNorm: number;
   /** Tokens of this step, without padding. */
   tokens: number;
+  /** Figures of an objective that has some beside its loss, under their names: the means over the batches of the step. */
+  metrics?: Metrics;
   /** Over the last steps. */
   tokensPerSecond: number;
   /** Estimated seconds until the last step; undefined while the number of steps is unknown. */
@@ -40,12 +44,16 @@ export interface EvalEvent {
   type: 'eval';
   /** How many steps had been taken. */
   step: number;
-  /** The mean of −log p over the counted tokens of `evalData`, in nats. */
+  /** The loss of the objective on `evalData`; of supervised fine-tuning the mean of −log p over its counted tokens, in nats. */
   loss: number;
-  /** exp(loss). */
-  perplexity: number;
+  /** exp(loss), of supervised fine-tuning. */
+  perplexity?: number;
   /** How many tokens were counted. */
   tokens: number;
+  /** Figures of an objective that has some beside its loss, under their names. */
+  metrics?: Metrics;
+  /** What evaluations are compared by, where it is not the loss; higher is better. */
+  score?: number;
   /** Whether it is the best evaluation of the run so far, by the `minDelta` of early stopping. */
   best?: boolean;
 }
@@ -69,7 +77,7 @@ export interface TrainerResult {
   /** The loss of the last evaluation, if there was one. */
   evalLoss?: number;
   /** The best evaluation, if there was one; with `keepBest`, also the folder of its checkpoint. */
-  best?: { step: number; loss: number; dir?: string };
+  best?: { step: number; loss: number; score?: number; dir?: string };
   /** The step whose weights the adapter finally has, in memory and in `dir`: the last one, or with `keepBest` that of the best evaluation. */
   adapterStep: number;
   /** The folder of the final adapter, if there is an outDir. */

@@ -6,6 +6,8 @@ import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
 import type { EvalEvent } from './events';
 import type { ResolvedOptions } from './options';
+import type { Metrics } from './metrics';
+import type { Objective } from './objectives/objective';
 import type { RunRecord } from './record';
 import type { TrainingSubject } from './subject';
 
@@ -15,6 +17,7 @@ export type Fact = readonly [name: string, value: string];
 export interface RunFacts {
   readonly model: CausalLM;
   readonly subject: TrainingSubject;
+  readonly objective: Objective;
   readonly data: DataSource;
   readonly options: ResolvedOptions;
   readonly record: RunRecord;
@@ -62,11 +65,12 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
 }
 
 /** How it was trained. */
-export function settingFacts({ subject, options }: RunFacts): Fact[] {
+export function settingFacts({ subject, objective, options }: RunFacts): Fact[] {
   const { batchSize, gradientAccumulationSteps: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
   const { optimizer, loraPlusRatio } = options;
   return [
+    ...objective.facts,
     ...subject.facts.settings,
     ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
     ...(optimizer === 'adamw' ? [] : [['Optimizer', optimizer] as const]),
@@ -87,17 +91,28 @@ export function settingFacts({ subject, options }: RunFacts): Fact[] {
 export function evaluationOf({ kept, evaluations, lastEval }: RunRecord): AdapterEvaluation | undefined {
   return kept === undefined ? lastEval : (evaluations.findLast(({ step }) => step === kept.step) ?? kept);
 }
-type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss'> & Partial<Pick<EvalEvent, 'tokens'>>;
+type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss' | 'score' | 'metrics'> &
+  Partial<Pick<EvalEvent, 'tokens' | 'perplexity'>>;
+
+const metricFacts = (when: string, of: { readonly metrics?: Metrics } | undefined): Fact[] =>
+  Object.entries(of?.metrics ?? {}).map(([name, value]) => [`${when} ${name}`, value.toFixed(4)]);
 
 /** How it ended, or where it stands. */
-export function resultFacts({ record, options }: RunFacts): Fact[] {
+export function resultFacts({ record, objective, options }: RunFacts): Fact[] {
   const { lastStep, lastEval, resumedAt, tokens, ended, kept, best } = record;
   const step = lastStep?.step ?? resumedAt;
   const from = resumedAt > 0 ? ` (this run continued one of ${grouped(resumedAt)} steps)` : '';
   const evaluation = evaluationOf(record);
-  const after = (at: AdapterEvaluation): string => `${at.loss.toFixed(4)} after step ${at.step}`;
-  const details = ({ loss, tokens: counted }: AdapterEvaluation): string =>
-    `perplexity ${Math.exp(loss).toFixed(2)}${counted === undefined ? '' : `, ${grouped(counted)} tokens`}`;
+  const after = (at: AdapterEvaluation): string =>
+    `${(at.score ?? at.loss).toFixed(4)} after step ${at.step}`;
+  const compared = ({ score }: AdapterEvaluation): string => (score === undefined ? 'loss' : 'score');
+  const details = ({ loss, tokens: counted }: AdapterEvaluation): string => {
+    const parts = [
+      ...(objective.isPerToken ? [`perplexity ${Math.exp(loss).toFixed(2)}`] : []),
+      ...(counted === undefined ? [] : [`${grouped(counted)} tokens`]),
+    ];
+    return parts.length === 0 ? '' : ` (${parts.join(', ')})`;
+  };
   const facts: (Fact | false | undefined)[] = [
     [
       'Steps',
@@ -107,12 +122,16 @@ export function resultFacts({ record, options }: RunFacts): Fact[] {
     kept && ['Adapter', `that of step ${kept.step}, the best evaluation`],
     ['Tokens', `${grouped(tokens)}${resumedAt > 0 ? ' since it was continued' : ''}`],
     lastStep && ['Training loss', `${lastStep.loss.toFixed(4)} in step ${lastStep.step}`],
-    evaluation && ['Evaluation loss', `${after(evaluation)} (${details(evaluation)})`],
-    kept && lastEval && lastEval.step > kept.step && ['Last evaluation loss', after(lastEval)],
+    ...metricFacts('Training', lastStep),
+    evaluation && [`Evaluation ${compared(evaluation)}`, `${after(evaluation)}${details(evaluation)}`],
+    ...metricFacts('Evaluation', evaluation),
+    kept &&
+      lastEval &&
+      lastEval.step > kept.step && [`Last evaluation ${compared(lastEval)}`, after(lastEval)],
     !kept &&
       best &&
       options.keepBest && [
-        'Best evaluation loss',
+        `Best evaluation ${compared(best)}`,
         `${after(best)}, whose adapter is in checkpoint-${best.step}`,
       ],
   ];

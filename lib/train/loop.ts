@@ -13,6 +13,7 @@ import type { RunRecord } from './record';
 import { DataDigest, earlierEnd, readRunState, replay, type Resumed, type RunSettings } from './resume';
 import { stepBatches, type StepBatches } from './step_batches';
 import type { TrainingSubject } from './subject';
+import type { Objective } from './objectives/objective';
 import type { Updates } from './update';
 
 /** What the loop works on. */
@@ -20,6 +21,7 @@ interface LoopParts {
   readonly options: ResolvedOptions;
   readonly model: CausalLM;
   readonly data: DataSource;
+  readonly objective: Objective;
   readonly subject: TrainingSubject;
   readonly optimizer: Optimizer;
   readonly updates: Updates;
@@ -80,13 +82,13 @@ export class TrainingLoop {
 
   /** Trains; a loop runs once. */
   async *run(): AsyncGenerator<TrainerEvent, TrainerResult, void> {
-    const { options, data, optimizer, trainableParameters, record } = this.#parts;
+    const { options, data, objective, optimizer, trainableParameters, record } = this.#parts;
     const earlier = this.#from && earlierEnd(this.#from.settings, this.#parts.settings);
     yield {
       ...{ type: 'start', step: this.#start, maxSteps: options.totalSteps, trainableParameters },
       ...(earlier === undefined ? {} : { previousMaxSteps: earlier }),
     };
-    const groups = stepBatches(data, options, this.#signal);
+    const groups = stepBatches(data, objective.rows, options, this.#signal);
     let left = true;
     try {
       if (this.#from !== undefined) yield* this.#goOn(this.#from, groups);
@@ -169,19 +171,18 @@ export class TrainingLoop {
 
   /** Measures the held-out data; gives whether its adapter is the best so far, and to be kept. */
   async *#evaluate(): AsyncGenerator<TrainerEvent, boolean, void> {
-    const { options, model, subject, record } = this.#parts;
+    const { options, model, objective, subject, record } = this.#parts;
     const { evalData, batchSize, keepBest } = options;
     if (evalData === undefined)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    const evaluation = await model.evaluate(evalData, {
-      adapter: subject.adapter,
-      batchSize,
-      signal: this.#signal,
-    });
-    const best = this.#evaluations.add(this.#step, evaluation.loss);
+    const pass = { adapter: subject.adapter, batchSize, signal: this.#signal };
+    const { figures, higherIsBetter } = await objective.evaluate(model, evalData, pass);
+    const { loss, score } = figures;
+    const compared = { step: this.#step, loss, ...(score === undefined ? {} : { score }) };
+    const best = this.#evaluations.add(compared, higherIsBetter);
     record.best = this.#evaluations.best;
-    yield { type: 'eval', step: this.#step, ...evaluation, best };
-    this.#evalLoss = evaluation.loss;
+    yield { type: 'eval', step: this.#step, ...figures, best };
+    this.#evalLoss = loss;
     return best && keepBest;
   }
 

@@ -1,4 +1,6 @@
+import type { Best } from './best';
 import type { EvalEvent, StepEvent, TrainerEvent } from './events';
+import { meanMetrics, type Metrics } from './metrics';
 
 /** The means of some steps that follow each other; `step` is the last of them. */
 export interface CurvePoint {
@@ -6,17 +8,22 @@ export interface CurvePoint {
   readonly loss: number;
   readonly lr: number;
   readonly gradNorm: number;
+  readonly metrics?: Metrics;
 }
 
 /** More points than this are merged in pairs, so that a long run takes no more memory than a short one. */
 const maxPoints = 4000;
 
-const middle = (a: CurvePoint, b: CurvePoint): CurvePoint => ({
-  step: b.step,
-  loss: (a.loss + b.loss) / 2,
-  lr: (a.lr + b.lr) / 2,
-  gradNorm: (a.gradNorm + b.gradNorm) / 2,
-});
+/** The mean of points that follow each other. */
+function merged(points: readonly CurvePoint[]): CurvePoint {
+  const mean = (key: 'loss' | 'lr' | 'gradNorm'): number =>
+    points.reduce((sum, point) => sum + point[key], 0) / points.length;
+  const metrics = points.flatMap(({ metrics: own }) => (own ? [own] : []));
+  return {
+    ...{ step: points.at(-1)!.step, loss: mean('loss'), lr: mean('lr'), gradNorm: mean('gradNorm') },
+    ...(metrics.length > 0 && { metrics: meanMetrics(metrics) }),
+  };
+}
 
 /** What the events of a run tell, as far as this process saw them: for the model card and the report. */
 export class RunRecord {
@@ -29,7 +36,7 @@ export class RunRecord {
   /** Tokens of the steps, padding excluded. */
   tokens = 0;
   /** The best evaluation, that of an earlier process too. */
-  best: Readonly<{ step: number; loss: number }> | undefined;
+  best: Best | undefined;
   /** The best evaluation, where the final adapter is that of its step. */
   kept: RunRecord['best'];
   /** How the run ended where it did not reach its end. */
@@ -73,26 +80,19 @@ export class RunRecord {
     }
   }
 
-  #addPoint({ step, loss, lr, gradNorm }: StepEvent): void {
-    this.#waiting.push({ step, loss, lr, gradNorm });
+  #addPoint({ step, loss, lr, gradNorm, metrics }: StepEvent): void {
+    this.#waiting.push({ step, loss, lr, gradNorm, ...(metrics && { metrics }) });
     if (this.#waiting.length < this.stride) return;
-    this.#points.push(this.#meanOfWaiting());
+    this.#points.push(merged(this.#waiting));
     this.#waiting = [];
     if (this.#points.length < maxPoints) return;
-    this.#points = this.#points.flatMap((point, i, all) => (i % 2 ? [middle(all[i - 1]!, point)] : []));
+    this.#points = this.#points.flatMap((point, i, all) => (i % 2 ? [merged([all[i - 1]!, point])] : []));
     this.stride *= 2;
-  }
-
-  #meanOfWaiting(): CurvePoint {
-    const mean = (key: keyof CurvePoint): number =>
-      this.#waiting.reduce((sum, point) => sum + point[key], 0) / this.#waiting.length;
-    const { step } = this.#waiting.at(-1)!;
-    return { step, loss: mean('loss'), lr: mean('lr'), gradNorm: mean('gradNorm') };
   }
 
   /** The curve up to now, oldest first. */
   get points(): readonly CurvePoint[] {
-    return this.#waiting.length === 0 ? this.#points : [...this.#points, this.#meanOfWaiting()];
+    return this.#waiting.length === 0 ? this.#points : [...this.#points, merged(this.#waiting)];
   }
 
   /** From the beginning to the last step, evaluations and saves included. */

@@ -14,7 +14,8 @@ import { Pace } from '../tensor/pace';
 import { slicedBytes } from '../tensor/slices';
 import type { CausalLM } from '../models/causal_lm';
 import { describe, isRecord } from '../validate';
-import type { BestState } from './best';
+import type { Best, BestState } from './best';
+import type { Objective } from './objectives/objective';
 import type { ResolvedOptions } from './options';
 import type { StepBatches } from './step_batches';
 import type { TrainingSubject } from './subject';
@@ -29,6 +30,7 @@ export async function settingsOf(
   options: ResolvedOptions,
   model: CausalLM,
   subject: TrainingSubject,
+  objective: Objective,
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
@@ -56,6 +58,7 @@ export async function settingsOf(
     ...quantizedLayers(model),
     weights: await fingerprintOf(model.core.linears()[0]!.base),
     ...(await quantizedValues(model)),
+    ...objective.settings,
     ...subject.settings(),
   };
 }
@@ -116,8 +119,9 @@ export class DataDigest {
   readonly #hash: Hash = createHash('sha256');
 
   add(batches: readonly Batch[]): void {
-    for (const { inputIds, labels } of batches)
-      for (const row of [...inputIds, ...labels]) this.#hash.update(Int32Array.from([row.length, ...row]));
+    for (const { inputIds, labels, groups = [] } of batches)
+      for (const row of [...inputIds, ...labels, ...groups.map(({ marks = [] }) => marks)])
+        this.#hash.update(Int32Array.from([row.length, ...row]));
   }
 
   get value(): string {
@@ -238,6 +242,11 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
     );
     return value as number;
   };
+  const number = (name: string, value: unknown, mayBeNone = false): number => {
+    const fits = typeof value === 'number' && (mayBeNone || Number.isFinite(value));
+    expect(fits, name, 'a finite number', value);
+    return value;
+  };
   const record = (name: string, value: unknown): Record<string, unknown> => {
     expect(isRecord(value), name, 'an object', value);
     return value;
@@ -254,17 +263,13 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
   const evaluations = record('evaluations', values['evaluations']);
   const at = whole('evaluations.at', evaluations['at'], 0, step);
   const waited = whole('evaluations.waited', evaluations['waited'], 0, step);
-  let best: BestState['best'] = null;
+  let best: Best | null = null;
   if (evaluations['best'] !== null) {
     const saved = record('evaluations.best', evaluations['best']);
-    const { loss } = saved;
-    expect(
-      typeof loss === 'number' && Number.isFinite(loss),
-      'evaluations.best.loss',
-      'a finite number',
-      loss,
-    );
-    best = { step: whole('evaluations.best.step', saved['step'], 1, at), loss };
+    const bestAt = whole('evaluations.best.step', saved['step'], 1, at);
+    const scored = saved['score'] !== undefined;
+    const loss = number('evaluations.best.loss', saved['loss'], scored);
+    best = { step: bestAt, loss, ...(scored && { score: number('evaluations.best.score', saved['score']) }) };
   }
 
   const free = earlierEnd(settings, own.settings) === undefined ? [] : own.ofTotal;

@@ -1,5 +1,6 @@
 import { epochs, type Batch } from '../data/batches';
 import type { DataSource } from '../data/example';
+import type { RowKind } from '../data/row_groups';
 import type { ResolvedOptions } from './options';
 
 /** The batches of one step. */
@@ -10,7 +11,8 @@ export interface StepBatches {
 
 /** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
 export async function* stepBatches(
-  data: DataSource,
+  data: DataSource<unknown>,
+  rows: RowKind,
   options: ResolvedOptions,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<StepBatches, void, void> {
@@ -18,9 +20,8 @@ export async function* stepBatches(
   const { gradientAccumulationSteps, epochs: lastEpoch } = options;
   let group: Batch[] = [];
   let groupEpoch = 0;
-  const source = epochs(data, {
-    ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal },
-  });
+  const order = { batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal };
+  const source = epochs(data, order, rows);
   for await (const { epoch, ...batch } of source) {
     if (epoch !== groupEpoch && group.length > 0) {
       yield { batches: group, epoch: groupEpoch };

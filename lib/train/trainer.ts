@@ -10,6 +10,8 @@ import { takeForTraining } from './exclusive';
 import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
 import type { RunFacts } from './facts';
+import type { Objective } from './objectives/objective';
+import { supervised } from './objectives/supervised';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
@@ -36,6 +38,7 @@ import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './event
  */
 export class Trainer {
   readonly #options: ResolvedOptions;
+  readonly #objective: Objective;
   readonly #model: CausalLM;
   readonly #data: DataSource;
   readonly #subject: TrainingSubject;
@@ -66,12 +69,14 @@ export class Trainer {
     if (model.dtype === 'f16') refuseF16Training('Trainer');
     this.#subject = subjectOf(model, this.#options.train);
     checkRoom(model, this.#subject.adapter, { data, evalData: options.evalData });
+    this.#objective = supervised;
     this.#parameters = options.parameters ?? this.#subject.parameters();
     const { lr, weightDecay, outDir, seed } = this.#options;
     const { optimizer: given = 'adamw' } = options;
     const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio, seed };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
-    this.#updates = new Updates(model, this.#subject, this.#parameters, this.#optimizer, this.#options);
+    const parts = [model, this.#subject, this.#parameters, this.#optimizer] as const;
+    this.#updates = new Updates(...parts, this.#options, this.#objective);
     this.#ownsOptimizer = this.#optimizer !== given;
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }
@@ -118,7 +123,7 @@ export class Trainer {
       this.#ran = true;
       signal?.throwIfAborted();
       if (this.#output || this.#options.resume !== false)
-        this.#settings = await settingsOf(this.#options, this.#model, this.#subject);
+        this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
       const begin = await this.#resume();
       await this.#openOutput(begin !== undefined);
       this.#updates.clearGradients(); // what the program left would enter the first step
@@ -135,11 +140,15 @@ export class Trainer {
     this.#command = JSON.stringify(options);
   }
 
-  /** @internal Notes an evaluation that the program made after the run: model card and report then have it. */
-  async addEvaluation(event: EvalEvent): Promise<void> {
+  /** @internal Evaluates what the run ended with, that of step `step`; model card and report then have it. */
+  async evaluate(step: number, data: DataSource, signal: AbortSignal | undefined): Promise<EvalEvent> {
+    const pass = { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal };
+    const { figures } = await this.#objective.evaluate(this.#model, data, pass);
+    const event: EvalEvent = { type: 'eval', step, ...figures };
     this.#record.add(event);
     await this.#output?.saveCard(modelCard(this.#facts()));
     await this.#report?.write(true);
+    return event;
   }
 
   /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */
@@ -175,7 +184,7 @@ export class Trainer {
   }
 
   #facts(): RunFacts {
-    const run = { model: this.#model, subject: this.#subject, data: this.#data };
+    const run = { model: this.#model, subject: this.#subject, objective: this.#objective, data: this.#data };
     return { ...run, options: this.#options, record: this.#record };
   }
 

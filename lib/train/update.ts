@@ -1,6 +1,5 @@
 /** The steps of a run: forward and backward of each batch, clipping, the optimizer. */
 import type { Batch } from '../data/batches';
-import { ignoredLabel } from '../data/example';
 import { SequencePlan } from '../data/sequence_plan';
 import { LoRAError, loraError } from '../errors';
 import { roomInQueue } from '../native/device';
@@ -13,10 +12,12 @@ import { tidy } from '../tensor/scope';
 import type { Parameter } from '../tensor/tensor';
 import { largestActivations } from './activations';
 import type { StepEvent } from './events';
+import { meanMetrics, type Metrics } from './metrics';
+import type { Objective, TrainingPass } from './objectives/objective';
 import type { ResolvedOptions } from './options';
 import type { TrainingSubject } from './subject';
 
-export type StepFigures = Pick<StepEvent, 'loss' | 'lr' | 'gradNorm' | 'tokens'>;
+export type StepFigures = Pick<StepEvent, 'loss' | 'lr' | 'gradNorm' | 'tokens' | 'metrics'>;
 
 export const tokensOf = (rows: readonly (readonly number[])[]): number =>
   rows.reduce((sum, row) => sum + row.length, 0);
@@ -31,6 +32,7 @@ export class Updates {
     private readonly parameters: readonly Parameter[],
     private readonly optimizer: Optimizer,
     private readonly options: ResolvedOptions,
+    private readonly objective: Objective,
   ) {
     this.withGradients = new Set([...parameters, ...subject.parameters()]);
   }
@@ -42,49 +44,48 @@ export class Updates {
   async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
     const { lr } = this.options;
     const plan = new SequencePlan(this.subject.adapter);
-    const counts = group.map(({ labels, segmentIds }) => plan.countedLabels(labels, segmentIds));
-    const counted = counts.reduce((sum, count) => sum + count, 0);
-    if (counted === 0)
-      throw loraError(
-        'Trainer',
-        'ERR_DATA',
-        `step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
-      );
-    const last = counts.findLastIndex((count) => count > 0);
+    const weights = group.map((batch) => this.objective.weightOf(batch, plan));
+    const weight = weights.reduce((sum, own) => sum + own, 0);
+    if (weight === 0)
+      throw loraError('Trainer', 'ERR_DATA', `step ${step + 1}: ${this.objective.weightless}`);
+    const last = weights.findLastIndex((own) => own > 0);
+    const metrics: Metrics[] = [];
     let loss = 0;
     let gradNorm = Number.NaN;
     let tokens = 0;
     /** The batch whose loss was no number, else the last. */
     let suspect: { batch: number; again: () => Promise<string> } | undefined;
     for (const [i, batch] of group.entries()) {
-      const { inputIds, labels, segmentIds } = batch;
       signal?.throwIfAborted();
-      tokens += tokensOf(inputIds);
-      if (counts[i] === 0) continue; // a batch of prompts alone adds nothing to the sum
-      const options = this.#forwardOptions(step, i, { labels, segmentIds });
+      tokens += tokensOf(batch.inputIds);
+      if (weights[i] === 0) continue; // a batch of prompts alone adds nothing to the sum
+      const pass = this.#passOf(step, i);
       const mark = this.subject.mark();
-      const part = await tidy(async () => {
-        const { loss: sum } = await this.model.forwardInSlices(inputIds, options);
-        return sum.div(counted);
+      const { part, measured } = await tidy(async () => {
+        const { sum, measured: own } = await this.objective.loss(this.model, batch, pass);
+        return { part: sum.div(weight), measured: own };
       });
       try {
         await enqueueInSlices(part.device, backwardSteps(part));
         if (Number.isFinite(loss)) {
           const again = (): Promise<string> => {
             mark(); // the same dropout masks
-            return largestActivations(this.model, inputIds, options);
+            return largestActivations(this.model, batch, pass);
           };
           suspect = { batch: i + 1, again };
         }
         // The norm is queued before the last loss is awaited, so that the device goes on.
-        const [own, norm] = await Promise.all([
+        const [own, norm, values] = await Promise.all([
           part.item(),
           i === last ? this.#clip() : Promise.resolve(gradNorm),
+          measured?.values.data(),
         ]);
         loss += own;
         gradNorm = norm;
+        if (values) metrics.push(measured!.read(values));
       } finally {
         part.dispose();
+        measured?.values.dispose();
       }
     }
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
@@ -97,7 +98,8 @@ export class Updates {
     this.optimizer.lr = lr * this.options.scheduleOf(step);
     this.optimizer.step();
     this.clearGradients();
-    return { loss, lr: this.optimizer.lr, gradNorm, tokens };
+    const means = metrics.length > 0 && { metrics: meanMetrics(metrics) };
+    return { loss, lr: this.optimizer.lr, gradNorm, tokens, ...means };
   }
 
   /** Clips the gradients; gives the norm that they had. */
@@ -112,17 +114,13 @@ export class Updates {
     }
   }
 
-  /** The options of the forward pass of one batch of a step. */
-  #forwardOptions(step: number, batch: number, { labels, segmentIds }: Omit<Batch, 'inputIds'>) {
+  /** How the model runs for one batch of a step. */
+  #passOf(step: number, batch: number): TrainingPass {
     const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps, gradientCheckpointing } = this.options;
     return {
-      labels,
-      segmentIds,
+      adapter: this.subject.adapter,
       gradientCheckpointing,
       ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
-      reduction: 'sum' as const,
-      adapter: this.subject.adapter,
-      train: true,
     };
   }
 

@@ -81,12 +81,14 @@ test('takes an evaluation that the program makes after the run, unless somebody 
   fixture.addAdapter('mine');
   const trainer = new Trainer({ model: fixture.model, data: makeRows(2), maxSteps: 1, outDir });
   await trainer.run();
-  const event = { type: 'eval' as const, step: 1, loss: 0.5, perplexity: 1.65, tokens: 9 };
-  await trainer.addEvaluation(event);
+  const figures = { loss: 0.5, perplexity: 1.65, tokens: 9 };
+  const evaluate = jest.spyOn(fixture.model, 'evaluate').mockResolvedValue(figures);
+  expect(await trainer.evaluate(1, makeRows(1), undefined)).toEqual({ type: 'eval', step: 1, ...figures });
   const line = '- Evaluation loss: `0.5000 after step 1 (perplexity 1.65, 9 tokens)`';
   expect(readFileSync(path, 'utf8').split('\n')).toContain(line);
   writeFileSync(path, 'mine');
-  await trainer.addEvaluation({ ...event, loss: 0.25 });
+  evaluate.mockResolvedValue({ ...figures, loss: 0.25 });
+  await trainer.evaluate(1, makeRows(1), undefined);
   expect(readFileSync(path, 'utf8')).toBe('mine');
 });
 

@@ -1,14 +1,16 @@
 /** The rows of model cards and reports, each with the record or the option that it depends on. */
 import { resultFacts, settingFacts, subjectFacts, type RunFacts } from '../../lib/train/facts';
+import { supervised } from '../../lib/train/objectives/supervised';
+import type { Objective } from '../../lib/train/objectives/objective';
 import { RunRecord } from '../../lib/train/record';
 import { bottleneck } from '../../lib/peft/bottleneck';
 import { ia3 } from '../../lib/peft/ia3';
 import { textBlock } from '../../lib/train/report/document';
 
 const evaluation = { type: 'eval', step: 20, loss: 1, tokens: 1234 };
-function results(changes: object, options: object = {}): Record<string, string> {
+function results(changes: object, options: object = {}, objective = supervised): Record<string, string> {
   const record = Object.assign(new RunRecord(), { tokens: 5000 }, changes);
-  return Object.fromEntries(resultFacts({ record, options } as unknown as RunFacts));
+  return Object.fromEntries(resultFacts({ record, objective, options } as unknown as RunFacts));
 }
 
 test.each<[what: string, rows: Record<string, string>, expected: Record<string, string>]>([
@@ -72,6 +74,27 @@ test.each<[what: string, rows: Record<string, string>, expected: Record<string, 
   ['that does not keep it', results({ best: { step: 10, loss: 0.5 } }), { Steps: '0', Tokens: '5,000' }],
 ])('results %s', (_, rows, expected) => expect(rows).toEqual(expected));
 
+test('results of an objective have its figures, and its score', () => {
+  const objective = { isPerToken: false } as Objective;
+  const metrics = { 'rewards/margins': 0.25 };
+  const rows = results(
+    {
+      lastStep: { step: 3, loss: 0.5, metrics },
+      lastEval: { ...evaluation, loss: 0.5, score: 0.75, metrics: { kl: 2 } },
+      best: { step: 10, loss: 0.5, score: 0.9 },
+    },
+    { keepBest: true },
+    objective,
+  );
+  expect(rows).toMatchObject({
+    'Training loss': '0.5000 in step 3',
+    'Training rewards/margins': '0.2500',
+    'Evaluation score': '0.7500 after step 20 (1,234 tokens)',
+    'Evaluation kl': '2.0000',
+    'Best evaluation score': '0.9000 after step 10, whose adapter is in checkpoint-10',
+  });
+});
+
 const plain = {
   lr: 0.001,
   schedule: 'linear',
@@ -87,6 +110,7 @@ const plain = {
 const settings = (options: object): Record<string, string> =>
   Object.fromEntries(
     settingFacts({
+      objective: supervised,
       subject: { facts: { settings: [['Rank', '8']] } },
       options: { ...plain, ...options },
     } as never),

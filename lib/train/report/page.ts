@@ -1,6 +1,5 @@
 /** The report of a run: one HTML file that needs nothing else. */
 import { version } from '../../../package.json';
-import type { EvalEvent } from '../events';
 import {
   baseModelName,
   evaluationOf,
@@ -11,7 +10,7 @@ import {
   type Fact,
   type RunFacts,
 } from '../facts';
-import type { CurvePoint, RunRecord } from '../record';
+import type { RunRecord } from '../record';
 import {
   duration,
   factList,
@@ -61,24 +60,23 @@ function headline(record: RunRecord, memory: Memory): string {
 
 const shownRows = 10;
 
-function tables(points: readonly CurvePoint[], evaluations: readonly EvalEvent[], stride: number): string {
+function tables({ points, evaluations, stride }: RunRecord, isPerToken: boolean): string {
   const steps = points
     .slice(-shownRows)
     .map(({ step, loss, lr, gradNorm }) => [String(step), ...[loss, lr, gradNorm].map(short)]);
   const of = stride === 1 ? 'The last steps' : `The last points, each the mean of ${stride} steps`;
   const evaluated = evaluations
     .slice(-shownRows)
-    .map(({ step, loss, perplexity, tokens }) => [
+    .map(({ step, loss, tokens }) => [
       String(step),
       short(loss),
-      short(perplexity),
+      ...(isPerToken ? [short(Math.exp(loss))] : []),
       grouped(tokens),
     ]);
+  const columns = ['step', 'loss', ...(isPerToken ? ['perplexity'] : []), 'tokens'];
   return [
     table(of, ['step', 'loss', 'learning rate', 'gradient norm'], steps),
-    ...(evaluated.length > 0
-      ? [table('The last evaluations', ['step', 'loss', 'perplexity', 'tokens'], evaluated)]
-      : []),
+    ...(evaluated.length > 0 ? [table('The last evaluations', columns, evaluated)] : []),
   ].join('\n');
 }
 
@@ -106,15 +104,29 @@ function scope({ resumedAt, stride }: RunRecord): string {
   return parts.map((part) => `<p>${part}</p>`).join('\n');
 }
 
+/** The figures beside the loss that a run told. */
+const metricNames = ({ points, evaluations }: Pick<RunRecord, 'points' | 'evaluations'>): string[] => [
+  ...new Set([...points, ...evaluations].flatMap(({ metrics = {} }) => Object.keys(metrics))),
+];
+
+function metricFigures(names: readonly string[]): string {
+  if (names.length === 0) return '';
+  const figures = names.map((name, i) => figure(`metric-${i}`, name));
+  return `<div class="pair">\n${figures.join('\n')}\n</div>\n`;
+}
+
 /** The curves over the steps, of which each has a value where there is a point or an evaluation. */
 function chartsOf({ points, evaluations }: RunRecord): Record<string, Chart> {
   const at = [...new Set([...points, ...evaluations].map(({ step }) => step))].sort((a, b) => a - b);
-  const column = <Row extends { step: number }>(rows: readonly Row[], value: (row: Row) => number) => {
+  const column = <Row extends { step: number }>(
+    rows: readonly Row[],
+    value: (row: Row) => number | undefined,
+  ) => {
     const values = new Map(rows.map((row) => [row.step, value(row)]));
     return at.map((step) => values.get(step) ?? null);
   };
   const chart = (...lines: ChartLine[]): Chart => ({ label: 'step', at, lines });
-  const line = (label: string, name: keyof CurvePoint): ChartLine => ({
+  const line = (label: string, name: 'loss' | 'lr' | 'gradNorm'): ChartLine => ({
     label,
     colour: 'first',
     values: column(points, (point) => point[name]),
@@ -125,17 +137,30 @@ function chartsOf({ points, evaluations }: RunRecord): Record<string, Chart> {
     values: column(evaluations, ({ loss }) => loss),
     marked: true,
   };
+  const metric = (name: string): Chart => {
+    const evaluated = column(evaluations, ({ metrics }) => metrics?.[name]);
+    return chart(
+      { label: name, colour: 'first', values: column(points, ({ metrics }) => metrics?.[name]) },
+      ...(evaluations.length > 0 ? [{ ...evaluation, values: evaluated }] : []),
+    );
+  };
+  const metrics = metricNames({ points, evaluations }).map(
+    (name, i) => [`metric-${i}`, metric(name)] as const,
+  );
   return {
     loss: chart(line('loss', 'loss'), ...(evaluations.length > 0 ? [evaluation] : [])),
     lr: chart(line('learning rate', 'lr')),
     norm: chart(line('gradient norm', 'gradNorm')),
+    ...Object.fromEntries(metrics),
   };
 }
 
 /** The whole page. */
 export function reportPage({ samples, memory, ...run }: ReportContent): string {
   const { record } = run;
-  const { points, evaluations, stride } = record;
+  const { isPerToken } = run.objective;
+  const { evaluations } = record;
+  const metrics = metricNames(record);
   const memoryFacts: Fact[] = [
     ['Tokens', `${grouped(record.tokens)} in ${duration(record.seconds)}, evaluations and saves included`],
     [
@@ -145,7 +170,7 @@ export function reportPage({ samples, memory, ...run }: ReportContent): string {
     ['Device', run.model.device],
     ['Written by', `lora-native ${version}`],
   ];
-  const lossCaption = `Loss in nats a token${evaluations.length > 0 ? ', in training and on the held-out data' : ''}`;
+  const lossCaption = `Loss${isPerToken ? ' in nats a token' : ''}${evaluations.length > 0 ? ', in training and on the held-out data' : ''}`;
   const body = `${scope(record)}
 ${headline(record, memory)}
 <h2>Curves</h2>
@@ -155,14 +180,14 @@ ${figure('loss', lossCaption)}
 ${figure('lr', 'Learning rate')}
 ${figure('norm', 'Norm of the gradient before clipping')}
 </div>
-<h2>What was trained</h2>
+${metricFigures(metrics)}<h2>What was trained</h2>
 ${factList([...subjectFacts(run), ...resultFacts(run)])}
 <h2>Settings</h2>
 ${factList(settingFacts(run))}
 <h2>Samples</h2>
 ${sampleTexts(samples)}
 <h2>Values</h2>
-${tables(points, evaluations, stride)}
+${tables(record, isPerToken)}
 <h2>Machine</h2>
 ${factList(memoryFacts)}`;
   const title = `${run.subject.facts.title} of ${baseModelName(run.model.directory)}`;

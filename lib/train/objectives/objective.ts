@@ -1,0 +1,68 @@
+/** What a run optimizes. An objective is a file beside this one; they meet in objectives.ts. */
+import type { Batch } from '../../data/batches';
+import type { DataSource } from '../../data/example';
+import type { RowKind } from '../../data/row_groups';
+import type { SequencePlan } from '../../data/sequence_plan';
+import type { CausalLM } from '../../models/causal_lm';
+import type { EmbeddingNoise } from '../../models/inputs/noise';
+import type { Adapter } from '../../peft/adapter';
+import type { Tensor, TensorValues } from '../../tensor/tensor';
+import type { EvalEvent } from '../events';
+import type { Metrics } from '../metrics';
+
+/** How the model runs for a batch of a step. */
+export interface TrainingPass {
+  readonly adapter: Adapter | null;
+  readonly gradientCheckpointing: boolean;
+  readonly noise?: EmbeddingNoise;
+}
+
+/** Numbers on the device, and what figures they are. */
+export interface Measured {
+  readonly values: Tensor;
+  readonly read: (values: TensorValues) => Metrics;
+}
+
+/** What a batch adds to a step. */
+export interface BatchLoss {
+  /** Times 1 ÷ the weight of all batches of the step, it is the part of the batch in the loss of the step. */
+  readonly sum: Tensor;
+  /** Figures beside the loss, whose mean over the batches that have them a step reports. */
+  readonly measured?: Measured;
+}
+
+/** What an evaluation gives. */
+export interface ObjectiveEvaluation {
+  /** What its event tells. Early stopping and keepBest compare its score where it has one, else its loss. */
+  readonly figures: Omit<EvalEvent, 'type' | 'step' | 'best'>;
+  readonly higherIsBetter: boolean;
+}
+
+/** How evaluations run. */
+export interface EvaluationPass {
+  readonly adapter: Adapter | null;
+  readonly batchSize: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** The loop, checkpoints and reports know nothing else of what a run optimizes. */
+export interface Objective {
+  /** The rows that it reads, and which of their texts belong together. */
+  readonly rows: RowKind;
+  /** Its own settings, which checkpoints are compared with. */
+  readonly settings: Readonly<Record<string, unknown>>;
+  /** What model cards and reports say of it. */
+  readonly facts: readonly (readonly [name: string, value: string])[];
+  /** Whether its loss is the mean of −log p over tokens, so that exp(loss) is a perplexity. */
+  readonly isPerToken: boolean;
+  /** What a batch weighs in the loss of its step; 0: it is left out. */
+  weightOf(batch: Batch, plan: SequencePlan): number;
+  /** Why a step cannot be taken of batches that weigh nothing together. */
+  readonly weightless: string;
+  /** What is computed before the first step, also that of a run that goes on. */
+  prepare?(model: CausalLM, data: DataSource<unknown>, pass: EvaluationPass): Promise<void>;
+  /** A batch, with its graph. */
+  loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss>;
+  /** The held-out rows. */
+  evaluate(model: CausalLM, data: DataSource<unknown>, pass: EvaluationPass): Promise<ObjectiveEvaluation>;
+}
