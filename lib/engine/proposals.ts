@@ -47,7 +47,7 @@ export class PromptLookup implements Proposer {
       if (common > longest) [best, longest] = [place, common];
       place = this.#earlier[place]!;
     }
-    if (longest < this.#least) return [];
+    if (longest === 0) return [];
     // Where it reaches the end of the text, what repeats goes on repeating.
     const proposed: number[] = [];
     for (let i = 0; i < max; i++) proposed.push(tokens[best + 1 + i] ?? proposed[best + i - end]!);
@@ -146,7 +146,6 @@ export class SpeculationGate {
 
   /** Takes in how many of the tokens that were proposed were taken. */
   note(proposed: number, taken: number): void {
-    if (proposed === 0) return;
     this.#hits = this.#hits * memory + taken;
     this.#tries = this.#tries * memory + taken + (taken < proposed ? 1 : 0);
     if (taken === proposed) this.#pause = shortestPause;
@@ -166,7 +165,6 @@ export class Speculation {
 
   /** At most `max` tokens that may follow, for a step with so many rows of other texts. */
   propose(tokens: readonly number[], max: number, others: number): number[] {
-    this.#last = undefined;
     for (const { proposer, gate } of this.#sources) {
       const most = Math.min(max, gate.most(others));
       const proposed = most > 0 ? proposer.propose(tokens, most) : [];

@@ -8,7 +8,7 @@ const contextTokens = 8;
 export function continuationIds(tokenizer: Tokenizer, before: readonly number[], text: string): number[] {
   const plain = { addSpecialTokens: false };
   const context = before.slice(-contextTokens).filter((id) => id >= 0);
-  const shown = tokenizer.decode(context, { skipSpecialTokens: true });
+  const shown = tokenizer.decode(context);
   const known = tokenizer.encode(shown, plain);
   const all = tokenizer.encode(shown + text, plain);
   // Where the two would have a token in common, the text has been split between them already.

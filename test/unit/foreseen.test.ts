@@ -50,6 +50,7 @@ test.each<[string, JsonSchema, string, string]>([
   ['the first name, and that a string begins', person, '', '{"name": "'],
   ['what is left of a name', person, '{"na', 'me": "'],
   ['nothing within a free string', person, '{"name": "', ''],
+  ['no space after a colon within one', person, '{"name": "a:', ''],
   ['nothing of a character that is escaped', person, '{"name": "a\\', ''],
   ['what follows a string', person, '{"name": "a"', ', "age": '],
   ['a quote that is escaped ends no string', person, '{"name": "a\\""', ', "age": '],

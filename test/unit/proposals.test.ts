@@ -134,9 +134,17 @@ describe('SpeculationGate', () => {
     expect(pause(gate)).toBe(16);
   });
 
-  test('does not learn from steps without proposals', () => {
-    const gate = after(0, 0, 100);
-    expect(gate.most(0)).toBe(new SpeculationGate().most(0));
+  test('a token that is worth its row has at least the chance of what the rows give', () => {
+    const gate = new SpeculationGate(0.21);
+    for (let i = 0; i < 200; i++) gate.note(2, 1); // one in two is taken
+    // 8 rows take 2.5 times as long as one, and give 8 tokens: 0.21 · 8 ÷ 2.5 = 0.68 for the time of the next.
+    expect([0, 1, 2, 7].map((others) => gate.most(others))).toEqual([1, 1, 1, 0]);
+  });
+
+  test('learns from each token whether it is taken', () => {
+    const gate = new SpeculationGate(0.3);
+    for (let i = 0; i < 200; i++) gate.note(4, 4);
+    expect(gate.most(9)).toBe(maxProposed);
   });
 });
 
