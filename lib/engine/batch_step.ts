@@ -69,9 +69,9 @@ export class BatchStep {
     values.fill(0);
     for (let i = 0; i < m; i++) {
       const { request, offset } = order[i]!;
-      const { computed, ids, pages } = request;
-      const position = computed + offset;
-      values[i] = ids[position]!;
+      const { pages } = request;
+      const position = request.computed + offset;
+      values[i] = request.tokenAt(position);
       values[m + i] = position + 1;
       values[2 * m + i] = slotOf(order[i]!);
       values[3 * m + i] = this.#model.tableStart?.(request.longest) ?? 0;

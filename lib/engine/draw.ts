@@ -15,7 +15,7 @@ import { recordProgram, type Program } from '../tensor/program';
 import { rawCast, rawEmpty, rawView } from '../tensor/raw';
 import { temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import { gatherEntries } from './logit_adjuster';
+import { gatherEntries, type AdjustedRow } from './logit_adjuster';
 import type { Drawn } from './delivery';
 import { engineStack } from './model';
 import type { Row } from './request';
@@ -112,7 +112,7 @@ export function drawTokens(
   const most = Math.max(...counts);
   const reads = temporaries(() =>
     entry(() => {
-      const entries = gatherEntries(rows.map(({ request }) => request.adjuster));
+      const entries = gatherEntries(rows.map(adjustedRow));
       const constrained = rows.some(({ request }) => request.plan.constraint);
       const raw = most >= 0 && (entries || constrained) ? rawCast(logits, logits.dtype) : logits;
       if (entries) adjustLogits(logits, entries);
@@ -146,6 +146,17 @@ export function drawTokens(
   };
 }
 
+const adjustedRow = ({ request, offset }: Row): AdjustedRow => ({
+  adjuster: request.adjuster,
+  ahead: request.proposed.slice(0, offset),
+});
+
+/** What the grammar of a row allows. */
+function maskOf({ request, offset }: Row): Int32Array<ArrayBuffer> | undefined {
+  const { constraint } = request.plan;
+  return offset === 0 ? constraint?.bits : constraint?.ahead[offset - 1];
+}
+
 /** Leaves each row of logits what its grammar allows; neighbors that have one are one op, and rows without are left alone. */
 function maskRows(logits: Tensor, rows: readonly Row[]): void {
   const vocab = logits.shape[1]!;
@@ -153,7 +164,7 @@ function maskRows(logits: Tensor, rows: readonly Row[]): void {
   for (let row = 0; row < rows.length;) {
     const masks: Int32Array[] = [];
     for (let at = row; at < rows.length; at++) {
-      const bits = rows[at]!.request.plan.constraint?.bits;
+      const bits = maskOf(rows[at]!);
       if (!bits) break;
       masks.push(bits);
     }

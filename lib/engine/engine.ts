@@ -17,6 +17,7 @@ import { PrefixCache } from './prefixes';
 import { Request, requestsOf, type RequestPlan, type Row } from './request';
 import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
+import { propose } from './speculation';
 import { WorkingMemory } from './working_memory';
 
 export const defaultLimits: Readonly<EngineLimits> = defaultsOf(engineOptions);
@@ -73,6 +74,10 @@ export interface EngineStats {
   steps: number;
   /** How many tokens were drawn. */
   tokens: number;
+  /** How many tokens were proposed for texts that speculate. */
+  proposedTokens: number;
+  /** How many of them were right: each saved a step. */
+  acceptedTokens: number;
 }
 
 /** One draw for each of these rows is on its way. */
@@ -100,6 +105,8 @@ export class Engine {
   #revision = 0;
   #stepCount = 0;
   #tokens = 0;
+  #proposedTokens = 0;
+  #acceptedTokens = 0;
   /** Wakes the engine when those that sit out have done so for long. */
   #alarm: NodeJS.Timeout | undefined;
 
@@ -131,6 +138,8 @@ export class Engine {
       preemptions: this.#scheduler.preemptions,
       steps: this.#stepCount,
       tokens: this.#tokens,
+      proposedTokens: this.#proposedTokens,
+      acceptedTokens: this.#acceptedTokens,
     };
   }
 
@@ -246,6 +255,7 @@ export class Engine {
       const pending: Pending[] = [];
       if (chunk) pending.push(...(await this.#computeChunk(chunk)));
       if (rows.some(({ plan }) => plan.constraint)) await constraintsKnown(rows);
+      await this.#speculate(rows);
       for (const group of this.#groups(rows)) pending.push(...this.#computeRows(group));
       for (const request of fresh) deliver(request);
       const idle = !chunk && rows.length === 0 && fresh.length === 0;
@@ -256,6 +266,19 @@ export class Engine {
       fresh = [];
       for (const { rows, draws } of pending) fresh = [...fresh, ...(await this.#take(rows, draws))];
     }
+  }
+
+  /** Gives the places that are left in a step to tokens that may follow. */
+  async #speculate(requests: readonly Request[]): Promise<void> {
+    if (!requests.some(({ plan }) => plan.speculation)) return;
+    const hasPages = (request: Request, positions: number): boolean =>
+      this.#scheduler.hasPagesFor(request, positions);
+    propose(requests.filter(holdsPages), this.#limits.maxBatchSize, hasPages);
+    const constrained = requests.filter(({ plan, proposed }) => plan.constraint && proposed.length > 0);
+    for (const { plan, proposed } of constrained) plan.constraint!.lookAhead(proposed);
+    await constraintsKnown(constrained);
+    for (const request of constrained)
+      request.proposed = request.proposed.slice(0, request.plan.constraint!.ahead.length);
   }
 
   /** Rows that run in one step: all whose adapters share a batch, and those of each other adapter. */
@@ -301,7 +324,7 @@ export class Engine {
           const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
           this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
         }
-        const { order, draws } = step.run(requests.map((request) => ({ request, offset: 0 })));
+        const { order, draws } = step.run(requests.flatMap(({ rows }) => rows));
         this.#stepCount++;
         for (const request of requests) this.#scheduler.rowDone(request);
         return [{ rows: order, draws }];
@@ -335,18 +358,22 @@ export class Engine {
       return [];
     }
     const fresh: Request[] = [];
-    for (const [i, { request }] of rows.entries()) {
-      const token = drawn[i];
-      if (!token) continue;
-      if (token instanceof Error) request.fail(token);
-      else if (request.computed === request.ids.length) {
-        // Otherwise it makes tokens again that it had before it lost its pages.
-        request.take(token);
-        this.#tokens++;
-        fresh.push(request);
-      }
+    for (const request of drawn.length > 0 ? requestsOf(rows) : []) {
+      // Otherwise it makes tokens again that it had before it lost its pages.
+      if (request.computed !== request.ids.length) continue;
+      const proposed = request.proposed.length;
+      const taken = request.take(drawn.filter((_, i) => rows[i]!.request === request));
+      this.#tokens += taken;
+      if (proposed > 0) this.#noteProposed(request, proposed, taken - 1);
+      fresh.push(request);
     }
     return fresh;
+  }
+
+  #noteProposed({ plan }: Request, proposed: number, accepted: number): void {
+    this.#proposedTokens += proposed;
+    this.#acceptedTokens += Math.max(0, accepted);
+    plan.speculation!.settle(proposed, Math.max(0, accepted));
   }
 }
 

@@ -43,18 +43,54 @@ export class LogitAdjuster {
 
   /** Takes the token that was drawn. */
   push(id: number): void {
-    const { repetitionPenalty, presencePenalty, frequencyPenalty } = this.#plan;
-    this.#generated++;
-    if (repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0) {
+    if (this.#penalizes) {
       const place = this.#placeOf(id);
       this.#counts[place]!++;
-      this.#entries.factors[place] = repetitionPenalty;
+      this.#entries.factors[place] = this.#plan.repetitionPenalty;
       this.#refresh(id);
     }
-    // Those that may come from now on.
-    if (this.#generated === 1) for (const other of this.#plan.beginSuppressTokens) this.#refresh(other);
-    if (this.#generated === this.#minNewTokens)
-      for (const other of this.#plan.eosTokenIds) this.#refresh(other);
+    this.#setGenerated(this.#generated + 1);
+  }
+
+  /** Calls a function in the state behind tokens that may come. */
+  after(ids: readonly number[], use: () => void): void {
+    const before = ids.map((id) => {
+      const place = this.#places.get(id);
+      const factor = place === undefined ? undefined : this.#entries.factors[place]!;
+      this.push(id);
+      return factor;
+    });
+    use();
+    this.#setGenerated(this.#generated - ids.length);
+    if (this.#penalizes) for (let i = ids.length; i-- > 0;) this.#takeBack(ids[i]!, before[i]);
+  }
+
+  /** Takes the last token back. `factor`: that of its entry before, if there was one. */
+  #takeBack(id: number, factor: number | undefined): void {
+    const place = this.#places.get(id)!;
+    this.#counts[place]!--;
+    if (factor === undefined) {
+      this.#places.delete(id);
+      this.#size--;
+    } else {
+      this.#entries.factors[place] = factor;
+      this.#refresh(id);
+    }
+  }
+
+  get #penalizes(): boolean {
+    const { repetitionPenalty, presencePenalty, frequencyPenalty } = this.#plan;
+    return repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
+  }
+
+  #setGenerated(count: number): void {
+    const least = Math.min(count, this.#generated);
+    const most = Math.max(count, this.#generated);
+    this.#generated = count;
+    const passes = (limit: number): boolean => least < limit && limit <= most;
+    // Those that may come from now on, or not any more.
+    if (passes(1)) for (const other of this.#plan.beginSuppressTokens) this.#refresh(other);
+    if (passes(this.#minNewTokens)) for (const other of this.#plan.eosTokenIds) this.#refresh(other);
   }
 
   /** Copies the entries, as those of a row, behind the first `at` of `to`. */
@@ -105,15 +141,29 @@ export class LogitAdjuster {
   }
 }
 
+/** What changes the logits of a row: what its generation has, behind tokens that may come. */
+export interface AdjustedRow {
+  readonly adjuster: LogitAdjuster;
+  readonly ahead: readonly number[];
+}
+
 /** The entries of all rows of a batch; undefined where there are none. Rows without an adjuster have none. */
-export function gatherEntries(adjusters: readonly (LogitAdjuster | undefined)[]): LogitEntries | undefined {
-  const size = adjusters.reduce((sum, adjuster) => sum + (adjuster?.size ?? 0), 0);
-  if (size === 0) return undefined;
-  const entries = room(size);
+export function gatherEntries(rows: readonly (AdjustedRow | undefined)[]): LogitEntries | undefined {
+  const most = rows.reduce((sum, row) => sum + (row ? row.adjuster.size + row.ahead.length : 0), 0);
+  if (most === 0) return undefined;
+  const entries = room(most);
   let at = 0;
-  for (const [row, adjuster] of adjusters.entries()) {
-    adjuster?.copyTo(entries, at, row);
-    at += adjuster?.size ?? 0;
-  }
-  return entries;
+  for (const [row, adjusted] of rows.entries())
+    adjusted?.adjuster.after(adjusted.ahead, () => {
+      adjusted.adjuster.copyTo(entries, at, row);
+      at += adjusted.adjuster.size;
+    });
+  if (at === 0) return undefined;
+  const { rows: places, ids, factors, addends } = entries;
+  return {
+    rows: places.subarray(0, at),
+    ids: ids.subarray(0, at),
+    factors: factors.subarray(0, at),
+    addends: addends.subarray(0, at),
+  };
 }

@@ -6,6 +6,7 @@ import type { TokenStream } from '../text/token_stream';
 import { Delivery, type Completion, type Drawn } from './delivery';
 import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type Page, type PagePool } from './pages';
+import type { Speculation } from './proposals';
 import type { GenerationPlan } from './sampling';
 
 /** What a request asks for. */
@@ -20,6 +21,8 @@ export interface RequestPlan {
   readonly stream?: TokenStream | undefined;
   /** What holds its text to a grammar. It outlives the pages that the request may lose. */
   readonly constraint?: TokenConstraint | undefined;
+  /** What guesses its next tokens. Absent: a step makes one token of it. */
+  readonly speculation?: Speculation | undefined;
 }
 
 /** A row of a step: it reads the token at position `computed` + `offset` of a request, and the one after it is drawn from it. */
@@ -48,6 +51,8 @@ export class Request {
   readonly adjuster: LogitAdjuster;
   /** Positions whose keys and values lie in the pages. */
   computed = 0;
+  /** What may follow the last id: rows of the next step read it, and draw the token after each. */
+  proposed: readonly number[] = [];
   /** What names the weights that the pages were computed with. */
   weights = '';
   /** Tokens of the prompt that other requests had computed. */
@@ -89,7 +94,8 @@ export class Request {
 
   /** Whether its consumer, or what tells its next tokens, is behind: it then sits out. */
   get held(): boolean {
-    return this.delivery.unread + this.#drawn.length >= maxAhead || this.plan.constraint?.late === true;
+    const fresh = Math.min(1, this.#drawn.length); // those of one step count as one until they are delivered
+    return this.delivery.unread + fresh >= maxAhead || this.plan.constraint?.late === true;
   }
 
   /** Whether a part of the prompt is not computed. */
@@ -112,6 +118,22 @@ export class Request {
     return this.promptLength + Math.max(0, this.plan.maxNewTokens - 1);
   }
 
+  /** Most tokens that may be proposed: each makes a token more, of those that are wanted. */
+  get maxProposed(): number {
+    if (this.computed < this.ids.length - 1) return 0; // it computes again what it had
+    return Math.max(0, this.plan.maxNewTokens - this.generated - 1);
+  }
+
+  /** Those of the next step. */
+  get rows(): Row[] {
+    return Array.from({ length: 1 + this.proposed.length }, (_, offset) => ({ request: this, offset }));
+  }
+
+  /** The token at a position, which may be one that is proposed. */
+  tokenAt(position: number): number {
+    return this.ids[position] ?? this.proposed[position - this.ids.length]!;
+  }
+
   /** Pages that are missing for the first `positions`. */
   pagesMissing(positions: number): number {
     return Math.max(0, pagesFor(positions) - this.pages.length);
@@ -128,21 +150,41 @@ export class Request {
     this.deliver();
   }
 
-  /** Takes the token that was drawn after the last id; the text follows in deliver(). */
-  take(drawn: Drawn): void {
-    if (this.ended) return; // it ended while the token was on its way
+  /**
+   * Takes what the rows of a step drew: the token after the last id, and each further one whose row read what had been drawn. The text
+   * follows in deliver(). Returns how many it took.
+   */
+  take(draws: readonly (Drawn | Error)[]): number {
+    const { proposed } = this;
+    this.proposed = [];
+    const before = this.generated;
+    for (const [i, drawn] of draws.entries()) {
+      if (this.ended) break; // before, or while the tokens were on their way
+      if (drawn instanceof Error) {
+        this.fail(drawn);
+        break;
+      }
+      this.#push(drawn);
+      if (drawn.id !== proposed[i]) break;
+      this.computed++;
+    }
+    const taken = this.generated - before;
+    if (taken > 0 && !this.ended) this.#constrain(this.ids.slice(-taken));
+    return taken;
+  }
+
+  #push(drawn: Drawn): void {
     this.#firstToken ??= performance.now();
     this.ids.push(drawn.id);
     this.adjuster.push(drawn.id);
     this.#drawn.push(drawn);
     if (this.plan.generation.eosTokenIds.has(drawn.id)) this.#finishReason = 'stop';
     else if (this.generated >= this.plan.maxNewTokens) this.#finishReason = 'length';
-    if (!this.ended) this.#constrain(drawn.id);
   }
 
-  #constrain(id: number): void {
+  #constrain(ids: readonly number[]): void {
     const { constraint } = this.plan;
-    constraint?.accept(id);
+    constraint?.accept(ids);
     if (constraint?.late)
       void constraint.ready().then(this.#wakeEngine, (error: unknown) => this.cancel(error));
   }
@@ -155,6 +197,7 @@ export class Request {
       if (!this.delivery.add(token, this.ended && after === 0)) continue;
       this.#finishReason = 'stop';
       this.ids.length -= after; // tokens behind the stop string
+      this.computed = Math.min(this.computed, this.ids.length);
       break;
     }
     if (this.#finishReason !== undefined)
@@ -194,5 +237,6 @@ export class Request {
   releasePages(): void {
     for (const page of this.pages.splice(0)) this.#pool.release(page);
     this.computed = 0;
+    this.proposed = [];
   }
 }

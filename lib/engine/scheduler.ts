@@ -193,6 +193,13 @@ export class Scheduler {
     return rows;
   }
 
+  /** Gets pages for `positions` where no other request has to lose any; whether it has them. */
+  hasPagesFor(request: Request, positions: number): boolean {
+    const pages = this.#take(request.pagesMissing(positions), false);
+    if (pages) request.pages.push(...pages);
+    return pages !== undefined;
+  }
+
   /** Gets pages for `positions`, if need be those of a request that sleeps or is younger. One that is alone and gets none fails. */
   #reserve(request: Request, positions: number): boolean {
     for (;;) {

@@ -6,12 +6,16 @@ export interface TokenConstraint {
   readonly bits: Int32Array<ArrayBuffer> | undefined;
   /** What comes next, while the grammar leaves no choice but of white space. Known with `bits`, where it is asked for. */
   readonly foreseen?: string | undefined;
+  /** What `bits` would be behind each of the tokens that lookAhead() was given, as far as the grammar allows them. */
+  readonly ahead: readonly Int32Array<ArrayBuffer>[];
   /** Whether it may take long until `bits` are known: the text then sits out. */
   readonly late: boolean;
-  /** Waits for `bits`, or for end(). @throws what keeps them from being known. */
+  /** Waits for `bits` and `ahead`, or for end(). @throws what keeps them from being known. */
   ready(): Promise<void>;
-  /** Takes the next token of the text. */
-  accept(id: number): void;
+  /** Asks what could follow these tokens, of which none is taken. */
+  lookAhead(ids: readonly number[]): void;
+  /** Takes the next tokens of the text. */
+  accept(ids: readonly number[]): void;
   /** Frees what it holds; the text ends here. */
   end(): void;
 }

@@ -19,10 +19,12 @@ type Command =
       readonly tokens: readonly number[];
       readonly foresees: boolean;
     }
-  | { readonly id: number; readonly token: number }
+  | { readonly id: number; readonly tokens: readonly number[] }
+  | { readonly id: number; readonly ahead: readonly number[] }
   | { readonly id: number; readonly end: true };
 type Answer = { readonly id: number; readonly full: boolean } & (
   | { readonly bits: Int32Array<ArrayBuffer>; readonly foreseen: string | undefined }
+  | { readonly ahead: readonly Int32Array<ArrayBuffer>[] }
   | { readonly error: string }
 );
 
@@ -106,10 +108,16 @@ export class GrammarThread implements Matcher {
     this.#startNext();
   }
 
-  taken(text: Match, token: number): boolean {
+  taken(text: Match, tokens: readonly number[]): boolean {
     // One that waits says all its tokens when it begins.
-    if (!this.#waiting.includes(text)) this.#ask(text, { id: this.#ids.get(text)!, token });
+    if (!this.#waiting.includes(text)) this.#ask(text, { id: this.#ids.get(text)!, tokens });
     return this.#starting.size > 0;
+  }
+
+  lookAhead(text: Match, ahead: readonly number[]): boolean {
+    if (this.#starting.size > 0) return false; // the answer would come late
+    this.#ask(text, { id: this.#ids.get(text)!, ahead });
+    return true;
   }
 
   leave(text: Match): void {
@@ -175,8 +183,8 @@ export class GrammarThread implements Matcher {
       else {
         this.#starting.delete(answer.id);
         if (--this.#awaited === 0) this.#rest();
-        const { bits, foreseen } = answer;
-        text?.take(bits, foreseen && unspell(foreseen));
+        if ('ahead' in answer) text?.takeAhead(answer.ahead);
+        else text?.take(answer.bits, answer.foreseen && unspell(answer.foreseen));
       }
     }
     this.#startNext();

@@ -115,6 +115,10 @@ export class Grammars implements Matcher {
     return true;
   }
 
+  lookAhead(): boolean {
+    return false;
+  }
+
   leave(text: Match): void {
     this.#waiting = this.#waiting.filter((other) => other !== text);
   }

@@ -4,8 +4,10 @@ import type { SchemaGrammar } from './json_schema';
 
 /** What tells a text which tokens may come next. */
 export interface Matcher {
-  /** Says that a text has taken a token; gives whether the answer may take long. */
-  taken(text: Match, token: number): boolean;
+  /** Says that a text has taken tokens; gives whether the answer may take long. */
+  taken(text: Match, tokens: readonly number[]): boolean;
+  /** Asks what could follow tokens; gives whether an answer comes. */
+  lookAhead(text: Match, tokens: readonly number[]): boolean;
   /** Forgets a text. */
   leave(text: Match): void;
 }
@@ -13,6 +15,7 @@ export interface Matcher {
 export class Match implements TokenConstraint {
   bits: Int32Array<ArrayBuffer> | undefined;
   foreseen: string | undefined;
+  ahead: readonly Int32Array<ArrayBuffer>[] = [];
   late = false;
   /** Whether it wants to know `foreseen`. */
   readonly foresees: boolean;
@@ -22,6 +25,8 @@ export class Match implements TokenConstraint {
   #matcher: Matcher | undefined;
   /** Answers that have not come from the matcher; the last of them says what follows now. */
   #awaited = 0;
+  /** Whether `ahead` is on its way. */
+  #looking = false;
   #wait: PromiseWithResolvers | undefined;
   #failure: { error: unknown } | undefined;
   #ended = false;
@@ -33,16 +38,23 @@ export class Match implements TokenConstraint {
 
   async ready(): Promise<void> {
     if (this.#failure) throw this.#failure.error;
-    if (this.bits || this.#ended) return;
+    if ((this.bits && !this.#looking) || this.#ended) return;
     this.#wait ??= withResolvers();
     await this.#wait.promise;
   }
 
-  accept(id: number): void {
+  lookAhead(ids: readonly number[]): void {
+    this.ahead = [];
+    if (this.#ended || this.#failure || !this.bits || !allows(this.bits, ids[0])) return;
+    this.#looking = this.#matcher!.lookAhead(this, ids);
+  }
+
+  accept(ids: readonly number[]): void {
     if (this.#ended || this.#failure) return;
     this.bits = undefined;
-    this.tokens.push(id);
-    this.late = this.#matcher!.taken(this, id);
+    this.ahead = [];
+    this.tokens.push(...ids);
+    this.late = this.#matcher!.taken(this, ids);
   }
 
   end(): void {
@@ -58,6 +70,9 @@ export class Match implements TokenConstraint {
   moveTo(matcher: Matcher): void {
     this.#matcher = matcher;
     this.#awaited = 0;
+    if (!this.#looking) return;
+    this.#looking = false; // nobody answers any more; it goes on without
+    this.#settle();
   }
 
   /** Notes that a question about it is on its way. */
@@ -69,6 +84,13 @@ export class Match implements TokenConstraint {
     if (--this.#awaited > 0) return; // it has taken a token since
     this.bits = bits;
     this.foreseen = foreseen;
+    this.#settle();
+  }
+
+  takeAhead(masks: readonly Int32Array<ArrayBuffer>[]): void {
+    this.#awaited--;
+    this.#looking = false;
+    this.ahead = masks;
     this.#settle();
   }
 
@@ -85,6 +107,9 @@ export class Match implements TokenConstraint {
     else wait?.resolve();
   }
 }
+
+const allows = (bits: Int32Array, id: number | undefined): boolean =>
+  id !== undefined && ((bits[id >> 5]! >> (id & 31)) & 1) === 1;
 
 interface PromiseWithResolvers {
   readonly promise: Promise<void>;

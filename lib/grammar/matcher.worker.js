@@ -1,5 +1,6 @@
 // Runs web-xgrammar, in a thread of its own: compiling a grammar for a large vocabulary takes milliseconds to seconds.
-// Each message is a list of commands; each command but `end` is answered, in its order: { id, full, bits, foreseen } or { id, full, error }.
+// Each message is a list of commands; each command but `end` is answered, in its order: { id, full, bits, foreseen },
+// { id, full, ahead } or { id, full, error }.
 //
 // The package's script expects a browser or a CommonJS module. Its package.json calls it an ES module, in which it finds neither
 // `require` nor `__filename`, so that neither import() nor require() loads it. Here it is compiled as the body of a function whose
@@ -79,6 +80,8 @@ async function compiled(text) {
   return grammar;
 }
 
+const allows = (bits, token) => ((bits[token >> 5] >> (token & 31)) & 1) === 1;
+
 /** Where a text of JSON stands: its last character, whether that lies in a string, and the white space that it has had after { [ : and , */
 class Place {
   last = '';
@@ -148,15 +151,28 @@ function foresee({ matcher, place: now }) {
 
 const texts = new Map();
 
-async function answer({ id, grammar, tokens, token, foresees }) {
+/** What may follow each of these tokens, as far as they may come; the first may. The matcher goes back. */
+async function lookAhead(matcher, tokens) {
+  const masks = [];
+  for (const token of tokens) {
+    const last = masks.at(-1);
+    if ((last && !allows(last, token)) || !matcher.acceptToken(token)) break;
+    masks.push(await matcher.getNextTokenBitmask());
+  }
+  if (masks.length > 0) matcher.rollBack(masks.length);
+  return masks;
+}
+
+async function answer({ id, grammar, tokens, ahead, foresees }) {
   if (grammar !== undefined) {
     const matcher = await xgrammar.GrammarMatcher.createGrammarMatcher(await compiled(grammar));
     texts.set(id, { matcher, foresees, place: new Place() });
   }
   const text = texts.get(id);
-  for (const taken of tokens ?? [token]) {
-    if (!text.matcher.acceptToken(taken)) throw new Error(`token ${taken} is not one that may follow`);
-    if (text.foresees) text.place.read(spellings[taken]);
+  if (ahead) return { ahead: await lookAhead(text.matcher, ahead) };
+  for (const token of tokens) {
+    if (!text.matcher.acceptToken(token)) throw new Error(`token ${token} is not one that may follow`);
+    if (text.foresees) text.place.read(spellings[token]);
   }
   const bits = await text.matcher.getNextTokenBitmask();
   return { bits, foreseen: text.foresees ? foresee(text) : undefined };

@@ -42,7 +42,7 @@ export interface Past {
   readonly tableStart?: Tensor | undefined;
   /** More than any position. */
   readonly maxPositions: number;
-  /** A part of one prompt, or one token of each sequence. */
+  /** A part of one prompt, or a token of each row. */
   readonly phase: 'prefill' | 'decode';
 }
 
@@ -87,7 +87,7 @@ export function attentionPaged(
 /**
  * Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] by a table of at least 64·maxPages positions (rope.ts), and writes the rows of k, and of v as
  * they are, into their pools [pages, kvHeads, 64, d], in place: row i of sequence b is at position lengths[b] − s + i. No two sequences may
- * write to one page. With `tableStart` [b] i32, position p of sequence b has row tableStart[b] + p of the table, in which several may lie below
+ * write to one position; tokens of one text may be sequences of lengths n, n + 1, … with the same pages. With `tableStart` [b] i32, position p of sequence b has row tableStart[b] + p of the table, in which several may lie below
  * one another. → q, rotated. No gradient.
  */
 export function pageAppend(

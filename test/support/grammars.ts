@@ -23,8 +23,12 @@ export function tinyTokenizer(): () => Promise<Tokenizer> {
 /** The tokens that may come next. */
 export async function allowed(text: TokenConstraint): Promise<number[]> {
   await text.ready();
-  return [...Array(vocabSize).keys()].filter((id) => (text.bits![id >> 5]! >>> (id & 31)) & 1);
+  return allowedBy(text.bits!);
 }
+
+/** The ids of a mask. */
+export const allowedBy = (bits: Int32Array): number[] =>
+  [...Array(vocabSize).keys()].filter((id) => (bits[id >> 5]! >>> (id & 31)) & 1);
 
 /** Whether the text may come next, and may then end or not. */
 export async function follows(
@@ -34,7 +38,7 @@ export async function follows(
   const bytes = [...Buffer.from(text)];
   for (const [taken, byte] of bytes.entries()) {
     if (!(await allowed(constraint)).includes(byte)) return { taken, ends: false };
-    constraint.accept(byte);
+    constraint.accept([byte]);
   }
   return { taken: bytes.length, ends: (await allowed(constraint)).includes(eos) };
 }

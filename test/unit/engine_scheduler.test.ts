@@ -47,7 +47,7 @@ function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk =
   const step = (fetch: (request: Request) => boolean = () => true): Plan => {
     const plan = scheduler.plan();
     const draw = (request: Request): void => {
-      if (request.computed === request.ids.length) request.take({ id: request.ids.length });
+      if (request.computed === request.ids.length) request.take([{ id: request.ids.length }]);
       request.deliver();
       while (fetch(request) && request.delivery.fetch());
     };
@@ -136,7 +136,7 @@ test('tokens that were drawn behind a stop string are no part of the result', ()
   const stream = { push: (id: number) => String.fromCharCode(id), flush: () => '' } as unknown as TokenStream;
   const generation = planGeneration({ stop: 'b' }, plainDefaults);
   const request = submit([1], { stream, generation });
-  for (const letter of 'abc') request.take({ id: letter.charCodeAt(0) });
+  for (const letter of 'abc') request.take([{ id: letter.charCodeAt(0) }]);
   request.deliver();
   expect(request.delivery.completion).toMatchObject({ text: 'a', ids: [97, 98], finishReason: 'stop' });
 });

@@ -23,7 +23,7 @@ afterAll(() => grammars.dispose());
 
 /** One token is one byte. */
 async function read(constraint: TokenConstraint, text: string): Promise<string | undefined> {
-  for (const byte of Buffer.from(text)) constraint.accept(byte);
+  for (const byte of Buffer.from(text)) constraint.accept([byte]);
   await constraint.ready();
   return constraint.foreseen;
 }
@@ -82,8 +82,8 @@ test('looking ahead takes nothing', async () => {
   for (const byte of [...Buffer.from('{"name":"\\"ab", "age": 12}')]) {
     expect(await allowed(seeing)).toEqual(await allowed(plain));
     expect(plain.foreseen).toBeUndefined();
-    seeing.accept(byte);
-    plain.accept(byte);
+    seeing.accept([byte]);
+    plain.accept([byte]);
   }
   expect(await allowed(seeing)).toEqual([eos]);
 });
@@ -91,7 +91,7 @@ test('looking ahead takes nothing', async () => {
 test('a text that goes on in another thread foresees what it did', async () => {
   const [one, two] = await grammars.start(schemaGrammar(person), 2, tokenizer, undefined, true);
   await read(two!, '{"name":"x"');
-  one!.accept(0x21); // not one that may follow: the thread ends
+  one!.accept([0x21]); // not one that may follow: the thread ends
   await expect(one!.ready()).rejects.toThrow('not one that may follow');
   expect(await read(two!, ',')).toBe(' "age":');
 });

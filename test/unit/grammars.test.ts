@@ -9,7 +9,7 @@ import { inSlices } from '../../lib/tensor/pace';
 import type { Tokenizer } from '../../lib/text/tokenizer';
 import { byteIds, eos } from '../support/chain_model';
 import { expectReject } from '../support/errors';
-import { allowed, follows, tinyTokenizer, vocabSize } from '../support/grammars';
+import { allowed, allowedBy, follows, tinyTokenizer, vocabSize } from '../support/grammars';
 
 const load = tinyTokenizer();
 let tokenizer: Tokenizer;
@@ -95,7 +95,7 @@ test.each<[string, Partial<ThreadLimits>, RegExp]>([
   const start = begin(limits);
   const other = await start(heavy('other')); // in a thread that the next one will be in
   await start(heavy('third'));
-  other.accept(byteIds('o')[0]!);
+  other.accept(byteIds('o'));
   await expectReject(start(endless), 'ERR_UNSUPPORTED', message);
   expect(await follows(other, 'ther')).toEqual({ taken: 4, ends: true });
   expect(await follows(await start(word('more')), 'more')).toEqual({ taken: 4, ends: true });
@@ -104,10 +104,10 @@ test.each<[string, Partial<ThreadLimits>, RegExp]>([
 test('a text that fails leaves the other texts of its thread what they were', async () => {
   const start = begin();
   const texts = await Promise.all(['abcd', 'abce', 'abcf'].map((text) => start(word(text))));
-  for (const text of texts) text.accept(byteIds('a')[0]!);
+  for (const text of texts) text.accept(byteIds('a'));
   const [failing, waiting, ready] = texts as [TokenConstraint, TokenConstraint, TokenConstraint];
   await ready.ready();
-  failing.accept(byteIds('x')[0]!); // not one that may follow
+  failing.accept(byteIds('x')); // not one that may follow
   // Whoever asks before the failure is known, and whoever asks after it.
   for (let i = 0; i < 2; i++)
     await expectReject(
@@ -117,10 +117,39 @@ test('a text that fails leaves the other texts of its thread what they were', as
     );
   // One takes a token before the other thread has answered, one after.
   expect(ready.bits).toBeDefined();
-  ready.accept(byteIds('b')[0]!);
+  ready.accept(byteIds('b'));
   expect(await allowed(ready)).toEqual(byteIds('c'));
   expect(await follows(ready, 'cf')).toEqual({ taken: 2, ends: true });
   expect(await follows(waiting, 'bce')).toEqual({ taken: 3, ends: true });
+});
+
+test('what may follow tokens that are not taken, as far as the grammar allows them', async () => {
+  const text = await begin()({ text: 'root ::= "ab" ("c" | "d") "e"', states: 0 });
+  const ahead = async (tokens: string): Promise<string[]> => {
+    text.lookAhead(byteIds(tokens));
+    expect(await allowed(text)).toEqual(byteIds('a'));
+    return text.ahead.map((bits) =>
+      allowedBy(bits)
+        .map((id) => String.fromCharCode(id))
+        .join(''),
+    );
+  };
+  expect(await ahead('abd')).toEqual(['b', 'cd', 'e']);
+  expect(await ahead('abxe')).toEqual(['b', 'cd']);
+  expect(await ahead('xab')).toEqual([]);
+  text.accept(byteIds('abc'));
+  expect([text.bits, text.ahead]).toEqual([undefined, []]);
+  expect(await follows(text, 'e')).toEqual({ taken: 1, ends: true });
+});
+
+test('a text that waits for what may follow goes on without it where its thread ends', async () => {
+  const start = begin();
+  const [failing, other] = [await start(word('abc')), await start(word('abd'))];
+  failing.accept(byteIds('x'));
+  other.lookAhead(byteIds('ab'));
+  await other.ready();
+  expect(other.ahead).toEqual([]);
+  expect(await follows(other, 'abd')).toEqual({ taken: 3, ends: true });
 });
 
 test('what cannot be compiled fails, each time that it is asked for, and so do all that wait for it', async () => {

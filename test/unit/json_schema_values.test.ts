@@ -412,7 +412,7 @@ async function draw(constraint: TokenConstraint, random: () => number): Promise<
     const from = endings.length > 0 && random() < 0.4 ? endings : next.filter((id) => id !== eos);
     const id = from[Math.floor(((random() + 1) / 2) * from.length)]!;
     bytes.push(id);
-    constraint.accept(id);
+    constraint.accept([id]);
   }
   return undefined;
 }

@@ -20,13 +20,14 @@ function table(entries: LogitEntries | undefined): Record<string, [number, numbe
   }
   return found;
 }
-const of = (one: LogitAdjuster): Record<string, [number, number]> => table(gatherEntries([one]));
+const of = (one: LogitAdjuster): Record<string, [number, number]> =>
+  table(gatherEntries([{ adjuster: one, ahead: [] }]));
 
 test('without options there is nothing to do', () => {
   const one = adjuster({}, [1, 2]);
   one.push(3);
   expect(one.size).toBe(0);
-  expect(gatherEntries([one, undefined])).toBeUndefined();
+  expect(gatherEntries([{ adjuster: one, ahead: [4] }, undefined])).toBeUndefined();
 });
 
 test('the repetition penalty: each token of the prompt and of the text, once', () => {
@@ -85,11 +86,39 @@ test('what may not begin may come later', () => {
 test('rows of a batch lie behind each other', () => {
   const first = adjuster({ logitBias: new Map([[1, 2]]) });
   const third = adjuster({ repetitionPenalty: 1.5 }, [1, 3]);
-  expect(table(gatherEntries([first, undefined, third]))).toEqual({
+  expect(
+    table(gatherEntries([{ adjuster: first, ahead: [] }, undefined, { adjuster: third, ahead: [] }])),
+  ).toEqual({
     '0:1': [1, 2],
     '2:1': [1.5, 0],
     '2:3': [1.5, 0],
   });
+});
+
+test.each<[string, SamplingOptions]>([
+  ['a repetition penalty', { repetitionPenalty: 2 }],
+  ['penalties of presence and frequency', { presencePenalty: 0.5, frequencyPenalty: 0.25 }],
+  ['a bias', { logitBias: new Map([[3, 1]]) }],
+])('behind tokens that may come, the entries are those of a text that has them: %s', (_, options) => {
+  const file = { eosTokenIds: new Set([8]), minNewTokens: 3, beginSuppressTokens: new Set([3, 6]) };
+  const [prompt, ahead] = [
+    [1, 2],
+    [2, 3, 70, 3, 8],
+  ];
+  for (const taken of [[], [3], [5, 70, 5, 2]]) {
+    const made = (more: number[]): LogitAdjuster => {
+      const one = adjuster(options, prompt, file);
+      for (const id of [...taken, ...more]) one.push(id);
+      return one;
+    };
+    const one = made([]);
+    const rows = [0, 1, 3, 5].map((count) => ({ adjuster: one, ahead: ahead.slice(0, count) }));
+    const expected = rows.map((row) => ({ adjuster: made(row.ahead), ahead: [] }));
+    expect(table(gatherEntries(rows))).toEqual(table(gatherEntries(expected)));
+    expect([one.size, of(one)]).toEqual([made([]).size, of(made([]))]); // it has gone back
+    for (const id of ahead) one.push(id);
+    expect(of(one)).toEqual(of(made(ahead)));
+  }
 });
 
 test.each([

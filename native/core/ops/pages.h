@@ -22,10 +22,12 @@ constexpr int64_t kPageSize = 64;
 //   y[b, i] = rotated q[b, i]
 //   k_pool[page_table[b, p / 64], :, p % 64] ← rotated k[b, i]
 //   v_pool[page_table[b, p / 64], :, p % 64] ← v[b, i]
-// Other positions keep their values. No two sequences may write to one page. With `table_start`,
-// the angles of position p of sequence b are row table_start[b] + p of cos and sin, so that several
-// tables may lie below one another. A start after which fewer than 64·max_pages rows are left fails
-// the op with ERR_DATA before it writes anything.
+// Other positions keep their values. No two sequences may write to one position; several may have
+// the same pages, such as tokens of one text that are sequences of lengths n, n + 1, …: the op has
+// written all of them when attention_paged reads. With `table_start`, the angles of position p of
+// sequence b are row table_start[b] + p of cos and sin, so that several tables may lie below one
+// another. A start after which fewer than 64·max_pages rows are left fails the op with ERR_DATA
+// before it writes anything.
 struct PageAppendArgs {
   TensorView q;               // [b, s, q_heads, d] act
   TensorView k, v;            // [b, s, kv_heads, d] act
