@@ -373,7 +373,7 @@ export class Engine {
   #noteProposed({ plan }: Request, proposed: number, accepted: number): void {
     this.#proposedTokens += proposed;
     this.#acceptedTokens += Math.max(0, accepted);
-    plan.speculation!.settle(proposed, Math.max(0, accepted));
+    plan.speculation!.note(proposed, Math.max(0, accepted));
   }
 }
 

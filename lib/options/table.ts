@@ -375,6 +375,7 @@ export const generationOptions = {
     defaultText: "the model's",
   },
   ignoreEos: { type: 'object' },
+  speculate: { type: 'boolean' },
   adapter: { type: 'object' },
   tools: { type: 'object' },
   variables: { type: 'object' },

@@ -13,6 +13,7 @@ import { binding } from '../../lib/native/calls';
 import { writeBytes } from '../../lib/tensor/create';
 import { rawView } from '../../lib/tensor/raw';
 import { gpu, onGpu } from '../support/emulated';
+import { expectReject } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
 import { relativeError } from '../support/numbers';
 import { tinyModel } from '../support/tiny_model';
@@ -144,6 +145,15 @@ onGpu('requests of every kind at once give the ids of the CPU', async () => {
     expect([i, ids, tops]).toEqual([i, wanted[i]!.ids, wanted[i]!.tops]);
     logprobs.forEach((value, j) => expect(Math.abs(value - wanted[i]!.logprobs[j]!)).toBeLessThan(1e-5));
   }
+});
+
+onGpu('tokens are not proposed, since a text would have other roundings with them', async () => {
+  const [model] = (await load('f32', gpu)) as [CausalLM];
+  await expectReject(
+    model.generate(text(5, 1), { speculate: true }),
+    'ERR_UNSUPPORTED',
+    /^\[generate\] speculate is for models on the CPU, .*; this one is on cuda/,
+  );
 });
 
 const rows = [text(3, 1), text(4, 2), text(18, 3), text(2, 4), text(3, 5)];

@@ -22,7 +22,7 @@ const programs = [
  */
 const slow = [
   '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|html_report|hub(_answers|_model)?|memory_estimate|model_files)\\.test\\.ts',
-  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|command|handler|limits|page|tools)|stochastic_rounding|trainer_(best|optimizers|resume)|weight_formats)\\.test\\.ts',
+  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|command|handler|limits|page|tools)|speculation|stochastic_rounding|trainer_(best|optimizers|resume)|weight_formats)\\.test\\.ts',
   '/test/numerics/quant_gguf\\.test\\.ts',
   '/test/unit/(dataset_files|gguf_tokenizer|zod_schemas)\\.test\\.ts',
 ];
@@ -59,6 +59,7 @@ const deep = {
   'e2e/quantize_model': /^(?!saving a merged model quantized \{"format":"(fp4|int8))/,
   'e2e/serve_adapters': /^(?!a thousand requests)/,
   'e2e/serve_page': /^(there is none|its policy)/,
+  'e2e/speculation': /^(?!100 requests)/,
   'e2e/trainer_best': /^(?!a run that an abort cut in two tells what the whole run tells evalEvery [23])/,
   'e2e/trainer_resume': /^(?!a checkpoint that does not fit .*\{)/,
   'e2e/weight_formats': /^(?!reference: |.* under adapters of each kind$)/,

@@ -3,6 +3,7 @@ import type { SequencePlan } from '../../data/sequence_plan';
 import { loraError } from '../../errors';
 import type { Engine } from '../../engine/engine';
 import type { GeneratedToken, TokenLogprobs } from '../../engine/delivery';
+import { ForcedText, Speculation, type Continuation } from '../../engine/proposals';
 import type { Request } from '../../engine/request';
 import { tokenLimit, type GenerationPlan } from '../../engine/sampling';
 import type { TokenConstraint } from '../../grammar/constraint';
@@ -10,6 +11,7 @@ import { merged } from '../../handle';
 import type { Adapter } from '../../peft/adapter';
 import { checkChatOptions } from '../../text/chat';
 import { chatIds } from '../../text/marks';
+import { continuationIds } from '../../text/continuation';
 import type { ChatMessage } from '../../text/messages';
 import type { Tokenizer } from '../../text/tokenizer';
 import { check, describe, isListOf } from '../../validate';
@@ -128,6 +130,16 @@ export interface Generation {
   readonly constraints?: readonly TokenConstraint[] | undefined;
 }
 
+/** What guesses the tokens of one text. */
+function speculationFor(
+  tokenizer: Tokenizer | undefined,
+  constraint: TokenConstraint | undefined,
+): Speculation {
+  if (!tokenizer || !constraint) return new Speculation();
+  const continuation: Continuation = (tokens, text) => continuationIds(tokenizer, tokens, text);
+  return new Speculation(new ForcedText(constraint, continuation));
+}
+
 /** What runs for a generation; cancel() ends it, and frees what it holds at once. */
 export class RunningGeneration {
   readonly #requests: readonly Request[];
@@ -143,7 +155,8 @@ export class RunningGeneration {
         const generation = { ...plan, seed: (plan.seed + i) % 2 ** 53 };
         const constraint = constraints?.[i];
         const stream = tokenizer?.stream(prompt, constraint !== undefined);
-        requests.push(engine.submit({ ...request, generation, stream, constraint }));
+        const speculation = plan.speculate ? speculationFor(tokenizer, constraint) : undefined;
+        requests.push(engine.submit({ ...request, generation, stream, constraint, speculation }));
       }
     } catch (error) {
       for (const request of requests) request.cancel(error);

@@ -54,6 +54,7 @@ export class TextGenerator {
       this.#model.checkAlive(op);
       const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
       if (plan.grammar !== undefined) this.#checkGrammar();
+      if (plan.speculate) this.#checkSpeculation();
       const chat = conversationOptions(prompt, options);
       const adapter = adapters.resolve(op, options.adapter);
       const { merged } = adapters;
@@ -90,7 +91,13 @@ export class TextGenerator {
       const sequence = new SequencePlan(adapter, decoder.config.maxPositionEmbeddings);
       const maxNewTokens = checkedLimit(ids.length, plan, sequence);
       if (plan.grammar !== undefined)
-        held.constraints = await this.#grammars.start(plan.grammar, plan.n, neededTokenizer(), signal);
+        held.constraints = await this.#grammars.start(
+          plan.grammar,
+          plan.n,
+          neededTokenizer(),
+          signal,
+          plan.speculate,
+        );
       const engine = this.#startedEngine();
       const { constraints } = held;
       const tokenizer = hasTokenizer ? neededTokenizer() : undefined;
@@ -117,6 +124,17 @@ export class TextGenerator {
       'generate',
       'ERR_UNSUPPORTED',
       `jsonSchema needs an end-of-text token, and ${this.#model.directory} names none`,
+    );
+  }
+
+  /** Texts keep their bits where those of a row follow from no other row. */
+  #checkSpeculation(): void {
+    const { device } = this.#model;
+    if (device === 'cpu' || device === 'reference') return;
+    throw loraError(
+      'generate',
+      'ERR_UNSUPPORTED',
+      `speculate is for models on the CPU, where a token has the same bits in a step of several rows; this one is on ${device}`,
     );
   }
 
