@@ -11,7 +11,7 @@ import { systemReason } from '../formats/system_reason';
 import { isHubName } from '../hub/names';
 import { flagsOf } from '../options/option';
 import { engineOptions, handlerNumbers } from '../options/serving';
-import { allowSpecialTokens } from '../options/table';
+import { allowSpecialTokens, generationOptions } from '../options/table';
 import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
 import type { OpenAIHandlerOptions, ServeLogger } from '../serve/options';
@@ -89,6 +89,7 @@ export const serve = defineCommand({
     },
     page: { type: 'boolean', default: true, help: 'a page at / on which people chat with the models' },
     allowSpecialTokens,
+    speculate: generationOptions.speculate,
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
     help: helpFlag,
@@ -99,10 +100,11 @@ export const serve = defineCommand({
     const sources = adapterSources(values.adapter);
     for (const [name, source] of sources) await checkFolder(name, source);
     const apiKeys = [...values.apiKey, ...(await keysOf(values.apiKeyFile))];
-    const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, logPrompts, allowSpecialTokens } = values;
-    const { modelName, allowLoadFrom, defaultMaxNewTokens, defaultTemperature } = values;
+    const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, logPrompts } = values;
+    const { modelName, allowLoadFrom, allowSpecialTokens, speculate } = values;
+    const { defaultMaxNewTokens, defaultTemperature } = values;
     const options: OpenAIHandlerOptions = {
-      ...{ modelName, allowLoadFrom, allowSpecialTokens },
+      ...{ modelName, allowLoadFrom, allowSpecialTokens, speculate },
       adapters: Object.fromEntries(sources),
       apiKeys,
       allowedHosts: values.allowedHost,

@@ -1,5 +1,20 @@
 /** Which tokens the rows of a step read behind the last ones of their texts: guesses, which a text takes as far as it draws the same. */
+import { loraError } from '../errors';
+import type { Device } from '../native/device';
 import type { Request } from './request';
+
+/**
+ * Texts keep their bits where those of a row follow from no other row.
+ * @throws ERR_UNSUPPORTED for a GPU.
+ */
+export function checkSpeculation(op: string, device: Device): void {
+  if (device === 'cpu' || device === 'reference') return;
+  throw loraError(
+    op,
+    'ERR_UNSUPPORTED',
+    `speculate is for models on the CPU, where a token has the same bits in a step of several rows; this one is on ${device}`,
+  );
+}
 
 /**
  * Proposes tokens for requests that run in one step, which has `maxRows` rows: those that are left are shared evenly. `hasPages` gets

@@ -375,7 +375,7 @@ export const generationOptions = {
     defaultText: "the model's",
   },
   ignoreEos: { type: 'object' },
-  speculate: { type: 'boolean' },
+  speculate: { type: 'boolean', help: 'verify guessed tokens, several in a step' },
   adapter: { type: 'object' },
   tools: { type: 'object' },
   variables: { type: 'object' },

@@ -145,6 +145,7 @@ async function generate(
       temperature: sampling.temperature ?? settings.defaultTemperature,
       maxNewTokens: limits[i],
       logprobs,
+      speculate: settings.speculate,
       adapter: adapter ?? model.core.noAdapter,
       signal,
     }),

@@ -23,7 +23,7 @@ const refused = {
   functions: 'tools have taken their place',
   function_call: 'tools have taken their place',
   audio: 'the model reads and writes text',
-  prediction: 'the model generates every token',
+  prediction: 'the server guesses tokens itself where it runs with --speculate',
   web_search_options: 'this server searches nothing',
   store: 'this server stores no answers',
 };

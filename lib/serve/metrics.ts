@@ -105,6 +105,18 @@ export class Metrics {
       ...one('engine_steps_total', 'counter', 'Steps of the engine.', engine.steps),
       ...one('engine_tokens_total', 'counter', 'Tokens that the engine has drawn.', engine.tokens),
       ...one(
+        'engine_proposed_tokens_total',
+        'counter',
+        'Tokens that were guessed, with --speculate.',
+        engine.proposedTokens,
+      ),
+      ...one(
+        'engine_accepted_tokens_total',
+        'counter',
+        'Guessed tokens that were right.',
+        engine.acceptedTokens,
+      ),
+      ...one(
         'engine_preemptions_total',
         'counter',
         'Texts that lost their memory to others.',

@@ -51,6 +51,11 @@ export interface OpenAIHandlerOptions {
   defaultMaxTokens?: number | undefined;
   /** Lets messages and tools contain special tokens by their spelling, so that whoever writes them can end a turn. Default false. */
   allowSpecialTokens?: boolean | undefined;
+  /**
+   * Generates all texts with `speculate` ({@link SamplingOptions.speculate}): fewer steps for texts that repeat their prompts, and the same
+   * tokens. On the CPU only. Default false.
+   */
+  speculate?: boolean | undefined;
   /** The temperature if the request sets none. Default: that of generation_config.json, else 1, as with OpenAI. */
   defaultTemperature?: number | undefined;
   /** Maximum number of messages in a conversation, because a template renders them in one piece. Default 1024. */
@@ -96,10 +101,28 @@ export interface HandlerSettings extends HandlerNumbers {
   readonly page: boolean;
   readonly cors: Cors;
   readonly allowSpecialTokens: boolean;
+  readonly speculate: boolean;
 }
 
 /** What the defaults depend on. */
 type ServedModel = Pick<CausalLM, 'directory' | 'servedTemperature'>;
+
+/** Options beside the numbers. */
+const others = [
+  'defaultTemperature',
+  'defaultMaxTokens',
+  'modelName',
+  'adapters',
+  'allowLoadFrom',
+  'apiKeys',
+  'allowedHosts',
+  'logger',
+  'logPrompts',
+  'page',
+  'cors',
+  'allowSpecialTokens',
+  'speculate',
+];
 
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
 export function handlerSettings(
@@ -107,20 +130,6 @@ export function handlerSettings(
   options: OpenAIHandlerOptions,
   op: string,
 ): HandlerSettings {
-  const others = [
-    'defaultTemperature',
-    'defaultMaxTokens',
-    'modelName',
-    'adapters',
-    'allowLoadFrom',
-    'apiKeys',
-    'allowedHosts',
-    'logger',
-    'logPrompts',
-    'page',
-    'cors',
-    'allowSpecialTokens',
-  ];
   checkOptions(op, options, [...Object.keys(handlerNumbers), ...others]);
   const numbers: HandlerNumbers = defaultsOf(handlerNumbers);
   for (const name of Object.keys(numbers) as (keyof HandlerNumbers)[]) {
@@ -137,6 +146,7 @@ export function handlerSettings(
     logPrompts = false,
     page = false,
     allowSpecialTokens = false,
+    speculate = false,
   } = options;
   const modelName =
     options.modelName ??
@@ -152,6 +162,7 @@ export function handlerSettings(
   checkBoolean(op, 'logPrompts', logPrompts);
   checkBoolean(op, 'page', page);
   checkBoolean(op, 'allowSpecialTokens', allowSpecialTokens);
+  checkBoolean(op, 'speculate', speculate);
   check(Array.isArray(apiKeys), op, `expected apiKeys to be a list but received ${describe(apiKeys)}`);
   checkAllowedHosts(op, allowedHosts);
   check(
@@ -179,5 +190,6 @@ export function handlerSettings(
     page,
     cors: new Cors(options.cors, op),
     allowSpecialTokens,
+    speculate,
   };
 }

@@ -1,4 +1,5 @@
 /** What the endpoints of a server share. */
+import { checkSpeculation } from '../engine/speculation';
 import type { CausalLM } from '../models/causal_lm';
 import { Clients, type Client } from './clients';
 import type { Exchange } from './exchange';
@@ -30,6 +31,7 @@ export class Service {
     readonly model: CausalLM,
     readonly settings: HandlerSettings,
   ) {
+    if (settings.speculate) checkSpeculation(settings.op, model.device);
     this.queue = new FairQueue(settings);
     this.waitingBytes = new WaitingBytes(settings.maxWaitingBytes);
     // Those that have a place of the first queue are not refused in this one.

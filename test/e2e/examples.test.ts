@@ -572,6 +572,20 @@ example(
   },
 );
 
+example('speculate.mjs', 'the same texts take fewer steps', (run) => {
+  const lines = run(base);
+  const counts = lines.flatMap((line) => {
+    const found = /^ {2}(\d+) tokens in (\d+) steps instead of (\d+), (\d+) guessed/.exec(line);
+    return found ? [found.slice(1).map(Number)] : [];
+  });
+  expect(counts).toHaveLength(2);
+  for (const [tokens, steps, plain, guessed] of counts as [number, number, number, number][]) {
+    expect(steps).toBeLessThan(0.8 * plain);
+    expect(steps + guessed).toBe(plain);
+    expect(plain).toBe(tokens - 1); // the prompt gives the first one
+  }
+});
+
 for (const name of ['server.mjs', 'serve-and-train.mjs', 'openai-server.mjs']) tested.add(name);
 /** A program that listens, on a port that was free. */
 function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {

@@ -77,6 +77,28 @@ class RawConnection {
 const post = (url: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
   fetch(url + chat, { method: 'POST', headers: { ...json, ...headers }, body: JSON.stringify(body) });
 
+test('--speculate: the texts that it serves without, of which it counts the guessed tokens', async () => {
+  const answers: string[] = [];
+  const counts: number[][] = [];
+  for (const flags of [[], ['--speculate']]) {
+    const { url, stop } = await serving(...flags);
+    const answer = (await (await post(url, { ...hi, max_tokens: 40 })).json()) as { choices: object[] };
+    answers.push(JSON.stringify(answer.choices));
+    const metrics = await (await fetch(`${url}/metrics`)).text();
+    const count = (name: string): number =>
+      Number(new RegExp(`^lora_native_engine_${name}_total (\\d+)$`, 'm').exec(metrics)![1]);
+    counts.push(['steps', 'proposed_tokens', 'accepted_tokens', 'tokens'].map(count));
+    await stop();
+  }
+  expect(answers[1]).toBe(answers[0]);
+  expect(counts[0]).toEqual([39, 0, 0, 40]);
+  const [steps, proposed, accepted, tokens] = counts[1] as [number, number, number, number];
+  expect(tokens).toBe(40);
+  expect(steps).toBe(39 - accepted);
+  expect(accepted).toBeGreaterThan(20);
+  expect(proposed).toBeGreaterThanOrEqual(accepted);
+});
+
 test('it serves adapters by their names, logs each request, and SIGTERM lets it answer what came and end with 0', async () => {
   const { url, stop } = await serving('--adapter', `friend=${yo}`, '--model-name', 'base', '--json');
   const answer = (await (await post(url, { model: 'friend', ...hi })).json()) as {

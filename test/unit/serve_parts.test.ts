@@ -1,11 +1,13 @@
 /** Parts of the server by themselves: what it counts, the events of several generations, bodies, and failures behind a beginning. */
 import { PassThrough } from 'node:stream';
+import { createOpenAIHandler, type CausalLM } from '../../lib/index';
 import { ApiError } from '../../lib/serve/api_error';
 import { readFields } from '../../lib/serve/body';
 import { Exchange, type Incoming, type Outgoing } from '../../lib/serve/exchange';
 import { merged } from '../../lib/handle';
 import { Metrics } from '../../lib/serve/metrics';
 import { WaitingBytes } from '../../lib/serve/waiting_bytes';
+import { expectThrow } from '../support/errors';
 
 test('times beyond the last bound are in the last bucket, and every time in those above it', () => {
   const metrics = new Metrics();
@@ -18,6 +20,20 @@ test('times beyond the last bound are in the last bucket, and every time in thos
   expect(['0.01', '0.025', '0.05', '120', '+Inf'].map((le) => count(le)?.split(' ')[1])).toEqual([
     ...['1', '1', '2', '2', '3'],
   ]);
+});
+
+test('a handler speculates on the CPU alone', () => {
+  const model = { device: 'cuda:1', directory: 'model', servedTemperature: 1 } as unknown as CausalLM;
+  expectThrow(
+    () => createOpenAIHandler(model, { speculate: true }),
+    'ERR_UNSUPPORTED',
+    /^\[createOpenAIHandler\] speculate is for models on the CPU.* on cuda:1$/,
+  );
+  expectThrow(
+    () => createOpenAIHandler(model, { speculate: 1 as unknown as boolean }),
+    'ERR_ARGUMENT',
+    /expected speculate to be true or false/,
+  );
 });
 
 test('whoever stops reading several sources ends all of them', async () => {

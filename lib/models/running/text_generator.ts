@@ -9,6 +9,7 @@ import {
 import { SequencePlan } from '../../data/sequence_plan';
 import type { GeneratedToken } from '../../engine/delivery';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../../engine/sampling';
+import { checkSpeculation } from '../../engine/speculation';
 import { loraError } from '../../errors';
 import type { TokenConstraint } from '../../grammar/constraint';
 import { Grammars } from '../../grammar/grammars';
@@ -54,7 +55,7 @@ export class TextGenerator {
       this.#model.checkAlive(op);
       const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
       if (plan.grammar !== undefined) this.#checkGrammar();
-      if (plan.speculate) this.#checkSpeculation();
+      if (plan.speculate) checkSpeculation(op, this.#model.device);
       const chat = conversationOptions(prompt, options);
       const adapter = adapters.resolve(op, options.adapter);
       const { merged } = adapters;
@@ -124,17 +125,6 @@ export class TextGenerator {
       'generate',
       'ERR_UNSUPPORTED',
       `jsonSchema needs an end-of-text token, and ${this.#model.directory} names none`,
-    );
-  }
-
-  /** Texts keep their bits where those of a row follow from no other row. */
-  #checkSpeculation(): void {
-    const { device } = this.#model;
-    if (device === 'cpu' || device === 'reference') return;
-    throw loraError(
-      'generate',
-      'ERR_UNSUPPORTED',
-      `speculate is for models on the CPU, where a token has the same bits in a step of several rows; this one is on ${device}`,
     );
   }
 
