@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { findPython } from './providers/rival.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const cache = process.env.LORA_TEST_CACHE ?? join(homedir(), '.cache/lora-native-test');
+export const cache = process.env.LORA_TEST_CACHE ?? join(homedir(), '.cache/lora-native-test');
 export const shared = join(root, '../shared');
 
 /** The folder of SmolLM2-135M in the cache of the tests; made from ../shared/data where that is there and numpy too. */
@@ -31,10 +31,11 @@ export function findModel(name, given = {}) {
     return existsSync(join(given[name], 'config.json'))
       ? { dir: given[name], name }
       : { reason: `${given[name]} has no config.json` };
+  const bundled = join(root, 'examples/base-model');
+  if (name === 'bundled model') return { dir: bundled, name };
   if (name === 'SmolLM2-135M') {
     const { dir, reason } = smollm();
     if (dir) return { dir, name };
-    const bundled = join(root, 'examples/base-model');
     if (existsSync(bundled)) return { dir: bundled, name: 'bundled model', instead: reason };
     return { reason };
   }

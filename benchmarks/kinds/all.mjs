@@ -12,6 +12,7 @@ import { runLoading } from './loading.mjs';
 import { overheadCases, runOverhead } from './overhead.mjs';
 import { runServing } from './serving.mjs';
 import { runServingHttp } from './serving_http.mjs';
+import { runSpeculation } from './speculation.mjs';
 import { runTrainingStep } from './training_step.mjs';
 
 function layerCases(definitions, kind) {
@@ -54,6 +55,7 @@ const ids = {
     `${model} ${dtype} ${batch}×${length} ${optimizer}${stochasticRounding ? ', stochastic rounding' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
   gguf: ({ model, shape, format }) => `${shape ? `shape of ${shape}` : model} gguf ${format}`,
+  speculation: ({ model, dtype, task }) => `${model} ${dtype} ${task}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
   serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
@@ -64,6 +66,7 @@ const runs = {
   full_step: withModel(runFullStep),
   generation: withModel(runGeneration),
   gguf: withModel(runGguf),
+  speculation: withModel(runSpeculation),
   serving: withModel(runServing),
   serving_http: withModel(runServingHttp),
   loading: withModel(runLoading),
@@ -92,6 +95,7 @@ export function allCases(definitions) {
     ...of('full_step'),
     ...of('generation'),
     ...of('gguf'),
+    ...of('speculation'),
     ...of('serving'),
     ...of('serving_http'),
     ...of('loading'),

@@ -12,6 +12,7 @@ const headings = {
   full_step: 'a full fine-tuning step: all weights of a model are trained',
   generation: 'reading a prompt (prefill) and writing (decode)',
   gguf: 'the same with a model in blocks of GGUF, and node-llama-cpp on the same file',
+  speculation: 'texts with speculation, and without',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
   serving_http: 'the same streams through lora-native serve; rivals in their own process',
   loading: 'loading a model',
@@ -31,6 +32,11 @@ export function line(row) {
   if (row.cpuOfRival) facts.push(`${digits(row.cpuOfRival.median)} of its CPU time`);
   if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
   if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
+  if (row.ofPlain)
+    facts.push(
+      `${digits(row.ofPlain.median)} of the time without, ${digits(row.userOfPlain.median)} of the user CPU time`,
+      `${row.speculation.steps} steps instead of ${row.speculation.plainSteps}`,
+    );
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
   if (row.ofAdapter) facts.push(`a token takes ×${digits(row.ofAdapter)} of that with one adapter`);
   if (row.steps) facts.push(`${digits(row.steps)} steps of 8 streams`);
