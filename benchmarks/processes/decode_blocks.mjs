@@ -39,7 +39,16 @@ function load() {
   for (let at = 0; at < bytes.length; at += blockBytes)
     for (const scale of scales) bytes[at + scale + 1] = 0x21;
   const codes = upload('i8', [bytes.length], bytes);
-  const branch = { bias: null, up: null, down: null, scale: 1, dropout: null, site: -1, factor: null };
+  const branch = {
+    bias: null,
+    up: null,
+    down: null,
+    scale: 1,
+    dropout: null,
+    site: -1,
+    factor: null,
+    activations: 'exact',
+  };
   return Array.from({ length: Math.max(2, Math.ceil(coldBytes / weightBytes)) }, () => {
     const weight = native.pack(codes, null, format, [outputs, columns], dtype);
     return [{ ...branch, weight }];

@@ -42,6 +42,7 @@ export class OursProvider {
       dropout: null,
       site: -1,
       factor: null,
+      activations: 'exact',
     }));
     const rows = branches.map(({ w }, i) => this.#tensor(w, [out[i], k], dtype));
     const adapted = Array.from({ length: copies }, () =>

@@ -38,6 +38,8 @@ export type NativeDropout = NonNullable<NativeBranch['dropout']>;
 export type NativeSegment<State extends string = never> = Readonly<
   Parameters<OpFunctions['sgd']>[0][number] & (string extends State ? unknown : Record<State, NativeTensor>)
 >;
+export type Activations = NativeBranch['activations'];
+
 export type LinearPhase = Parameters<OpFunctions['loraLinearForward']>[2];
 export type BinaryKind = Parameters<OpFunctions['binary']>[0];
 export type UnaryKind = Parameters<OpFunctions['unary']>[0];

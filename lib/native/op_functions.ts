@@ -25,7 +25,7 @@ export interface OpFunctions {
   ): NativeTensor;
   loraLinearForward(
     x: NativeTensor,
-    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null }[],
+    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null; activations: 'exact' | 'int8' }[],
     phase: 'auto' | 'prefill' | 'decode',
     slots: NativeTensor | null,
     table: NativeTable | null,
@@ -33,7 +33,7 @@ export interface OpFunctions {
   ): [y: NativeTensor[], h: (NativeTensor | null)[]];
   loraLinearBackward(
     x: NativeTensor | null,
-    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null }[],
+    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null; activations: 'exact' | 'int8' }[],
     g: readonly NativeTensor[],
     h: readonly (NativeTensor | null)[],
     u: readonly (NativeTensor | null)[],

@@ -6,7 +6,14 @@
  */
 import { loraError } from '../errors';
 import { type BackwardFunction, type InputGradients, needsGrad, record } from '../tensor/autograd';
-import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
+import type {
+  Activations,
+  LinearPhase,
+  NativeBranch,
+  NativeDropout,
+  NativeTable,
+  NativeTensor,
+} from '../native/binding';
 import { call } from '../native/calls';
 import type { DType } from '../native/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
@@ -43,7 +50,7 @@ interface RowTable {
 export interface LoraLinearOptions {
   /**
    * A chunk of one sequence (prefill), or one row of each sequence (decode): on the CPU the bits of a row then depend on that row alone.
-   * Default: by the number of rows.
+   * Default: by the number of rows. A call with a phase is part of generation: it takes the activations that its weights name.
    */
   phase?: LinearPhase | undefined;
   /**
@@ -80,7 +87,7 @@ export function loraLinearGroup(
     );
   const [y, kept] = call().loraLinearForward(
     handleOf(x, op, 'x'),
-    branches.map(nativeBranch),
+    branches.map((branch) => nativeBranch(branch, phase === 'auto' ? 'exact' : branch.weight.activations)),
     phase,
     own?.slots.handle ?? null,
     own?.table.handle ?? null,
@@ -101,16 +108,10 @@ function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
   return needsGrad([up, down]);
 }
 
-function nativeBranch({
-  weight,
-  bias,
-  up,
-  down,
-  scale = 1,
-  dropout,
-  site = -1,
-  factor,
-}: LoraBranch): NativeBranch {
+function nativeBranch(
+  { weight, bias, up, down, scale = 1, dropout, site = -1, factor }: LoraBranch,
+  activations: Activations = 'exact',
+): NativeBranch {
   return {
     weight: weight.handle,
     bias: bias ? handleOf(bias, op, 'bias') : null,
@@ -120,6 +121,7 @@ function nativeBranch({
     dropout: dropout && dropout.p > 0 ? dropout : null,
     site,
     factor: factor ? handleOf(factor, op, 'factor') : null,
+    activations,
   };
 }
 

@@ -1,5 +1,5 @@
 /** A matrix in the layout that the kernels of its device read: frozen, or the rounded copy of a master that is trained. */
-import type { NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../native/binding';
+import type { Activations, NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import type { DType, FloatDType } from '../native/dtype';
@@ -27,6 +27,13 @@ export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude 
 /** Whether a weight is kept in a format whose values are computed from what is stored. */
 export const isPacked = (format: FloatDType | PackedFormat): format is PackedFormat =>
   isBlockFormat(format) || (quantizedFormats as readonly string[]).includes(format);
+
+/** Formats whose codes are whole numbers, which int8 activations are multiplied by (core/maths/int8_activations.h). */
+const wholeFormats: readonly (FloatDType | PackedFormat)[] = [
+  ...['int8', 'q8_0', 'q4_0', 'q4_1', 'q5_0', 'q5_1', 'q4_k', 'q5_k', 'q6_k'],
+] as const;
+
+export const hasWholeCodes = (format: FloatDType | PackedFormat): boolean => wholeFormats.includes(format);
 
 /** Bytes of a quantized matrix in memory: its codes, and its scales in f32; or its blocks. */
 export function quantizedBytes(format: PackedFormat, rows: number, cols: number): number {
@@ -60,6 +67,8 @@ export function scalesOf(format: QuantizedFormat, magnitudes: Float32Array): Flo
 export class FrozenWeight {
   #refs = 1;
   #disposed = false;
+  /** How generation takes what it multiplies by this weight: 'int8' where the format has whole codes. */
+  activations: Activations = 'exact';
   /** null: it is packed when it is read. */
   #handle: NativeWeight | null;
   #format: FloatDType | PackedFormat;

@@ -19,6 +19,7 @@
 #include "backend/cuda/lora_linear_table.h"
 #include "backend/cuda/scratch.h"
 #include "backend/cuda/skinny.h"
+#include "core/error.h"
 #include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
@@ -339,6 +340,10 @@ PlannedCall Planned(Launches launches) {
 }  // namespace
 
 PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+  for (const LoraBranch& branch : args.branches) {
+    if (branch.activations != Activations::kExact)
+      Throw("ERR_UNSUPPORTED", "lora_linear", "a GPU multiplies exact activations alone");
+  }
   if (args.table) return PlanTableCall(args);
   return Planned(Forward(args, threads));
 }

@@ -6,6 +6,10 @@
 //   dx = Σ over branches (Wᵀ·g + drop(s·downᵀ·u))
 //   d_up = s·gᵀ·h
 //   d_down = s·uᵀ·drop(x)
+// Where a branch takes int8 activations, W·x is Σ of the rounded x times the values of W in f32.
+#include <algorithm>
+#include <vector>
+
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
 
@@ -29,10 +33,35 @@ LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row)
   return branch;
 }
 
+bool RoundsActivations(const LoraBranch& branch) {
+  return branch.activations == Activations::kInt8 && HasWholeCodes(branch.weight.format);
+}
+
+// Returns a row of x as its groups of whole numbers have it.
+Vector RoundedRow(const Vector& row) {
+  const std::vector<float> values(row.begin(), row.end());
+  Vector rounded;
+  for (size_t at = 0; at < values.size(); at += kActivationGroup) {
+    int8_t codes[kActivationGroup];
+    const size_t count = std::min(kActivationGroup, values.size() - at);
+    const double scale = RoundActivations(values.data() + at, count, codes);
+    for (size_t i = 0; i < count; ++i) rounded.push_back(scale * codes[i]);
+  }
+  return rounded;
+}
+
+// Returns the values of W that a branch multiplies.
+Vector WeightOf(const LoraBranch& branch) {
+  PackedView weight = branch.weight;
+  if (RoundsActivations(branch)) weight.dtype = DType::kF32;
+  return LoadAll(weight);
+}
+
 void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const Vector& weight,
                 const TensorView& y, const TensorView& h) {
   const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.up ? branch.up.dim(1) : 0;
-  const Vector x_row = LoadRange(x, row * in, in);
+  const Vector exact = LoadRange(x, row * in, in);
+  const Vector x_row = RoundsActivations(branch) ? RoundedRow(exact) : exact;
   Vector h_row;
   if (branch.up) {
     const Vector dropped = DroppedRow(x, row, branch.dropout);
@@ -117,7 +146,7 @@ void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorVie
 
 void Run(const LoraLinearForwardArgs& args, Scratch, Context&) {
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    const Vector weight = LoadAll(args.branches[i].weight);
+    const Vector weight = WeightOf(args.branches[i]);
     for (int64_t row = 0; row < args.x.dim(0); ++row) {
       ForwardRow(args.x, row, BranchOfRow(args, i, row), weight, args.y[i], args.h[i]);
     }

@@ -156,6 +156,8 @@ void Check(const LoraLinearForwardArgs& args) {
     LORA_CHECK(args.phase != LinearPhase::kDecode || !branch.up || !branch.dropout.active(),
                rules.op(), "expected no dropout in a decode step but received p ",
                branch.dropout.p);
+    LORA_CHECK(branch.activations == Activations::kExact || !branch.dropout.active(), rules.op(),
+               "expected no dropout beside int8 activations but received p ", branch.dropout.p);
     if (branch.factor) {
       rules.ShapeIs("factor", branch.factor, {branch.weight.rows}, "(out)");
       rules.Float32("factor", branch.factor);
@@ -220,6 +222,8 @@ void Check(const LoraLinearBackwardArgs& args) {
     CheckBranch(rules, branch);
     LORA_CHECK(!branch.factor, rules.op(),
                "expected no factor in backward, whose g is multiplied by it");
+    LORA_CHECK(branch.activations == Activations::kExact, rules.op(),
+               "expected exact activations in backward");
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);
     CheckSite(rules, branch, DeltaTableView());

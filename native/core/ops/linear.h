@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/maths/int8_activations.h"
 #include "core/maths/quantize_blocks.h"
 #include "core/ops/describe.h"
 
@@ -137,6 +138,8 @@ struct Dropout {
 //   h = down·drop(x),  y = factor ⊙ (W·x + scale·up·h) + bias
 // up and down are absent together: then the layer is the plain frozen one. An absent factor is 1.
 // Backward takes no factor: its g is that of the product, factor ⊙ the gradient of y.
+// Of int8 activations W·x is the product of whole numbers (int8_activations.h), where the format
+// has whole codes and no tile registers multiply a prefill faster; backward takes none.
 struct LoraBranch {
   PackedView weight;  // [out, in], act
   TensorView bias;    // [out] act or f32, or absent
@@ -146,16 +149,22 @@ struct LoraBranch {
   Dropout dropout;
   int64_t site = kNoSite;  // in the table of a forward call
   TensorView factor{};     // [out] f32, or absent
+  Activations activations = Activations::kExact;
 
   static constexpr int64_t kNoSite = -1;
 
   static constexpr auto Describe() {
     using B = LoraBranch;
     return PartDescription{
-        Weight("weight", &B::weight),     In("bias", &B::bias).OrNone(),
-        In("up", &B::up).OrNone(),        In("down", &B::down).OrNone(),
-        Number("scale", &B::scale),       MaybePart("dropout", &B::dropout),
-        Whole("site", &B::site, kNoSite), In("factor", &B::factor).OrNone(),
+        Weight("weight", &B::weight),
+        In("bias", &B::bias).OrNone(),
+        In("up", &B::up).OrNone(),
+        In("down", &B::down).OrNone(),
+        Number("scale", &B::scale),
+        MaybePart("dropout", &B::dropout),
+        Whole("site", &B::site, kNoSite),
+        In("factor", &B::factor).OrNone(),
+        Choice("activations", &B::activations, kActivationNames),
     };
   }
 };

@@ -24,6 +24,7 @@ function layers(d: Draw, withTable: boolean) {
       dropout: adapted && d.flag() ? d.dropout() : null,
       site: withTable && !dice.once(4) ? i : -1,
       factor: null,
+      activations: 'exact',
     };
   });
   return { act, inner, list, branches };
@@ -34,6 +35,8 @@ function loraLinearForward(d: Draw): Spec[] {
   const { act, inner, list, branches } = layers(d, withTable);
   const { lead, rows } = d.leading();
   const x = d.tensor(act, [...lead, inner]);
+  for (const branch of branches)
+    if (branch['dropout'] === null && d.dice.once(3)) branch['activations'] = 'int8';
   const decodes = d.dice.once(3) && branches.every(({ dropout }) => dropout === null);
   if (!withTable) {
     for (const [i, branch] of branches.entries()) if (d.dice.once(4)) branch['factor'] = d.f32(list[i]!.out);

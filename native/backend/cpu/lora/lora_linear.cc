@@ -310,9 +310,22 @@ void PrefillSlots(const LoraLinearForwardArgs& args, Scratch scratch, Context& c
   }
 }
 
-}  // namespace
+// Returns the call of those branches that multiply whole numbers, or of the others.
+LoraLinearForwardArgs BranchesOf(const LoraLinearForwardArgs& args, bool whole) {
+  LoraLinearForwardArgs some = args;
+  some.branches.clear();
+  some.y.clear();
+  some.h.clear();
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (MultipliesWholeNumbers(args.branches[i]) != whole) continue;
+    some.branches.push_back(args.branches[i]);
+    some.y.push_back(args.y[i]);
+    some.h.push_back(args.h[i]);
+  }
+  return some;
+}
 
-PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+PlannedCall PlanExact(const LoraLinearForwardArgs& args, int threads) {
   if (IsDecode(args)) return PlanDecode(args, threads);
   const ForwardPlan plan(WithMaxRanks(args));
   Arena arena;
@@ -320,6 +333,29 @@ PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
   if (args.table) return CallOf<LoraLinearForwardArgs>(args, arena.bytes(), PrefillSlots);
   return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
             Prefill(args, plan, scratch, static_cast<CpuContext&>(context));
+          }};
+}
+
+}  // namespace
+
+// Whole numbers are multiplied by the kernel of a decode step, for any number of rows. Tile
+// registers multiply the values of more rows than a step has in less time: sums that are scaled
+// for each 32 values would leave them idle.
+PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+  const auto whole = std::ranges::count_if(args.branches, MultipliesWholeNumbers);
+  if (whole == 0 || (MultipliesTiles() && !IsDecode(args))) {
+    LoraLinearForwardArgs exact = args;
+    for (LoraBranch& branch : exact.branches) branch.activations = Activations::kExact;
+    return PlanExact(exact, threads);
+  }
+  if (whole == std::ssize(args.branches)) return PlanDecode(args, threads);
+  PlannedCall first = PlanDecode(BranchesOf(args, true), threads);
+  PlannedCall second = PlanExact(BranchesOf(args, false), threads);
+  const size_t bytes = std::max(first.scratch_bytes, second.scratch_bytes);
+  return {bytes, [first = std::move(first.run), second = std::move(second.run)](
+                     Scratch scratch, Context& context) mutable {
+            first(scratch, context);
+            second(scratch, context);
           }};
 }
 

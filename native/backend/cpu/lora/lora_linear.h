@@ -14,7 +14,8 @@ namespace lora::cpu {
 // A call of phase kAuto is a decode step up to this many rows.
 constexpr int64_t kFewRows = 4;
 
-// Every row is computed as it would be alone, and W comes from memory once.
+// Every row is computed as it would be alone, and W comes from memory once. All branches of a call
+// multiply whole numbers, or none does.
 PlannedCall PlanDecode(const LoraLinearForwardArgs& args, int threads);
 
 // The largest rank that a branch can have: of its own up and down, or of the table.
@@ -45,6 +46,10 @@ inline RowsOfX RowsFrom(const TensorView& view, size_t row) {
 
 inline bool Keeps(const std::vector<TensorView>& views, size_t i) {
   return i < views.size() && views[i].defined;
+}
+
+inline bool MultipliesWholeNumbers(const LoraBranch& branch) {
+  return branch.activations == Activations::kInt8 && HasWholeCodes(branch.weight.format);
 }
 
 // Whether some W is kept in another format than that of the product.

@@ -54,6 +54,7 @@ struct DecodePlan {
   uint32_t* x = nullptr;        // [m][elements], where x cannot be read in place
   size_t groups = 0;            // of a row of x, where some W has blocks
   float* group_sums = nullptr;  // [m][groups]
+  WholeRows whole;              // x, where W is multiplied by whole numbers
   uint32_t* h = nullptr;        // a copy of h_size elements per thread, or one if they share it
   float* h_sums = nullptr;      // per thread [kHiddenRows][largest r], of an h of pairs
   size_t h_sums_size = 0;
@@ -74,9 +75,14 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
       low_pairs(args.table && args.table.dtype == DType::kBF16),
       has_table(args.table) {
   operands = pairs ? Operands::kPairs : Operands::kF32;
-  if (HasExpandedWeight(args)) block_elements = BlockElements(operands, elements);
+  if (MultipliesWholeNumbers(args.branches[0])) {
+    whole.groups = WholeRows::GroupsOf(k);
+  } else if (HasExpandedWeight(args)) {
+    block_elements = BlockElements(operands, elements);
+  }
   const auto has_blocks = [](const LoraBranch& b) { return HasBlocks(b.weight.format); };
-  if (std::ranges::any_of(args.branches, has_blocks)) groups = k / kGroupValues;
+  if (whole.groups == 0 && std::ranges::any_of(args.branches, has_blocks))
+    groups = k / kGroupValues;
   shares_h = m > kFewRows;
   most_changes = has_table ? std::max<size_t>(m, 1) : 1;
   for (const LoraBranch& branch : args.branches) {
@@ -96,6 +102,11 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
 void DecodePlan::Take(Arena& arena, size_t threads) {
   if (pairs) x = arena.Take<uint32_t>(m * elements);
   if (groups != 0) group_sums = arena.Take<float>(m * groups);
+  if (whole.groups != 0) {
+    whole.codes = arena.Take<int8_t>(m * whole.groups * kActivationGroup);
+    whole.scales = arena.Take<float>(m * whole.groups);
+    whole.sums = arena.Take<int32_t>(2 * m * whole.groups);
+  }
   product = ProductScratch::Take(arena, threads, m, true, block_elements);
   products = arena.Take<Product>(branches.size());
   low_rank = arena.Take<LowRankRows>(threads * most_changes);
@@ -203,8 +214,12 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
                   const uint32_t* x) {
   const DecodeBranch& b = plan.branches[i];
   *b.pass = Pass();
-  b.pass->main = {x, plan.elements, PanelsOf(args.branches[i].weight), plan.elements,
-                  plan.group_sums};
+  b.pass->main = {x,
+                  plan.elements,
+                  PanelsOf(args.branches[i].weight),
+                  plan.elements,
+                  plan.group_sums,
+                  plan.whole.groups != 0 ? &plan.whole : nullptr};
   Product product;
   product.operands = plan.operands;
   product.passes = {b.pass, 1};
@@ -230,6 +245,12 @@ void Decode(const LoraLinearForwardArgs& args, DecodePlan plan, Scratch scratch,
       (plan.k % 2 != 0 || reinterpret_cast<uintptr_t>(args.x.data) % alignof(uint32_t) != 0)) {
     CopyElements(args.x.data, true, plan.k, plan.m, plan.k, plan.operands, plan.x, plan.elements);
     x = plan.x;
+  }
+  if (plan.whole.groups != 0) {
+    const size_t parts = std::min(plan.m, 4 * threads);
+    context.ParallelFor(parts, [&](size_t part, size_t) {
+      RoundRows(RowsFrom(args.x, 0), Split(plan.m, parts, part), plan.whole);
+    });
   }
   SumGroups(x, plan.elements, plan.m, plan.groups, plan.pairs, plan.group_sums);
   size_t panels = 0;

@@ -241,17 +241,18 @@ void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRo
   }
 }
 
-// The product of several rows by the codes of blocks.
-template <bool kPairs>
-void MultiplyRowsOfBlocks(const Product& product, size_t rows, Range panels,
-                          std::span<const LowRankRows> low, const ProductScratch& scratch) {
+// The product of some rows by panels of codes, whose sums add(step, rows, panel, sums) makes.
+template <class Add>
+HWY_INLINE void MultiplyRowsOfCodes(const Product& product, size_t rows, Range panels,
+                                    std::span<const LowRankRows> low, const ProductScratch& scratch,
+                                    const Add& add) {
   RowsTile t;
   t.product = &product;
   t.row = 0;
   t.sums = scratch.sums;
   for (size_t p = panels.begin; p < panels.end; ++p) {
     BeginSums(product, rows, p, low, scratch.sums);
-    AddBlockRows<kPairs>(product.passes[0].main, rows, p, scratch.sums);
+    add(product.passes[0].main, rows, p, scratch.sums);
     t.column = p * kPanelWidth;
     FinishSums(t, rows);
   }
@@ -335,10 +336,12 @@ inline void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panel
 template <bool kPairs>
 void MultiplyAnyRows(const Product& product, size_t rows, Range panels,
                      std::span<const LowRankRows> low, const ProductScratch& scratch) {
-  if (rows == 1) {
+  if (product.passes[0].main.whole) {
+    MultiplyRowsOfCodes(product, rows, panels, low, scratch, cpu::AddWholeProducts);
+  } else if (rows == 1) {
     MultiplyRow<kPairs>(product, panels, low, scratch);
   } else if (MultipliesCodes(product.passes[0].main.w.format)) {
-    MultiplyRowsOfBlocks<kPairs>(product, rows, panels, low, scratch);
+    MultiplyRowsOfCodes(product, rows, panels, low, scratch, AddBlockRows<kPairs>);
   } else if constexpr (kPairs && kMultipliesTiles) {
     MultiplyRowsOfTiles(product, rows, panels, low, scratch);
   } else {

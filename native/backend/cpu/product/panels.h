@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backend/cpu/formats/pack.h"
+#include "backend/cpu/product/whole_numbers.h"
 #include "backend/cpu/runtime/arena.h"
 #include "backend/cpu/runtime/context.h"
 #include "backend/cpu/simd/operands.h"
@@ -35,6 +36,8 @@ struct Step {
   size_t elements = 0;  // 0: no step; at most kMaxPassElements unless w is read in place
   // The sums of each kGroupValues values of x, by rows. MultiplyRows takes them where W has blocks.
   const float* group_sums = nullptr;
+  // x as whole numbers, in the place of `x`: MultiplyRows takes them where W has whole codes.
+  const WholeRows* whole = nullptr;
 };
 
 // Steps whose products are summed in registers before memory is touched.
