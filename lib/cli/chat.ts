@@ -5,7 +5,7 @@ import { suggest } from '../validate';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { openInput, type ChatInput } from './chat_input';
 import { defineCommand, helpFlag, type Console } from './command';
-import { loadModel, modelFlags, note, printJson } from './common';
+import { generatingModelFlags, loadModel, note, printJson } from './common';
 import { Conversation, type Answer } from './conversation';
 import { printable } from './printable';
 import { samplingFlags, samplingOptions } from './sampling_flags';
@@ -14,7 +14,7 @@ export const chat = defineCommand({
   summary: 'Talks with a model and its adapters, at a terminal or through a pipe.',
   usage: '--model DIR [--adapter [NAME=]DIR …] [flags]   (then /help)',
   flags: {
-    ...modelFlags,
+    ...generatingModelFlags,
     ...adaptersFlag,
     system: { type: 'string', help: 'the system message', defaultText: 'none' },
     allowSpecialTokens,

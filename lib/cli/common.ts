@@ -25,16 +25,23 @@ export const modelFlags = {
   quantize: modelOptions.quantize,
 } as const satisfies Flags;
 
+/** And of those that generate. */
+export const generatingModelFlags = {
+  ...modelFlags,
+  activations: modelOptions.activations,
+} as const satisfies Flags;
+
 /** Loads the model that the flags name, and says on which device it runs. */
 export async function loadModel(
-  values: Values<typeof wholeModelFlags> & Partial<Values<typeof modelFlags>>,
+  values: Values<typeof wholeModelFlags> & Partial<Values<typeof generatingModelFlags>>,
   console: Console,
 ): Promise<CausalLM> {
-  const { device, dtype, quantize } = values;
+  const { device, dtype, quantize, activations } = values;
   const model = await CausalLM.fromPretrained(values.model, {
     device,
     dtype,
     quantize,
+    activations,
     ...hubOptions(console, values),
   });
   note(console, `${model.directory}: ${kindOf(model.config)}, ${model.dtype} on ${model.device}`);

@@ -7,7 +7,7 @@ import type { TaskEvaluation, TaskProgress, TaskResult, TaskScores } from '../ta
 import { datasetOptions } from '../options/table';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { defineCommand, helpFlag, UsageError } from './command';
-import { loadModel, modelFlags, note, printJson } from './common';
+import { generatingModelFlags, loadModel, note, printJson } from './common';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
 import { textTable } from './text_table';
@@ -16,7 +16,7 @@ export const evaluate = defineCommand({
   summary: 'Measures a model and its adapters on held-out data: loss, answers, or choices.',
   usage: '--model DIR --data FILE [--adapter [NAME=]DIR …] [flags]',
   flags: {
-    ...modelFlags,
+    ...generatingModelFlags,
     ...adaptersFlag,
     base: { type: 'boolean', default: true, help: 'measure the model without an adapter too' },
     data: {

@@ -4,7 +4,7 @@ import type { JsonSchema } from '../grammar/json_schema';
 import { allowSpecialTokens, generationOptions } from '../options/table';
 import { readAdapter } from '../peft/adapter_files';
 import { samplingFlags, samplingOptions } from './sampling_flags';
-import { loadModel, modelFlags, printJson } from './common';
+import { generatingModelFlags, loadModel, printJson } from './common';
 import { hubOptions } from './hub_report';
 import { printable } from './printable';
 import { defineCommand, helpFlag, UsageError, type Console } from './command';
@@ -13,7 +13,7 @@ export const generate = defineCommand({
   summary: 'Continues a prompt with a model, and an adapter if one is given.',
   usage: '--model DIR --prompt TEXT [flags]',
   flags: {
-    ...modelFlags,
+    ...generatingModelFlags,
     adapter: {
       type: 'string',
       value: 'DIR',

@@ -18,14 +18,14 @@ import type { OpenAIHandlerOptions, ServeLogger } from '../serve/options';
 import { checkHandlerOptions } from '../serve/service';
 import { adaptersFlag, adapterSources } from './adapters';
 import { defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
-import { loadModel, modelFlags, note, printJson } from './common';
+import { generatingModelFlags, loadModel, note, printJson } from './common';
 import { printableLine } from './printable';
 
 export const serve = defineCommand({
   summary: "Serves a model and its adapters with OpenAI's API over HTTP.",
   usage: '--model DIR [--adapter NAME=DIR …] [flags]',
   flags: {
-    ...modelFlags,
+    ...generatingModelFlags,
     ...adaptersFlag,
     modelName: {
       type: 'string',

@@ -35,10 +35,11 @@ export async function questionAsked(
 ): Promise<Record<string, unknown>> {
   const { methods, ranks, alphas, targets, seeds, budget, rates, signal } = options;
   const { batchSize, gradientAccumulationSteps, gradientCheckpointing } = options;
-  const { evalLimit = null, maxNewTokens = null, stop = null, quantize = null } = options;
+  const { evalLimit = null, maxNewTokens = null, stop = null, quantize = null, activations } = options;
   return {
     base: baseModelName(model.directory),
     ...{ device: model.device, dtype: model.dtype, quantize },
+    ...(activations === 'int8' && { activations }),
     ...{ methods, ranks, alphas, targets, seeds, budget, rates },
     ...{ batchSize, gradientAccumulationSteps, gradientCheckpointing },
     data: await dataAsked(data, signal),

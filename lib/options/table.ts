@@ -24,6 +24,13 @@ export const modelOptions = {
     help: 'keep weights in 4 or 8 bits',
     defaultText: 'as they are',
   },
+  activations: {
+    type: 'string',
+    value: 'NAME',
+    choices: ['exact', 'int8'],
+    default: 'exact',
+    help: 'of products: int8 is faster',
+  },
 } as const satisfies Options;
 
 /** What an adapter begins as; further options, and their rules, are in peft/config.ts. */

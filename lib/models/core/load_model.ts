@@ -1,4 +1,5 @@
 /** Loading a model: its options, its files, its weights on a device. */
+import { loraError } from '../../errors';
 import { readLimits, type Limits } from '../../formats/limits';
 import { sourceFolder, sourceOptionNames } from '../../hub/source';
 import { checkF16, type Device, openedDevice } from '../../native/device';
@@ -33,6 +34,7 @@ export const fromPretrainedOptionNames = [
   'dtype',
   'device',
   'quantize',
+  'activations',
   'limits',
   ...sourceOptionNames,
 ] as const;
@@ -42,12 +44,19 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const op = 'from_pretrained';
   checkOptions(op, options, fromPretrainedOptionNames);
   const limits = readLimits(op, options.limits);
-  const { dtype = 'auto', signal, onProgress } = options;
+  const { dtype = 'auto', activations = 'exact', signal, onProgress } = options;
   const quantize = quantizePlan(op, options.quantize);
   checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
+  checkOneOf(op, 'activations', activations, modelOptions.activations.choices);
   // Unavailable: say so before anything is downloaded and read.
   const device = await openedDevice(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
+  if (activations === 'int8' && device.startsWith('cuda'))
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      `int8 activations are for the CPU: leave activations out on ${device}`,
+    );
   const directory = await sourceFolder(source, op, 'model', options);
   signal?.throwIfAborted();
   const files = await openModelFiles(op, directory, { limits, signal });
@@ -56,7 +65,7 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const generation = (await files.json('generation_config.json')) ?? {};
   const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
   const { weights, dtype: actual } = await runUntracked(() =>
-    loadWeights(files, config, { dtype, device, quantize, signal, onProgress }),
+    loadWeights(files, config, { dtype, device, quantize, activations, signal, onProgress }),
   );
   await files.checkUnchanged().catch((error: unknown) => {
     disposeWeights(config, weights);

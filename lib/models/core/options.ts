@@ -23,6 +23,12 @@ export interface FromPretrainedOptions extends SourceOptions {
    * that is already quantized needs no option.
    */
   quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
+  /**
+   * 'int8': generation rounds what a quantized matrix is multiplied by to 8 bits, in groups of 32 values, and multiplies whole numbers: faster on the CPU,
+   * within 1% of the exact product. For int8 and GGUF's Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K; other matrices, training, `forward` and losses stay
+   * exact. Default 'exact'.
+   */
+  activations?: 'exact' | 'int8' | undefined;
   /** The device for weights and ops; 'auto' is the best available one, which {@link CausalLM.device} then names. Default 'cpu'. */
   device?: Device | 'auto' | (string & {}) | undefined;
   /** Limits for the files, to raise if the defaults refuse a model that you trust. */

@@ -6,11 +6,12 @@ import type { ModelFiles } from '../../formats/model_folder';
 import type { ModelTensors } from '../../formats/sharded';
 import type { WeightsProgress } from '../../hub/progress';
 import { Linear } from '../../linear/linear';
+import type { Activations } from '../../native/binding';
 import { binding } from '../../native/calls';
 import { nativeDevice, type Device } from '../../native/device';
 import { SlicedUpload } from '../../tensor/slices';
 import type { DType, FloatDType } from '../../native/dtype';
-import { FrozenWeight } from '../../tensor/frozen_weight';
+import { FrozenWeight, hasWholeCodes } from '../../tensor/frozen_weight';
 import type { Tensor } from '../../tensor/tensor';
 import { check, listed, shapeText } from '../../validate';
 import { modelTensors } from '../files/model_tensors';
@@ -95,6 +96,7 @@ export interface LoadOptions {
   dtype: 'auto' | ModelDType;
   device: Device;
   quantize?: QuantizePlan | undefined;
+  activations?: Activations | undefined;
   signal?: AbortSignal | undefined;
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: WeightsProgress) => void;
@@ -181,6 +183,7 @@ class WeightLoader {
   async #matrix(name: string): Promise<FrozenWeight> {
     const kept = this.kept.get(name);
     const weight = await (kept === undefined ? this.#ofFloats(name) : this.#ofQuantized(name, kept));
+    if (this.options.activations === 'int8' && hasWholeCodes(weight.format)) weight.activations = 'int8';
     this.#made.push(weight);
     this.#packed = binding().synchronize(nativeDevice(this.options.device));
     this.#packed.catch(() => undefined); // it is awaited later
@@ -234,6 +237,7 @@ export async function loadWeights(
     const chosen = quantize
       ? checkQuantize(dir, config, quantize, { quantized, dtype, device })
       : new Set<string>();
+    if (options.activations === 'int8') checkWholeCodes(dir, quantize, quantized);
     loader = new WeightLoader(stored, shapes, quantized, chosen, dtype, options);
     const rows = rowsOf(config);
     const stem = (await loader.part(rows.stem)) as StemWeights;
@@ -268,6 +272,22 @@ function activationsOf(
   const name = `${embeddingPath(config)}.weight`;
   const found = quantized.has(name) ? config.fileDType : dtypeOf(stored, name);
   return found === 'f32' ? 'f32' : 'bf16';
+}
+
+/** @throws ERR_UNSUPPORTED where no matrix has whole codes. */
+function checkWholeCodes(
+  dir: string,
+  quantize: QuantizePlan | undefined,
+  stored: ReadonlyMap<string, StoredMatrix>,
+): void {
+  const formats = new Set(quantize ? [quantize.format] : [...stored.values()].map(({ format }) => format));
+  if ([...formats].some(hasWholeCodes)) return;
+  const found = formats.size === 0 ? 'no matrix is quantized' : `they are in ${[...formats].join(', ')}`;
+  throw loraError(
+    'from_pretrained',
+    'ERR_UNSUPPORTED',
+    `expected matrices with whole codes for int8 activations (int8, or Q8_0, Q4_K and others of GGUF), but of ${dir} ${found}`,
+  );
 }
 
 /** The names of the matrices that are quantized. */
