@@ -1,7 +1,7 @@
 /**
  * Random histories of an engine: requests that are submitted, aborted and left while adapters are scaled, trained, merged, removed and
  * replaced, in a pool of keys and values that is too small for them. Every text is that of the request alone, in a new engine on a model
- * in the state in which the request began; only those whose adapter changed while they ran have no such text.
+ * in the state in which the request began and without guesses; only those whose adapter changed while they ran have no such text.
  *
  * LORA_HISTORIES sets how many are tried.
  */
@@ -29,7 +29,7 @@ interface Weights {
 type State = { [K in Name]: Weights } & { merged: Name | null };
 
 type Deed =
-  | { do: 'submit'; wish: number; adapter: Name | null; tokens: number; sampled: boolean }
+  | { do: 'submit'; wish: number; adapter: Name | null; tokens: number; sampled: boolean; guessed: boolean }
   | { do: 'abort' | 'leave'; which: number }
   | { do: 'scale'; name: Name; value: number }
   | { do: 'flicker'; name: Name; count: number }
@@ -50,6 +50,7 @@ const deed: fc.Arbitrary<Deed> = fc.oneof(
       adapter: fc.option(name),
       tokens: fc.constantFrom(1, 3, 20, 70),
       sampled: fc.boolean(),
+      guessed: fc.boolean(),
     }),
   },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('turns' as const), count: fc.nat(12) }) },
@@ -67,7 +68,10 @@ const deed: fc.Arbitrary<Deed> = fc.oneof(
 /** Prompts of which some begin with others, some by more than a page of 64. */
 const prompts = [text(70, 1), [...text(70, 1), 9, 8], text(5, 2), [...text(66, 1), 200]];
 /** While an adapter is merged, requests name none. */
-const wishOf = ({ wish, adapter, tokens, sampled }: Deed & { do: 'submit' }, { merged }: State): Wish => {
+const wishOf = (
+  { wish, adapter, tokens, sampled, guessed }: Deed & { do: 'submit' },
+  { merged }: State,
+): Wish => {
   const prompt = prompts[wish]!;
   return {
     prompt,
@@ -76,6 +80,7 @@ const wishOf = ({ wish, adapter, tokens, sampled }: Deed & { do: 'submit' }, { m
     temperature: sampled ? 0.8 : 0,
     seed: 7,
     ignoreEos: true,
+    speculate: guessed,
   };
 };
 
@@ -174,7 +179,8 @@ test(
     }
     const known = new Map<string, number[]>();
     /** The ids of the request in a new engine. */
-    const expected = async ({ wish, state: then }: Running): Promise<number[]> => {
+    const expected = async ({ wish: asked, state: then }: Running): Promise<number[]> => {
+      const wish = { ...asked, speculate: false };
       const key = JSON.stringify([
         wish,
         wish.adapter && then[wish.adapter as Name],
@@ -190,7 +196,7 @@ test(
     };
     const pageBytes = (): number => 2 * 3 * 64 * 2 * 6 * 4;
 
-    const seen = { compared: 0, hits: 0 };
+    const seen = { compared: 0, hits: 0, guesses: 0 };
     const play = async (deeds: readonly Deed[]): Promise<void> => {
       const requests: Running[] = [];
       const alive = (): Running[] => requests.filter(({ settled }) => !settled);
@@ -257,9 +263,10 @@ test(
         }
       }
       const texts = await Promise.all(requests.map(({ ids }) => ids));
-      const { running, waiting, prefixHits } = model.engineStats();
+      const { running, waiting, prefixHits, acceptedTokens } = model.engineStats();
       expect({ running, waiting }).toEqual({ running: 0, waiting: 0 });
       seen.hits += prefixHits;
+      seen.guesses += acceptedTokens;
       for (const [i, request] of requests.entries()) {
         if (texts[i] === undefined || request.changed) continue;
         expect({ i, ids: texts[i] }).toEqual({ i, ids: await expected(request) });
@@ -279,9 +286,10 @@ test(
         endOnFailure: false,
       },
     );
-    // The histories are worth playing: texts are compared, and prefixes shared.
+    // The histories are worth playing: texts are compared, prefixes shared, and tokens guessed.
     expect(seen.compared).toBeGreaterThan(histories);
     expect(seen.hits).toBeGreaterThan(histories / 10);
+    expect(seen.guesses).toBeGreaterThan(histories);
   },
   24 * 3600_000,
 );

@@ -1,11 +1,14 @@
 /** The scheduler over a real pool, without a model: a chunk or a step is computed by saying so. */
 import { SequencePlan } from '../../lib/data/sequence_plan';
+import type { Drawn } from '../../lib/engine/delivery';
+import type { Speculation } from '../../lib/engine/proposals';
 import { plainDefaults } from '../../lib/engine/sampling';
 import { pageLength, PagePool, type PoolMemory } from '../../lib/engine/pages';
 import { PrefixCache } from '../../lib/engine/prefixes';
 import { LoRAError } from '../../lib/errors';
 import { Request, type RequestPlan } from '../../lib/engine/request';
 import { planGeneration } from '../../lib/engine/sampling';
+import { propose } from '../../lib/engine/speculation';
 import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
 import type { TokenStream } from '../../lib/text/token_stream';
 
@@ -353,4 +356,144 @@ test('what nobody uses can be had, also before a page that somebody reads', () =
   expect([a.ended, b.prefilling, pool.used]).toEqual([true, false, b.pages.length + 1]); // both have computed the second page
   prefixes.evict(Infinity);
   expect(pool.used).toBe(b.pages.length);
+});
+
+describe('tokens that are proposed', () => {
+  /** Guesses what comes in this world, and more tokens than it is asked for never. */
+  const guessing = (most = 8, wrongAt = Infinity): Speculation => {
+    const guesser = {
+      propose: (ids: readonly number[], max: number) =>
+        Array.from({ length: Math.min(most, max) }, (_, i) => ids.length + i + (i >= wrongAt ? 1 : 0)),
+      note: () => undefined,
+    };
+    return guesser as unknown as Speculation;
+  };
+  const none = (): Speculation => guessing(0);
+  /** Draws what comes in this world after each row. */
+  const drawsOf = ({ rows, computed }: Request): { id: number }[] =>
+    rows.map(({ offset }) => ({ id: computed + 1 + offset }));
+  const anyPages = (): boolean => true;
+
+  test('share the rows that are left, and no text has more than it may still take', () => {
+    const { submit, step } = world({ prefillChunk: 100, maxBatchSize: 16 });
+    const requests = [guessing(), guessing(), none(), guessing()].map((speculation, i) =>
+      submit(text(10, 100 * i), { speculation, maxNewTokens: i === 3 ? 4 : 100 }),
+    );
+    for (let i = 0; i < 4; i++) step();
+    const proposed = (maxRows: number): number[] => {
+      propose(requests, maxRows, anyPages);
+      return requests.map((request) => request.proposed.length);
+    };
+    const [, , , last] = requests as [Request, Request, Request, Request];
+    expect(last.generated).toBe(1);
+    expect(proposed(40)).toEqual([8, 8, 0, 2]);
+    expect(proposed(11)).toEqual([2, 2, 0, 2]);
+    expect(proposed(5)).toEqual([1, 0, 0, 0]);
+    expect(proposed(4)).toEqual([0, 0, 0, 0]);
+    expect(proposed(1)).toEqual([0, 0, 0, 0]);
+  });
+
+  test('end before the token that ends the text, and where there is no page', () => {
+    const { submit, step } = world();
+    const generation = { ...planGeneration({}, plainDefaults), eosTokenIds: new Set([14]) };
+    const request = submit(text(10), { speculation: guessing(), generation });
+    step();
+    propose([request], 16, anyPages);
+    expect(request.proposed).toEqual([11, 12, 13]);
+    propose([request], 16, (_, positions) => positions <= 12);
+    expect(request.proposed).toEqual([11]);
+  });
+
+  test('are taken as far as they are what is drawn', () => {
+    const { submit, step, scheduler } = world();
+    const request = submit(text(10), { speculation: guessing(5, 3) });
+    step();
+    propose([request], 16, anyPages);
+    expect(request.rows.map(({ offset }) => request.tokenAt(request.computed + offset))).toEqual([
+      10, 11, 12, 13, 15, 16,
+    ]);
+    const draws = drawsOf(request);
+    scheduler.rowDone(request);
+    expect(request.take(draws)).toBe(4);
+    expect([request.ids.slice(10), request.computed, request.proposed]).toEqual([
+      [10, 11, 12, 13, 14],
+      14,
+      [],
+    ]);
+    expect(request.held).toBe(false); // what one step makes does not make it wait
+    request.deliver();
+    expect(request.held).toBe(true);
+  });
+
+  test('an error behind what is taken is nobody’s, and one in its place fails', async () => {
+    const { submit, step, scheduler } = world();
+    for (const [at, fails] of [
+      [4, false],
+      [3, true],
+    ] as const) {
+      const request = submit(text(10, 1000 * at), { speculation: guessing(5, 3) });
+      step();
+      propose([request], 16, anyPages);
+      const draws: (Drawn | Error)[] = drawsOf(request);
+      draws[at] = new Error('nothing to draw');
+      scheduler.rowDone(request);
+      expect(request.take(draws)).toBe(fails ? 3 : 4);
+      expect(request.ended).toBe(fails);
+    }
+  });
+
+  test('a text that ends among them takes none behind its end', () => {
+    const { submit, step, scheduler } = world();
+    const generation = { ...planGeneration({}, plainDefaults), eosTokenIds: new Set([12]) };
+    const request = submit(text(10), { speculation: none(), generation });
+    step();
+    request.proposed = [11, 12, 13];
+    scheduler.rowDone(request);
+    expect(request.take([11, 12, 13, 14].map((id) => ({ id })))).toBe(2);
+    request.deliver();
+    while (request.delivery.fetch());
+    expect(request.delivery.completion).toMatchObject({ ids: [10, 11, 12], finishReason: 'stop' });
+  });
+
+  test('tokens behind a stop string are not shared with others', () => {
+    const { submit, step, scheduler, prefixes } = world();
+    const stream = {
+      push: (id: number) => (id === 125 ? 'x' : ''),
+      flush: () => '',
+    } as unknown as TokenStream;
+    const generation = planGeneration({ stop: 'x' }, plainDefaults);
+    const request = submit(text(124), { stream, generation, speculation: guessing() });
+    for (let i = 0; i < 2; i++) step();
+    propose([request], 16, anyPages);
+    const draws = drawsOf(request);
+    scheduler.rowDone(request);
+    expect(request.take(draws)).toBe(9);
+    request.deliver();
+    expect([request.ids.length, request.computed]).toEqual([126, 126]);
+    step();
+    expect(prefixes.size).toBe(1);
+  });
+
+  test('take no pages from others', () => {
+    const { submit, step, scheduler, pool } = world({ pages: 2 });
+    const [request, other] = [submit(text(60)), submit(text(10, 1000), { maxNewTokens: 30 })];
+    for (let i = 0; i < 3; i++) step();
+    expect([request.pages.length, other.pages.length]).toEqual([1, 0]);
+    expect(scheduler.hasPagesFor(request, 64)).toBe(true);
+    expect(request.pages.length).toBe(1);
+    expect(scheduler.hasPagesFor(request, 65)).toBe(true);
+    expect([request.pages.length, pool.free]).toEqual([2, 0]);
+    expect(scheduler.hasPagesFor(request, 129)).toBe(false);
+    expect(request.pages.length).toBe(2);
+  });
+
+  test('go with the pages', () => {
+    const { submit, step } = world();
+    const request = submit(text(10), { speculation: guessing() });
+    step();
+    propose([request], 16, anyPages);
+    request.releasePages();
+    expect(request.rows).toHaveLength(1);
+    expect(request.maxProposed).toBe(0); // it computes again what it had
+  });
 });
