@@ -22,6 +22,14 @@ test('times beyond the last bound are in the last bucket, and every time in thos
   ]);
 });
 
+test('guessed tokens, and those that were right, are counted apart', () => {
+  const engine = { proposedTokens: 7, acceptedTokens: 5 };
+  const gauges = { engine, queue: {}, adapters: {} } as unknown as Parameters<Metrics['text']>[0];
+  const lines = new Metrics().text(gauges).split('\n');
+  expect(lines).toContain('lora_native_engine_proposed_tokens_total 7');
+  expect(lines).toContain('lora_native_engine_accepted_tokens_total 5');
+});
+
 test('a handler speculates on the CPU alone', () => {
   const model = { device: 'cuda:1', directory: 'model', servedTemperature: 1 } as unknown as CausalLM;
   expectThrow(
