@@ -1,40 +1,63 @@
 // node benchmarks/publish.mjs FILE [NAME]: makes a results file of `npm run bench` the one that the README quotes. It is
 // kept as results/NAME.json (default: bench-DATE) with its chart NAME.svg, and the README's block is written anew.
-// node benchmarks/publish.mjs --check: fails unless the README and the chart say what the quoted file holds.
+// node benchmarks/publish.mjs --formats FILE [NAME]: the same with the table of formats in the guide on memory.
+// node benchmarks/publish.mjs --check: fails unless README, chart and guide say what the quoted files hold.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chart } from './report/chart.mjs';
+import { formatsSummary, quotedFormats, withFormats } from './report/formats.mjs';
 import { summary, withSummary } from './report/readme.mjs';
 import { resultsText } from './report/results_text.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const readme = join(root, 'README.md');
-const read = (file) => readFileSync(file, 'utf8');
+const readme = 'README.md';
+const guide = 'docs/guides/fit-into-memory.md';
+const read = (path) => readFileSync(join(root, path), 'utf8');
 
-/** The contents of the three files, by their paths in the repository. */
-function contents(results, name) {
-  const path = (extension) => `benchmarks/results/${name}.${extension}`;
-  return {
-    [path('json')]: resultsText(results),
-    [path('svg')]: chart(results),
-    'README.md': withSummary(read(readme), summary(results, path('json'), path('svg'))),
-  };
-}
+/** What each page quotes: the results file, and the contents of all files that follow from one, by their paths in the repository. */
+const pages = {
+  [readme]: {
+    quoted: () => /\[all rows\]\((benchmarks\/results\/\S+\.json)\)/.exec(read(readme))?.[1],
+    contents(results, path) {
+      const svg = path.replace(/json$/, 'svg');
+      return {
+        [path]: resultsText(results),
+        [svg]: chart(results),
+        [readme]: withSummary(read(readme), summary(results, path, svg)),
+      };
+    },
+  },
+  [guide]: {
+    quoted: () => quotedFormats(read(guide)),
+    contents: (results, path) => ({
+      [path]: resultsText(results),
+      [guide]: withFormats(read(guide), formatsSummary(results, path)),
+    }),
+  },
+};
 
-const [file, given] = process.argv.slice(2);
-if (file === undefined)
-  throw new Error('expected the results file of a run: node benchmarks/publish.mjs FILE [NAME]');
-const check = file === '--check';
-const quoted = /\[all rows\]\((benchmarks\/results\/\S+\.json)\)/.exec(read(readme))?.[1];
-if (check && quoted === undefined) throw new Error('the README quotes no results file');
-const results = JSON.parse(read(check ? join(root, quoted) : file));
-const name = check ? basename(quoted, '.json') : (given ?? `bench-${results.date.slice(0, 10)}`);
-for (const [path, text] of Object.entries(contents(results, name))) {
-  if (!check) writeFileSync(join(root, path), text);
-  else if (read(join(root, path)) !== text)
-    throw new Error(`${path} is not what ${quoted} gives: node benchmarks/publish.mjs ${quoted} ${name}`);
+const args = process.argv.slice(2);
+if (args[0] === undefined)
+  throw new Error('expected the results file of a run: node benchmarks/publish.mjs [--formats] FILE [NAME]');
+if (args[0] === '--check') {
+  for (const [page, { quoted, contents }] of Object.entries(pages)) {
+    const path = quoted();
+    if (path === undefined) throw new Error(`${page} quotes no results file`);
+    for (const [file, text] of Object.entries(contents(JSON.parse(read(path)), path)))
+      if (read(file) !== text)
+        throw new Error(
+          `${file} is not what ${path} gives: node benchmarks/publish.mjs ${page === guide ? '--formats ' : ''}${path} ${basename(path, '.json')}`,
+        );
+    console.log(`${page} says what ${path} holds`);
+  }
+} else {
+  const formats = args[0] === '--formats';
+  const [file, given] = formats ? args.slice(1) : args;
+  const results = JSON.parse(readFileSync(file, 'utf8'));
+  const name = given ?? `${formats ? 'formats' : 'bench'}-${results.date.slice(0, 10)}`;
+  const page = formats ? guide : readme;
+  const all = pages[page].contents(results, `benchmarks/results/${name}.json`);
+  for (const [path, text] of Object.entries(all)) writeFileSync(join(root, path), text);
+  console.log(`commit ${page} and benchmarks/results/${name}.*`);
 }
-console.log(
-  check ? `README.md says what ${quoted} holds` : `commit README.md and benchmarks/results/${name}.*`,
-);

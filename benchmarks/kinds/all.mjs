@@ -54,7 +54,8 @@ const ids = {
   full_step: ({ model, dtype, batch, length, optimizer, stochasticRounding }) =>
     `${model} ${dtype} ${batch}×${length} ${optimizer}${stochasticRounding ? ', stochastic rounding' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
-  gguf: ({ model, shape, format }) => `${shape ? `shape of ${shape}` : model} gguf ${format}`,
+  gguf: ({ model, shape, format, quantize }) =>
+    `${shape ? `shape of ${shape}` : model} ${quantize ?? `gguf ${format}`}`,
   speculation: ({ model, dtype, task }) => `${model} ${dtype} ${task}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
   serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,

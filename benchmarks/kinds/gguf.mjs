@@ -1,4 +1,4 @@
-// A prompt that is read and tokens that are written with a model in ggml's blocks, against node-llama-cpp on the same file.
+// A prompt that is read and tokens that are written with a model in each format, against node-llama-cpp on the same GGUF file.
 import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -22,18 +22,20 @@ async function sourceOf({ shape, found }, folder) {
 }
 
 export async function runGguf(testCase, bench) {
-  const { dtype, format, id } = testCase;
+  const { dtype, format, quantize, id } = testCase;
   const rounds = Math.min(bench.stepSettings.rounds, testCase.rounds ?? Infinity);
   const folder = mkdtempSync(join(tmpdir(), 'lora-bench-'));
   const workers = new Map();
   try {
-    const model = join(folder, 'model.gguf');
-    await convertModel(await sourceOf(testCase, folder), model, { format });
-    rmSync(join(folder, 'random'), { recursive: true, force: true });
-    const settings = { model, dtype, threads: bench.threads, contextSize: 1024 };
+    const source = await sourceOf(testCase, folder);
+    const model = quantize ? source : join(folder, 'model.gguf');
+    if (!quantize) await convertModel(source, model, { format });
+    const settings = { model, quantize, dtype, threads: bench.threads, contextSize: 1024 };
     workers.set('ours', await startOurs('generate.mjs', settings));
+    rmSync(join(folder, 'random'), { recursive: true, force: true });
     try {
       if (bench.noRivals) throw new Error(bench.noRivals);
+      if (quantize) throw new Error('GGUF has no such format');
       workers.set('node-llama-cpp', await startLlamaCpp('generate_llama_cpp.mjs', settings));
     } catch (error) {
       bench.leaveOut(`${id}: node-llama-cpp`, error.message);
@@ -49,6 +51,8 @@ export async function runGguf(testCase, bench) {
       const seconds = (name) => figures(name, (answer) => answer[`${what}Ms`] / 1000);
       const user = (name) => figures(name, (answer) => answer.userMs);
       const row = { kind: 'gguf', case: id, what, unit: 's', ours: spread(seconds('ours')), rivals: {} };
+      row.model = testCase.shape ? `shape of ${testCase.shape}` : testCase.found.name;
+      row.format = quantize ?? format;
       row.tokens = what === 'decode' ? tokens - 1 : length;
       const theirs = seconds('node-llama-cpp');
       if (theirs) {

@@ -11,7 +11,7 @@ const headings = {
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
   full_step: 'a full fine-tuning step: all weights of a model are trained',
   generation: 'reading a prompt (prefill) and writing (decode)',
-  gguf: 'the same with a model in blocks of GGUF, and node-llama-cpp on the same file',
+  gguf: 'the same with a model in each format, and node-llama-cpp on the same GGUF file',
   speculation: 'texts with speculation, and without',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
   serving_http: 'the same streams through lora-native serve; rivals in their own process',

@@ -186,6 +186,11 @@ test('a filter takes the cases that have all its words', () => {
 test.each([
   ['README.md and its chart', 'publish.mjs', /^README\.md says what benchmarks\/results\/\S+\.json holds$/m],
   [
+    'the guide on memory',
+    'publish.mjs',
+    /^docs\/guides\/fit-into-memory\.md says what benchmarks\/results\/\S+\.json holds$/m,
+  ],
+  [
     'the comparison of methods',
     'comparison.mjs',
     /^docs\/concepts\/comparison\.md says what the results hold$/m,
@@ -198,4 +203,35 @@ test.each([
   );
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
   expect(stdout).toMatch(said);
+});
+
+describe('the table of formats', () => {
+  const module = JSON.stringify(pathToFileURL(join(root, 'benchmarks/report/formats.mjs')).href);
+  const spread = (median: number): Spread => ({ median, min: median, max: median, rounds: 1 });
+  const row = (format: string, what: string, seconds: number, theirs?: number) => ({
+    ...{ kind: 'gguf', model: 'M', format, what, tokens: 100, ours: spread(seconds) },
+    rivals: theirs === undefined ? {} : { 'node-llama-cpp': spread(theirs) },
+  });
+  const results = {
+    machine: { threads: 2, cpu: 'C', instructions: 'I' },
+    rows: [row('q8_0', 'prefill', 0.1, 0.2), row('q8_0', 'decode', 2, 4), row('nf4', 'decode', 5)],
+    ...{ date: '2026-12-01T00:00:00Z', commit: 'abc' },
+  };
+  const block = (load: number): string => {
+    const given = JSON.stringify({ ...results, load: [load] });
+    const code = `import * as formats from ${module}; console.log(formats.formatsSummary(${given}, 'benchmarks/results/x.json'));`;
+    const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+    return stdout;
+  };
+
+  test('has a line for each format, and dashes for what was not measured', () => {
+    const lines = block(0.5).split('\n');
+    expect(lines).toContain('| M | GGUF Q8_0 | 50.0 | 25.0 | 1000 | 500 |');
+    expect(lines).toContain('| M | NF4 | 20.0 | – | – | – |');
+  });
+
+  test('has no figures of a run beside other programs', () => {
+    expect(block(2)).toMatch(/\[all rows\].*Other programs were at work then \(load 2\.00\)/);
+    expect(block(2)).not.toContain('| M |');
+  });
 });
