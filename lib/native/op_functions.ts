@@ -205,13 +205,13 @@ export interface OpFunctions {
     dtype: DType,
   ): NativeTensor;
   unary(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid',
     alpha: number,
     x: NativeTensor,
     dtype: DType,
   ): NativeTensor;
   unaryBackward(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid',
     alpha: number,
     x: NativeTensor,
     g: NativeTensor,
@@ -280,4 +280,4 @@ export interface OpFunctions {
   ): [values: NativeTensor, topIds: NativeTensor];
 }
 export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
-export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu', 'gelu_tanh'] as const;
+export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu', 'gelu_tanh', 'exp', 'log', 'sigmoid'] as const;

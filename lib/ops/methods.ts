@@ -22,6 +22,9 @@ type Methods = Pick<
   | 'relu'
   | 'gelu'
   | 'silu'
+  | 'exp'
+  | 'log'
+  | 'sigmoid'
   | 'sum'
   | 'mean'
   | 'reshape'
@@ -59,6 +62,15 @@ const methods: Methods & ThisType<Tensor> = {
   },
   relu() {
     return unary('relu', this);
+  },
+  exp() {
+    return unary('exp', this);
+  },
+  log() {
+    return unary('log', this);
+  },
+  sigmoid() {
+    return unary('sigmoid', this);
   },
   gelu() {
     return unary('gelu', this);

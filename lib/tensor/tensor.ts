@@ -265,6 +265,12 @@ export interface Tensor {
   gelu(): Tensor;
   /** x·σ(x). */
   silu(): Tensor;
+  /** eˣ. */
+  exp(): Tensor;
+  /** ln x: −∞ of 0, NaN below. */
+  log(): Tensor;
+  /** σ(x) = 1/(1 + e⁻ˣ). */
+  sigmoid(): Tensor;
   /** Σ over `dim` (default: everything), accumulated and returned in f32. */
   sum(options?: ReduceOptions): Tensor;
   /** The mean over `dim` (default: everything), accumulated and returned in f32. */

@@ -16,6 +16,8 @@ inline double AtLeast(float low, double x) { return x < low ? low : x; }
 inline double AtMost(float high, double x) { return x > high ? high : x; }
 inline double MulAdd(double a, double b, double c) { return a * b + c; }
 inline double Root(double x) { return std::sqrt(x); }
+inline double Exp(double x) { return std::exp(x); }
+inline double Log(double x) { return std::log(x); }
 
 struct SigmoidParts {
   double x, s, c;

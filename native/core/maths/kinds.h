@@ -8,7 +8,7 @@
 //   IfNegative(x, a, b), IfPositive(…)     a where x < 0, or x > 0, else b, also where x is NaN
 //   AtLeast(low, x), AtMost(high, x)       low or high beyond them; NaN stays
 //   MulAdd(a, b, c)                        a·b + c
-//   Root(x)                                √x
+//   Root(x), Exp(x), Log(x)                √x, eˣ, ln x
 //   Sigmoid(x)                             s = σ(x), c = 1 − σ(x), and the x to multiply them by
 //   Normal(x)                              the distribution function, cdf, and the density
 #ifndef LORA_CORE_MATHS_KINDS_H_
@@ -26,7 +26,10 @@
   KIND(Relu, "relu")           \
   KIND(Gelu, "gelu")           \
   KIND(Silu, "silu")           \
-  KIND(GeluTanh, "gelu_tanh")
+  KIND(GeluTanh, "gelu_tanh")  \
+  KIND(Exponential, "exp")     \
+  KIND(Logarithm, "log")       \
+  KIND(Logistic, "sigmoid")
 
 #define LORA_BINARY_KINDS(KIND) \
   KIND(Add, "add")              \
@@ -153,6 +156,24 @@ struct OfGate {
 };
 using Silu = OfGate<gated::Silu>;
 using GeluTanh = OfGate<gated::GeluTanh>;
+
+struct Exponential {
+  static LORA_FORMULA Number Value(Number x, float) { return Exp(x); }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) { return g * Exp(x); }
+};
+
+struct Logarithm {
+  static LORA_FORMULA Number Value(Number x, float) { return Log(x); }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) { return g / x; }
+};
+
+struct Logistic {
+  static LORA_FORMULA Number Value(Number x, float) { return Sigmoid(x).s; }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) {
+    const auto sigmoid = Sigmoid(x);
+    return g * sigmoid.s * sigmoid.c;
+  }
+};
 
 // Calls f<struct>() for a kind.
 template <class F>

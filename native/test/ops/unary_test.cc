@@ -23,7 +23,7 @@ constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::k
 // Returns seeded numbers of the function's domain.
 Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   const Tensor x = Normal(dtype, {n}, seed, 3);
-  if (kind != UnaryKind::kSqrt) return x;
+  if (kind != UnaryKind::kSqrt && kind != UnaryKind::kLogarithm) return x;
   std::vector<double> values = x.Values();
   for (double& value : values) value = std::fabs(value) + 0.01;
   return Of(dtype, {n}, values);
@@ -35,6 +35,9 @@ double Steps(UnaryKind kind, double x) {
     case UnaryKind::kCopy:
       return 0;
     case UnaryKind::kGelu:
+    case UnaryKind::kExponential:
+    case UnaryKind::kLogarithm:
+    case UnaryKind::kLogistic:
       return 8;
     case UnaryKind::kSilu:
       return StepsOf(GatedKind::kSilu, x);
@@ -69,6 +72,12 @@ double GradientTerms(UnaryKind kind, double x) {
       return 2 * std::fabs(x);
     case UnaryKind::kSqrt:
       return 0.5 / std::sqrt(x);
+    case UnaryKind::kExponential:
+      return std::exp(x);
+    case UnaryKind::kLogarithm:
+      return 1 / x;
+    case UnaryKind::kLogistic:
+      return Sigmoid(x) * Sigmoid(-x);
     default:
       return 2;
   }
@@ -226,6 +235,37 @@ TEST_CASE("unary: gelu_tanh is the formula with the tanh, whose ends are x and 0
         CHECK(std::fabs(out[1].at(0)) < 1e-30);
         CHECK(out[1].at(6) == 1);
       });
+}
+
+TEST_CASE("unary: exp, log and sigmoid at the ends of their ranges") {
+  const double inf = INFINITY, nan = std::nan("");
+  const Tensor x = Of(DType::kF32, {8}, {-inf, -100, -1, 0, 1e-42, 1, inf, nan});
+  const std::pair<UnaryKind, std::vector<double>> kinds[] = {
+      {UnaryKind::kExponential, {0, 0, std::exp(-1.0), 1, 1, std::exp(1.0), inf, nan}},
+      {UnaryKind::kLogarithm, {nan, nan, nan, -inf, std::log(x.at(4)), 0, inf, nan}},
+      {UnaryKind::kLogistic, {0, 0, Sigmoid(-1), 0.5, 0.5, Sigmoid(1), 1, nan}}};
+  for (const auto& [kind, expected] : kinds) {
+    CAPTURE(static_cast<int>(kind));
+    OnEveryPath(
+        [&](Context& context) {
+          std::vector<Tensor> y = {Tensor(DType::kF32, {8})};
+          RunTested(UnaryArgs{kind, 1, x, y[0]}, context);
+          return y;
+        },
+        [&](const std::vector<Tensor>& y) {
+          for (int64_t i = 0; i < 8; ++i) {
+            CAPTURE(i);
+            const double a = y[0].at(i), e = expected[i];
+            if (std::isnan(e)) {
+              CHECK(std::isnan(a));
+            } else if (std::isinf(e)) {
+              CHECK(a == e);
+            } else {
+              CHECK(std::fabs(a - e) <= 1e-37 + 1e-6 * std::fabs(e));
+            }
+          }
+        });
+  }
 }
 
 // Requires the same values, but accepts any NaN for a NaN.

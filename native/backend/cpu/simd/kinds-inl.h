@@ -8,6 +8,7 @@
 
 #include "backend/cpu/simd/math-inl.h"
 #include "core/ops/tape.h"
+#include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
@@ -24,6 +25,13 @@ HWY_INLINE VF IfPositive(VF x, VF a, VF b) {
 HWY_INLINE VF AtLeast(float low, VF x) { return hn::Max(Of(low), x); }
 HWY_INLINE VF AtMost(float high, VF x) { return hn::Min(Of(high), x); }
 HWY_INLINE VF Root(VF x) { return hn::Sqrt(x); }
+// Highway's is for positive finite numbers.
+HWY_INLINE VF Log(VF x) {
+  const VF zero = hn::Zero(DF()), infinity = hn::Inf(DF());
+  const VF y = hn::IfThenElse(hn::Lt(x, infinity), hn::Log(DF(), x), x);
+  const VF below = hn::IfThenElse(hn::Lt(x, zero), hn::NaN(DF()), hn::Neg(infinity));
+  return hn::IfThenElse(hn::Le(x, zero), below, y);
+}
 
 // Several vectors: one step of each after the other hides the latency of the steps.
 template <size_t kCount>
