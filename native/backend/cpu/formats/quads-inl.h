@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "backend/cpu/formats/block_lanes-inl.h"
 #include "backend/cpu/simd/simd-inl.h"
@@ -32,26 +31,30 @@ constexpr size_t kQuadValues = 4;
 constexpr size_t kBlocks4 = kLanes / 4;
 static_assert(kBlocks4 == 1 || kBlocks4 == kVectors);
 
-// Returns where the four outputs from block b of vector j on stand.
-constexpr size_t MovedTo(size_t j, size_t b) {
-  return kBlocks4 == 1 ? j * kLanes : b * kLanes + j * 4;
-}
-
-HWY_INLINE void StoreMoved(VF v, size_t j, float* HWY_RESTRICT to) {
-  HWY_ALIGN float lanes[kLanes];
-  hn::Store(v, DF(), lanes);
-  for (size_t b = 0; b < kBlocks4; ++b) {
-    std::memcpy(to + MovedTo(j, b), lanes + 4 * b, 4 * sizeof(float));
-  }
-}
-
-// Changes the order of rows of sums.
-inline void MoveSums(float* sums, size_t rows) {
-  if constexpr (kBlocks4 == 1) return;
-  HWY_ALIGN float moved[kPanelWidth];
-  for (size_t i = 0; i < rows; ++i, sums += kPanelWidth) {
-    for (size_t j = 0; j < kVectors; ++j) StoreMoved(hn::LoadU(DF(), sums + j * kLanes), j, moved);
-    std::memcpy(sums, moved, sizeof moved);
+// Changes the order of rows [kPanelWidth] of sums or scales.
+template <size_t kBlocks = kBlocks4>
+HWY_INLINE void MoveRows(float* HWY_RESTRICT at, size_t rows) {
+  const DF df;
+  if constexpr (kBlocks == 2) {
+    for (size_t i = 0; i < rows; ++i, at += kPanelWidth) {
+      const VF a = hn::LoadU(df, at), b = hn::LoadU(df, at + kLanes);
+      hn::StoreU(hn::ConcatLowerLower(df, b, a), df, at);
+      hn::StoreU(hn::ConcatUpperUpper(df, b, a), df, at + kLanes);
+    }
+  } else if constexpr (kBlocks == 4) {
+    const auto even = [](VF a, VF b)
+                          HWY_ATTR { return hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a); };
+    const auto odd = [](VF a, VF b)
+                         HWY_ATTR { return hn::OddEvenBlocks(b, hn::SwapAdjacentBlocks(a)); };
+    for (size_t i = 0; i < rows; ++i, at += kPanelWidth) {
+      const VF a = hn::LoadU(df, at), b = hn::LoadU(df, at + kLanes);
+      const VF c = hn::LoadU(df, at + 2 * kLanes), d = hn::LoadU(df, at + 3 * kLanes);
+      const VF even_ab = even(a, b), odd_ab = odd(a, b), even_cd = even(c, d), odd_cd = odd(c, d);
+      hn::StoreU(hn::ConcatLowerLower(df, even_cd, even_ab), df, at);
+      hn::StoreU(hn::ConcatLowerLower(df, odd_cd, odd_ab), df, at + kLanes);
+      hn::StoreU(hn::ConcatUpperUpper(df, even_cd, even_ab), df, at + 2 * kLanes);
+      hn::StoreU(hn::ConcatUpperUpper(df, odd_cd, odd_ab), df, at + 3 * kLanes);
+    }
   }
 }
 

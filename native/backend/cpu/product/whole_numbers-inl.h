@@ -108,10 +108,15 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
             } else {
               two = hn::SatWidenMulPairwiseAdd(di16, hn::BitCast(du8, w[j]), x);
             }
-            pairs[i][j] = e == first ? two : hn::Add(pairs[i][j], two);
+            if constexpr (kAtOnce == 1) {
+              acc[i][j] = hn::Add(acc[i][j], hn::WidenMulPairwiseAdd(di, two, ones));
+            } else {
+              pairs[i][j] = e == first ? two : hn::Add(pairs[i][j], two);
+            }
           }
         }
       }
+      if constexpr (kAtOnce == 1) continue;
       HWY_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {
         HWY_UNROLL(4)
@@ -125,7 +130,9 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
 
 // How many rows have their sums in registers.
 template <int kBits>
-constexpr size_t kWholeTile = kDotsQuads || kBits <= 4 ? kRegisterRows : kRegisterRows / 2;
+constexpr size_t kWholeTile = kDotsQuads || kBits <= 4 ? kRegisterRows
+                              : kBits == 8             ? 4
+                                                       : 3;
 
 // sums += scale·x_scale·(Σ (code − kZero)·x) + offset·(x_scale·Σ x).
 template <int kBits, int kZero, size_t kHalves, bool kOffsets, size_t kRows>
@@ -247,12 +254,14 @@ HWY_NOINLINE void AddBlockPanel(const WholeCall& call, const uint8_t* HWY_RESTRI
   HWY_ALIGN float scales[Sizes::kScales * kPanelWidth], offsets[Sizes::kScales * kPanelWidth];
   const size_t halves = 2 * call.x->groups;
   for (size_t first = 0; first < halves; first += Sizes::kGroups, block += Sizes::kPanelBlock) {
-    for (size_t j = 0; j < kVectors; ++j) {
-      Decoder::ScalesOf(LaneBytes{block + j * kLanes}, [&](size_t s, VF scale, VF offset) HWY_ATTR {
-        StoreMoved(scale, j, scales + s * kPanelWidth);
-        if constexpr (Decoder::kHasOffset) StoreMoved(offset, j, offsets + s * kPanelWidth);
+    for (size_t j = 0; j < kPanelWidth; j += kLanes) {
+      Decoder::ScalesOf(LaneBytes{block + j}, [&](size_t s, VF scale, VF offset) HWY_ATTR {
+        hn::StoreU(scale, DF(), scales + s * kPanelWidth + j);
+        if constexpr (Decoder::kHasOffset) hn::StoreU(offset, DF(), offsets + s * kPanelWidth + j);
       });
     }
+    MoveRows(scales, Sizes::kScales);
+    if constexpr (Decoder::kHasOffset) MoveRows(offsets, Sizes::kScales);
     for (size_t unit = 0; unit < kUnits; ++unit) {
       constexpr size_t kUnitBytes = CeilDiv(Sizes::kPanelBlock, kUnits);
       FetchAhead(block + unit * kUnitBytes, kUnitBytes);
@@ -306,12 +315,12 @@ void AddWholeProducts(const Step& step, size_t rows, size_t panel, float* sums) 
       AddInt8Panel(call, at, w.stride / kPanelWidth, w.scales + panel * w.scale_stride);
       continue;
     }
-    MoveSums(call.sums, count);
+    MoveRows(call.sums, count);
     ForLanes(w.format, [&]<WeightFormat kFormat>(LaneDecoder<kFormat>) HWY_ATTR {
       AddBlockPanel<LaneDecoder<kFormat>, QuadDecoder<kFormat>>(
           call, reinterpret_cast<const uint8_t*>(at));
     });
-    MoveSums(call.sums, count);
+    MoveRows(call.sums, count);
   }
 }
 
