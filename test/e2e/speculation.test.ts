@@ -1,6 +1,7 @@
 /** Texts whose next tokens are guessed: they are those of the same request without guesses, bit for bit. */
 import type { CausalLM, GeneratedToken, GenerationResult } from '../../lib/index';
 import { Speculation } from '../../lib/engine/proposals';
+import { Match } from '../../lib/grammar/match';
 import { adapterOf, addAdapters, loadedModels, text, wishes, type Wish } from '../support/engine_requests';
 import { expectReject } from '../support/errors';
 import { generator, type TinyModelOptions } from '../support/tiny_model';
@@ -103,6 +104,46 @@ describe.each([12, 100])('%i requests of every kind', (count) => {
     expect(stats.acceptedTokens).toBeLessThan(stats.proposedTokens);
     expect(stats.preemptions).toBe(0);
   });
+});
+
+test('penalties count tokens that are proposed', async () => {
+  const model = await load();
+  const all = [{ repetitionPenalty: 3 }, { presencePenalty: 4 }, { frequencyPenalty: 2 }].map(
+    (penalty, i) => ({
+      ...{ prompt: text(9, i), maxNewTokens: 40, ignoreEos: true, temperature: 0 },
+      ...penalty,
+    }),
+  );
+  const plain = await plainly(model, all);
+  guessKnown(all, plain, 0);
+  expect(await speculating(model, all)).toEqual(plain);
+  const { proposedTokens, acceptedTokens } = model.engineStats();
+  expect(acceptedTokens).toBe(proposedTokens);
+});
+
+test('where nothing tells what a grammar allows behind a token, none is proposed', async () => {
+  const model = await load();
+  const all = wishes(3, () => ({ jsonSchema: schema, ignoreEos: false, maxNewTokens: 40 }));
+  const plain = await plainly(model, all);
+  guessKnown(all, plain, 0);
+  jest.spyOn(Match.prototype, 'lookAhead').mockReturnValue();
+  expect(await speculating(model, all)).toEqual(plain);
+  expect(model.engineStats().proposedTokens).toBe(0);
+});
+
+test('what a grammar forces takes few steps', async () => {
+  const model = await load();
+  const jsonSchema = {
+    type: 'object',
+    properties: { 'a name that nobody has a choice of': { const: 'a value of which this is true as well' } },
+    required: ['a name that nobody has a choice of'],
+    additionalProperties: false,
+  };
+  const wish = { prompt: text(9, 1), maxNewTokens: 110, jsonSchema };
+  const plain = await told(model, wish);
+  const { steps } = model.engineStats();
+  expect(await told(model, { ...wish, speculate: true })).toEqual(plain);
+  expect(model.engineStats().steps - steps).toBeLessThan(steps / 2);
 });
 
 test('a text that repeats itself takes fewer steps', async () => {
