@@ -157,7 +157,9 @@ export interface OpFunctions {
     logits: NativeTensor,
     labels: NativeTensor,
     keepLse: boolean,
-  ): [loss: NativeTensor, count: NativeTensor, lse: NativeTensor | null];
+    wantLosses: boolean,
+    wantEntropies: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, lse: NativeTensor | null, losses: NativeTensor | null, entropies: NativeTensor | null];
   crossEntropyBackward(
     logits: NativeTensor,
     labels: NativeTensor,
@@ -168,8 +170,11 @@ export interface OpFunctions {
     hidden: NativeTensor,
     weight: NativeWeight,
     labels: NativeTensor,
+    scale: number,
     wantGrad: boolean,
-  ): [loss: NativeTensor, count: NativeTensor, dHidden: NativeTensor | null];
+    wantLosses: boolean,
+    wantEntropies: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, dHidden: NativeTensor | null, losses: NativeTensor | null, entropies: NativeTensor | null];
   adamw(
     segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor; rounding?: { seed: number; parameter: number; step: number } | null }[],
     options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },

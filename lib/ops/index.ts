@@ -6,8 +6,8 @@ export { attentionPaged, pageAppend, poolShape, positions } from './attention_pa
 export type { PagedAttentionOptions } from './attention_paged';
 export { binary } from './binary';
 export { cast, toDevice } from './cast';
-export { crossEntropy, linearCrossEntropy } from './cross_entropy';
-export type { LossAndCount } from './cross_entropy';
+export { crossEntropy, linearCrossEntropy, rowCrossEntropy, rowLinearCrossEntropy } from './cross_entropy';
+export type { LossAndCount, RowLosses } from './cross_entropy';
 export { embedding } from './embedding';
 export { gated } from './gated';
 export { layerNorm } from './layer_norm';

@@ -21,8 +21,8 @@ export type Labels = NestedNumbers | Tensor;
 
 /** The options of {@link Tensor.crossEntropy}. */
 export interface CrossEntropyOptions {
-  /** 'mean' is over the labels that count. Default 'mean'. */
-  reduction?: 'mean' | 'sum' | undefined;
+  /** 'mean' is over the labels that count; 'none' keeps the loss of each label, 0 where it is −100. Default 'mean'. */
+  reduction?: 'mean' | 'sum' | 'none' | undefined;
 }
 
 /** Which dimensions sum() and mean() take together. */
@@ -283,9 +283,9 @@ export interface Tensor {
   matmul(other: Tensor): Tensor;
   /**
    * −log softmax(this)[label] over the last dimension, this [..., classes], labels [...]: the mean (or
-   * sum) over the labels that are not −100, in f32.
+   * sum) over the labels that are not −100, or each, in f32.
    *
-   * @throws ERR_DATA (when it runs) for a label outside the classes, and when none counts.
+   * @throws ERR_DATA (when it runs) for a label outside the classes, and when none counts in a mean or sum.
    * @example
    * const logits = tensor([[2, 0, 0], [0, 2, 0]]);
    * const loss = logits.crossEntropy([0, 1]);

@@ -16,6 +16,8 @@ import {
   positions,
   randomNormal,
   randomUniform,
+  rowCrossEntropy,
+  rowLinearCrossEntropy,
   rmsNorm,
   rope,
   sample,
@@ -161,18 +163,43 @@ const cases: Case[] = [
       ).loss.mul(0.5),
     inputs: [{ shape: [3, 4] }],
   },
+  {
+    name: 'losses of rows',
+    fn: (device) => (x) =>
+      x.crossEntropy(ints([2, -100, 0, 5], [2, 2], device), { reduction: 'none' }).mul(
+        tensor(
+          [
+            [1, 2],
+            [3, -4],
+          ],
+          { device },
+        ),
+      ),
+    inputs: [{ shape: [2, 2, 6] }],
+  },
+  {
+    name: 'linear_cross_entropy of rows, at a temperature',
+    fn: (device) => (x) =>
+      rowLinearCrossEntropy(
+        x,
+        FrozenWeight.pack(seeded([7, 4], 5, { device })),
+        ints([1, 6, -100], [3], device),
+        { temperature: 1.5 },
+      ).losses.mul(tensor([2, -3, 4], { device })),
+    inputs: [{ shape: [3, 4] }],
+  },
 ];
 
 test.each(cases)('$name: gradients are those of central differences', async ({ fn, inputs }) => {
   expect(await gradientError(fn('reference'), inputs)).toBeLessThan(3e-3);
 });
 
-test.each(cases)('$name: cpu against reference', async ({ fn, inputs }) => {
+test.each(cases)('$name: cpu against reference', async ({ name, fn, inputs }) => {
   for (const [dtype, bound] of [
     ['f32', 2e-5],
     ['bf16', 2 ** -6],
   ] as const) {
-    if (dtype === 'bf16' && fn === cases.at(-1)!.fn) continue; // its weight is f32 here
+    if (dtype === 'bf16' && name.startsWith('linear_cross_entropy')) continue; // its weight is f32 here
     const run = async (device: Device): Promise<ArrayLike<number>[]> => {
       const xs = inputs.map((x, i) => seeded(x.shape, 40 + i, { dtype, device, requiresGrad: true }));
       const y = fn(device)(...xs);
@@ -183,6 +210,41 @@ test.each(cases)('$name: cpu against reference', async ({ fn, inputs }) => {
     cpu.forEach((got, i) => expect(relativeError(got, reference[i]!)).toBeLessThan(bound));
   }
 });
+
+test.each(['reference', 'cpu'] as const)(
+  'the losses of rows are those of the product, also in the gradient of a head that is trained, on %s',
+  async (device) => {
+    const labels = ints([1, 6, -100, 3], [4], device);
+    const g = tensor([2, -3, 4, 0.5], { device });
+    const [hidden, w] = [
+      seeded([4, 5], 1, { device, requiresGrad: true }),
+      seeded([7, 5], 2, { device, requiresGrad: true }),
+    ];
+    const logits = hidden.matmul(w.transpose()).div(1.5);
+    const whole = rowCrossEntropy(logits, labels, { entropies: true });
+    whole.losses.mul(g).sum().backward();
+    const weight = FrozenWeight.pack(seeded([7, 5], 2, { device }));
+    const master = weight.train('head');
+    const own = seeded([4, 5], 1, { device, requiresGrad: true });
+    const fused = rowLinearCrossEntropy(own, weight, labels, { temperature: 1.5, entropies: true });
+    fused.losses.mul(g).sum().backward();
+    for (const [got, want] of [
+      [fused.losses, whole.losses],
+      [fused.entropies!, whole.entropies!],
+      [own.grad!, hidden.grad!],
+      [master.grad!, w.grad!],
+    ] as const)
+      expect(relativeError(await got.data(), await want.data())).toBeLessThan(1e-5);
+    expect(
+      relativeError(
+        await fused.losses.data(),
+        await logits.crossEntropy(labels, { reduction: 'none' }).data(),
+      ),
+    ).toBeLessThan(1e-5);
+    expect((await fused.losses.data())[2]).toBe(0);
+    expect((await fused.entropies!.data())[2]).toBe(0);
+  },
+);
 
 test('layer_norm of a row: its values, and the gradients of weight and bias in f32', async () => {
   const g = [0.1234567, 0.7654321];

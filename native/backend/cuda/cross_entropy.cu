@@ -25,16 +25,22 @@ void LaunchGradient(const char* op, const LogitRows& rows, const float* lse,
   Launch<device::SoftmaxGradient<T, Gradient>>(
       op, context, shape,
       Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels, lse, to.g,
-             to.scale, static_cast<Gradient*>(to.dlogits), to.pitch});
+             to.g_step, to.scale, static_cast<Gradient*>(to.dlogits), to.pitch});
 }
 
-// Scratch for the losses of the rows and for the check of the labels.
+// Scratch for the losses of the rows, for the check of the labels, and for log-sums that nobody
+// keeps.
 struct ForwardScratch {
   void* check;
   double* losses;
-  explicit ForwardScratch(std::byte* data)
-      : check(data), losses(reinterpret_cast<double*>(data + kIdCheckBytes)) {}
+  float* lse;
+  ForwardScratch(std::byte* data, int64_t rows)
+      : check(data),
+        losses(reinterpret_cast<double*>(data + kIdCheckBytes)),
+        lse(reinterpret_cast<float*>(losses + rows)) {}
 };
+
+bool NeedsOwnLogSums(const CrossEntropyForwardArgs& args) { return args.entropies && !args.lse; }
 
 LogitRows RowsOf(const TensorView& logits, const TensorView& labels) {
   return {logits.data,   logits.dtype,  logits.dim(0),
@@ -69,6 +75,18 @@ void SumLosses(const char* op, const double* losses, int64_t rows, int64_t count
       device::SumLossesParams{losses, rows, loss, count, static_cast<float>(counted)});
 }
 
+void StoreRowValues(const char* op, const LogitRows& rows, const RowValues& values,
+                    Context& context) {
+  if (values.losses_to == nullptr && values.entropies_to == nullptr) return;
+  ForLogits(op, rows.dtype, [&]<class T>() {
+    using Params = device::RowValuesParams<T>;
+    Launch<device::StoreRowValues<T>>(
+        op, context, Blocks(rows.rows, 1),
+        Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels,
+               values.losses, values.lse, values.list, values.losses_to, values.entropies_to});
+  });
+}
+
 void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,
                      const LogitGradients& to, Context& context) {
   if (rows.dtype == to.dtype) {
@@ -80,16 +98,22 @@ void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,
 }
 
 size_t ScratchBytes(const CrossEntropyForwardArgs& args, int) {
-  return kIdCheckBytes + static_cast<size_t>(args.logits.dim(0)) * sizeof(double);
+  const size_t of_row = sizeof(double) + (NeedsOwnLogSums(args) ? sizeof(float) : 0);
+  return kIdCheckBytes + static_cast<size_t>(args.logits.dim(0)) * of_row;
 }
 
 void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
   const LogitRows rows = RowsOf(args.logits, args.labels);
-  const ForwardScratch own(scratch.data());
-  const int64_t counted = CountLabels("cross_entropy", args.labels, rows.vocab, own.check,
+  const ForwardScratch own(scratch.data(), rows.rows);
+  const int64_t counted = CheckLabels("cross_entropy", args.labels, rows.vocab, own.check,
                                       static_cast<CudaContext&>(context));
-  SoftmaxLoss("cross_entropy", rows, own.losses, args.lse ? Data<float>(args.lse) : nullptr,
-              args.lse.defined, context);
+  if (!args.losses) RequireLabels("cross_entropy", counted);
+  float* const lse = args.lse ? Data<float>(args.lse) : NeedsOwnLogSums(args) ? own.lse : nullptr;
+  SoftmaxLoss("cross_entropy", rows, own.losses, lse, args.lse.defined, context);
+  RowValues values{own.losses, lse};
+  if (args.losses) values.losses_to = Data<float>(args.losses);
+  if (args.entropies) values.entropies_to = Data<float>(args.entropies);
+  StoreRowValues("cross_entropy", rows, values, context);
   SumLosses("cross_entropy", own.losses, rows.rows, counted, Data<float>(args.loss),
             Data<float>(args.count), context);
 }
@@ -102,6 +126,7 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context
               static_cast<CudaContext&>(context));
   LogitGradients to;
   to.g = Data<const float>(args.g);
+  to.g_step = args.g.numel() == 1 ? 0 : 1;
   to.dlogits = args.dlogits.data;
   to.dtype = args.dlogits.dtype;
   to.pitch = rows.vocab;

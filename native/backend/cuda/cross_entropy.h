@@ -28,10 +28,23 @@ void RowLoss(const char* op, const LogitRows& rows, const float* row_sums, int64
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
                float* count, Context& context);
 
+// losses_to ← the losses of the rows, entropies_to ← Σ p·(lse − logits) of p = exp(logits − lse),
+// each 0 where the row does not count. Row i goes to place list[i], or to i without a list.
+struct RowValues {
+  const double* losses = nullptr;
+  const float* lse = nullptr;
+  const int32_t* list = nullptr;
+  float* losses_to = nullptr;  // null where nobody wants them, as is entropies_to
+  float* entropies_to = nullptr;
+};
+void StoreRowValues(const char* op, const LogitRows& rows, const RowValues& values,
+                    Context& context);
+
 // dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count. Its dtype is
 // that of the logits, or bf16 where the logits are f32.
 struct LogitGradients {
   const float* g = nullptr;  // [1], or null: 1
+  int64_t g_step = 0;        // 1: g is [rows]
   float scale = 1;
   void* dlogits = nullptr;  // [rows, vocab]
   DType dtype = DType::kF32;

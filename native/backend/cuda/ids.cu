@@ -50,11 +50,4 @@ int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, voi
   return check.inside;
 }
 
-int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
-                    CudaContext& cuda) {
-  const int64_t count = CheckLabels(op, labels, vocab, scratch, cuda);
-  RequireLabels(op, count);
-  return count;
-}
-
 }  // namespace lora::cuda

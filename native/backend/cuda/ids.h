@@ -28,8 +28,5 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
 // Returns how many labels count. Throws where a label is no token.
 int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda);
-// Does the same, and also throws where no label counts.
-int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
-                    CudaContext& cuda);
 
 }  // namespace lora::cuda

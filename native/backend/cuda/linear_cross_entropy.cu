@@ -1,9 +1,10 @@
-// logits   = hidden·Wᵀ, a chunk of rows at a time, and their losses
-// d_hidden = (softmax − onehot)·W from the same logits
+// logits   = scale·hidden·Wᵀ, a chunk of rows at a time, and their losses
+// d_hidden = scale·(softmax − onehot)·W from the same logits
 // Only rows that count are computed; they are gathered first. Per chunk, W is read once per
 // direction, and the f32 logits are written once. In bf16 their product leaves what the losses need
-// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32 the losses do, too. The
-// gradients of the logits are rounded to the dtype of W, which is what tensor cores take.
+// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32, or scaled, the losses do,
+// too, and entropies always. The gradients of the logits are rounded to the dtype of W, which is
+// what tensor cores take.
 #include <type_traits>
 
 #include "backend/cuda/cross_entropy.h"
@@ -44,8 +45,9 @@ GemmPlan Product(const GemmProblem& problem, Scratch scratch, Context& context) 
 
 void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan& plan,
                 Scratch scratch, Context& context) {
-  const int64_t counted = CountLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
+  const int64_t counted = CheckLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
                                       static_cast<CudaContext&>(context));
+  if (!args.losses) RequireLabels(kOp, counted);
   auto* const row_list = reinterpret_cast<int32_t*>(scratch.data() + plan.row_list);
   auto* const losses = reinterpret_cast<double*>(scratch.data() + plan.losses);
   auto* const labels = reinterpret_cast<int32_t*>(scratch.data() + plan.labels);
@@ -61,12 +63,15 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
       kOp, context, {},
       device::ListRowsParams{Data<const int32_t>(args.labels), static_cast<int32_t>(plan.rows),
                              kIgnoredLabel, row_list});
-  if (plan.gradient && counted < plan.rows) {
-    Launch<device::ClearRows>(
-        kOp, context, Blocks(plan.rows, 1),
-        device::ClearRowsParams{Data<const int32_t>(args.labels), kIgnoredLabel, plan.dim,
-                                Data<float>(args.d_hidden)});
-  }
+  const auto clear = [&](const TensorView& of_rows, int64_t dim) {
+    if (!of_rows || counted == plan.rows) return;
+    Launch<device::ClearRows>(kOp, context, Blocks(plan.rows, 1),
+                              device::ClearRowsParams{Data<const int32_t>(args.labels),
+                                                      kIgnoredLabel, dim, Data<float>(of_rows)});
+  };
+  clear(args.d_hidden, plan.dim);
+  clear(args.losses, 1);
+  clear(args.entropies, 1);
 
   if (counted > 0) expansions.Run(kOp, context);
   int64_t done = 0;
@@ -90,9 +95,14 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
     } else {
       SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
     }
+    RowValues values{losses + done, lse, row_list + done};
+    if (args.losses) values.losses_to = Data<float>(args.losses);
+    if (args.entropies) values.entropies_to = Data<float>(args.entropies);
+    StoreRowValues(kOp, rows, values, context);
     if (plan.gradient) {
       rows.rows = padded;
       LogitGradients to;
+      to.scale = args.scale;
       to.dlogits = scratch.data() + plan.gradients;
       to.dtype = plan.dtype;
       to.pitch = plan.pitch;

@@ -36,6 +36,7 @@ GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
   p.segments.resize(1);
   p.segments[0].k = p.segments[0].a_pitch = p.segments[0].b_pitch = dim;
   p.segments[0].b_stored = stored;
+  p.alpha = scale;
   p.c_pitch = pitch;
   p.with_row_sums = with_row_sums();
   return p;
@@ -65,6 +66,7 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.dtype = args.hidden.dtype;
   plan.stored = OperandDType(args.weight);
   plan.gradient = args.d_hidden.defined;
+  plan.scale = args.scale;
   plan.pitch = RoundUp(plan.vocab, 8);
   const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);
   const int64_t fit = static_cast<int64_t>(kLogitBytes / row_bytes) / kMinChunk * kMinChunk;

@@ -18,9 +18,10 @@ struct LinearCrossEntropyPlan {
   DType dtype = DType::kF32;   // of hidden and, as the products see it, weight
   DType stored = DType::kF32;  // of weight, as the products read it
   bool gradient = false;
+  float scale = 1;  // of the logits
 
-  // Tells whether the product of the logits leaves the sums of its rows.
-  bool with_row_sums() const { return dtype == DType::kBF16; }
+  // Tells whether the product of the logits leaves the sums of its rows, which it does unscaled.
+  bool with_row_sums() const { return dtype == DType::kBF16 && scale == 1; }
 
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
   int64_t pitch = 0;  // elements from one row of logits or of their gradients to the next

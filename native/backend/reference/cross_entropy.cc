@@ -1,5 +1,5 @@
 // lse     = log Σ exp(logits)
-// loss    = Σ over counted rows (lse − logits[label])
+// losses  = lse − logits[label], and 0 in rows whose label is −100; loss is their sum
 // dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows whose label is −100
 #include "backend/reference/kernels.h"
 #include "backend/reference/softmax_loss.h"
@@ -9,23 +9,27 @@ namespace lora::reference {
 void Run(const CrossEntropyForwardArgs& args, Scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
   const int64_t count = CountLabels("cross_entropy", args.labels, vocab);
-  RequireLabels("cross_entropy", count);
+  if (!args.losses) RequireLabels("cross_entropy", count);
   Store(args.count, 0, static_cast<double>(count));
   double loss = 0;
   for (int64_t row = 0; row < args.logits.dim(0); ++row) {
     const Vector logits = LoadRange(args.logits, row * vocab, vocab);
     const double lse = LogSumExp(logits);
     const int32_t label = args.labels.as<int32_t>()[row];
-    if (label != kIgnoredLabel) loss += lse - logits[static_cast<size_t>(label)];
+    const bool counts = label != kIgnoredLabel;
+    const double own = counts ? lse - logits[static_cast<size_t>(label)] : 0;
+    loss += own;
     if (args.lse) Store(args.lse, row, lse);
+    if (args.losses) Store(args.losses, row, own);
+    if (args.entropies) Store(args.entropies, row, counts ? Entropy(logits, lse) : 0);
   }
   Store(args.loss, 0, loss);
 }
 
 void Run(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
-  const double g = Load(args.g, 0);
   for (int64_t row = 0; row < args.logits.dim(0); ++row) {
+    const double g = Load(args.g, args.g.numel() == 1 ? 0 : row);
     const int32_t label = args.labels.as<int32_t>()[row];
     const double lse = Load(args.lse, row);
     for (int64_t c = 0; c < vocab; ++c) {

@@ -1,6 +1,6 @@
-// logits   = hidden·Wᵀ, computed one row at a time and never rounded
-// d_hidden = (softmax(logits) − onehot(label))·W
-// Loss and count are those of cross_entropy.
+// logits   = scale·hidden·Wᵀ, computed one row at a time and never rounded
+// d_hidden = scale·(softmax(logits) − onehot(label))·W
+// What is said of rows, loss and count are those of cross_entropy.
 #include "backend/reference/kernels.h"
 #include "backend/reference/softmax_loss.h"
 
@@ -9,29 +9,34 @@ namespace lora::reference {
 void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
   const int64_t dim = args.hidden.dim(1), vocab = args.weight.rows;
   const int64_t count = CountLabels("linear_cross_entropy", args.labels, vocab);
-  RequireLabels("linear_cross_entropy", count);
+  if (!args.losses) RequireLabels("linear_cross_entropy", count);
   Store(args.count, 0, static_cast<double>(count));
   double loss = 0;
   for (int64_t row = 0; row < args.hidden.dim(0); ++row) {
     const int32_t label = args.labels.as<int32_t>()[row];
     Vector d_hidden(static_cast<size_t>(dim), 0.0);
+    double own = 0, entropy = 0;
     if (label != kIgnoredLabel) {
       const Vector hidden = LoadRange(args.hidden, row * dim, dim);
       Vector logits;
       for (int64_t token = 0; token < vocab; ++token) {
-        logits.push_back(Dot(hidden, args.weight, token * dim));
+        logits.push_back(args.scale * Dot(hidden, args.weight, token * dim));
       }
       const double lse = LogSumExp(logits);
-      loss += lse - logits[static_cast<size_t>(label)];
+      own = lse - logits[static_cast<size_t>(label)];
+      if (args.entropies) entropy = Entropy(logits, lse);
       for (int64_t token = 0; args.d_hidden && token < vocab; ++token) {
         const double g =
             std::exp(logits[static_cast<size_t>(token)] - lse) - (token == label ? 1 : 0);
         for (int64_t c = 0; c < dim; ++c) {
-          d_hidden[static_cast<size_t>(c)] += g * Load(args.weight, token * dim + c);
+          d_hidden[static_cast<size_t>(c)] += args.scale * g * Load(args.weight, token * dim + c);
         }
       }
     }
+    loss += own;
     if (args.d_hidden) StoreRange(args.d_hidden, row * dim, d_hidden);
+    if (args.losses) Store(args.losses, row, own);
+    if (args.entropies) Store(args.entropies, row, entropy);
   }
   Store(args.loss, 0, loss);
 }

@@ -21,4 +21,14 @@ inline double LogSumExp(const Vector& logits) {
   return largest + std::log(sum);
 }
 
+// Returns −Σ p·log p of p = exp(logits − lse). An excluded token, of −∞, adds nothing.
+inline double Entropy(const Vector& logits, double lse) {
+  double sum = 0;
+  for (const double logit : logits) {
+    const double p = std::exp(logit - lse);
+    if (p != 0) sum += p * (lse - logit);
+  }
+  return sum;
+}
+
 }  // namespace lora::reference

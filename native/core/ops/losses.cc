@@ -13,6 +13,17 @@ void CheckLabels(const Rules& rules, const TensorView& labels, int64_t n) {
   rules.ShapeIs("labels", labels, {n}, "(one per row)");
 }
 
+template <class Args>
+void CheckRowValues(const Rules& rules, const Args& args, int64_t n) {
+  const auto check = [&](const char* name, const TensorView& values) {
+    if (!values) return;
+    rules.ShapeIs(name, values, {n}, "(rows)");
+    rules.Float32(name, values);
+  };
+  check("losses", args.losses);
+  check("entropies", args.entropies);
+}
+
 }  // namespace
 
 void Check(const CrossEntropyForwardArgs& args) {
@@ -22,6 +33,7 @@ void Check(const CrossEntropyForwardArgs& args) {
   CheckLabels(rules, args.labels, args.logits.dim(0));
   rules.OneFloat32("loss", args.loss);
   rules.OneFloat32("count", args.count);
+  CheckRowValues(rules, args, args.logits.dim(0));
   if (!args.lse) return;
   rules.ShapeIs("lse", args.lse, {args.logits.dim(0)}, "(rows)");
   rules.Float32("lse", args.lse);
@@ -34,7 +46,9 @@ void Check(const CrossEntropyBackwardArgs& args) {
   CheckLabels(rules, args.labels, args.logits.dim(0));
   rules.ShapeIs("lse", args.lse, {args.logits.dim(0)}, "(rows)");
   rules.Float32("lse", args.lse);
-  rules.OneFloat32("g", args.g);
+  rules.Float32("g", args.g);
+  if (args.g.numel() != 1)
+    rules.ShapeIs("g", args.g, {args.logits.dim(0)}, "(one per row, or one for all)");
   rules.ShapeIs("dlogits", args.dlogits, args.logits.shape, "(rows, vocab)");
   rules.SameType("dlogits", args.dlogits, "logits", args.logits.dtype);
 }
@@ -47,6 +61,7 @@ void Check(const LinearCrossEntropyArgs& args) {
   CheckLabels(rules, args.labels, args.hidden.dim(0));
   rules.OneFloat32("loss", args.loss);
   rules.OneFloat32("count", args.count);
+  CheckRowValues(rules, args, args.hidden.dim(0));
   if (!args.d_hidden) return;
   rules.ShapeIs("d_hidden", args.d_hidden, args.hidden.shape, "(rows, dim)");
   rules.Float32("d_hidden", args.d_hidden);

@@ -578,7 +578,7 @@ TEST_CASE("pack: rows are whole blocks, which hold their scales") {
 }
 
 TEST_CASE("losses and sampling") {
-  const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}};
+  const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}, {}, {}};
   RefusesOthers(loss);
   Rejects<CrossEntropyForwardArgs>(
       loss, [](auto& a) { a.labels = I32({4}); },
@@ -587,15 +587,24 @@ TEST_CASE("losses and sampling") {
   RefusesOthers(back);
   Rejects<CrossEntropyBackwardArgs>(
       back, [](auto& a) { a.g = F32({2}); },
-      "[cross_entropy] expected g of one element but received shape [2]");
+      "[cross_entropy] expected g of shape [3] (one per row, or one for all) but received [2]");
   Rejects<CrossEntropyBackwardArgs>(
       back, [](auto& a) { a.g = I32({1}); },
       "[cross_entropy] expected g of dtype f32 but received i32");
-  LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), I32({3}), F32({1}), F32({1}), {}};
+  CrossEntropyBackwardArgs of_rows = back;
+  of_rows.g = F32({3});
+  Check(of_rows);
+  Rejects<CrossEntropyForwardArgs>(
+      loss, [](auto& a) { a.losses = F32({9}); },
+      "[cross_entropy] expected losses of shape [3] (rows) but received [9]");
+  LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), I32({3}), F32({1}), F32({1}), {}, {}, {}};
   RefusesOthers(fused);
   Rejects<LinearCrossEntropyArgs>(
       fused, [](auto& a) { a.weight = {}; },
       "[linear_cross_entropy] expected weight but received none");
+  Rejects<LinearCrossEntropyArgs>(
+      fused, [](auto& a) { a.entropies = I32({3}); },
+      "[linear_cross_entropy] expected entropies of dtype f32 but received i32");
   Rejects<LinearCrossEntropyArgs>(
       fused, [](auto& a) { a.d_hidden = F32({3, 5}); },
       "[linear_cross_entropy] expected d_hidden of shape [3, 4] (rows, dim) but received [3, 5]");

@@ -77,8 +77,8 @@ TEST_CASE("a walk visits every tensor of every branch with its direction") {
 
   LinearCrossEntropyArgs loss;
   loss.weight.rows = 1;
-  CHECK(Walked(loss) ==
-        std::vector<std::string>{"in 1", "weight 1", "in 1", "out 1", "out 1", "out 1"});
+  CHECK(Walked(loss) == std::vector<std::string>{"in 1", "weight 1", "in 1", "out 1", "out 1",
+                                                 "out 1", "out 1", "out 1"});
 }
 
 TEST_CASE("the kind of an op is its label where its description says so") {

@@ -226,8 +226,8 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
   known.ids.host_copy = &host_ids;
   const SampleArgs sample{memory(DType::kBF16, {2, 49152}), memory(DType::kF32, {2, 3}),
                           memory(DType::kI32, {2, 4}), memory(DType::kI32, {2})};
-  const CrossEntropyForwardArgs cross_entropy{memory(DType::kBF16, {4096, 49152}), ids, norm, norm,
-                                              rstd};
+  const CrossEntropyForwardArgs cross_entropy{
+      memory(DType::kBF16, {4096, 49152}), ids, norm, norm, rstd, {}, {}};
   const struct {
     const char* what;
     std::string list, expected;

@@ -18,19 +18,25 @@ using Outputs = CrossEntropyOutputs;
 
 std::vector<Tensor> ListOf(Outputs&& out) {
   std::vector<Tensor> list;
-  for (Tensor* tensor : {&out.loss, &out.count, &out.lse, &out.dlogits})
+  for (Tensor* tensor :
+       {&out.loss, &out.count, &out.lse, &out.dlogits, &out.losses, &out.entropies})
     list.push_back(std::move(*tensor));
   return list;
 }
 
 // Runs forward, backward from the `lse` of the reference, and forward without an lse of its own.
 std::vector<Tensor> RunAll(const Problem& p, const Tensor& lse, Context& context) {
-  Outputs out(p), without_lse(p);
+  Outputs out(p), without_lse(p), rows(p);
   RunTested(ForwardArgs(p, out), context);
   RunTested(BackwardArgs(p, lse, out), context);
-  without_lse.lse = Tensor();
+  without_lse.lse = rows.lse = Tensor();
   RunTested(ForwardArgs(p, without_lse), context);
   CHECK_IDENTICAL(without_lse.loss, out.loss);
+  RunTested(RowArgs(p, out), context);
+  RunTested(RowArgs(p, rows), context);
+  for (const Outputs* each : {&out, &rows}) CHECK_IDENTICAL(each->loss, without_lse.loss);
+  CHECK_IDENTICAL(rows.losses, out.losses);
+  CHECK_IDENTICAL(rows.entropies, out.entropies);
   return ListOf(std::move(out));
 }
 
@@ -44,6 +50,8 @@ void CheckCrossEntropy(const Problem& p) {
                 CHECK(out[1].at(0) == expected.out.count.at(0));
                 CHECK_CLOSE(out[2], expected.out.lse, expected.lse_bounds);
                 CHECK_CLOSE(out[3], expected.out.dlogits, expected.gradient_bounds);
+                CHECK_CLOSE(out[4], expected.out.losses, expected.losses_bounds);
+                CHECK_CLOSE(out[5], expected.out.entropies, expected.entropies_bounds);
               });
 }
 
@@ -56,6 +64,7 @@ TEST_CASE("cross_entropy and its gradient agree with the reference") {
       CheckCrossEntropy(Problem(dtype, Tested().emulated ? 2 : 5, vocab, 2, false));
     CheckCrossEntropy(Problem(dtype, 1, 40, 1, false));
     CheckCrossEntropy(Problem(dtype, 67, 20, 30, true));
+    CheckCrossEntropy(Problem(dtype, 7, 130, 2, true, true));
   }
 }
 
@@ -107,12 +116,15 @@ TEST_CASE("cross_entropy takes minus infinity as an excluded token, and shows Na
   OnEveryPath(
       [&](Context& context) {
         Outputs out(p);
-        RunTested(ForwardArgs(p, out), context);
+        RunTested(RowArgs(p, out), context);
         RunTested(BackwardArgs(p, out.lse, out), context);
         return ListOf(std::move(out));
       },
       [&](const std::vector<Tensor>& out) {
-        const Tensor &loss = out[0], &lse = out[2], &dlogits = out[3];
+        const Tensor &loss = out[0], &lse = out[2], &dlogits = out[3], &entropies = out[5];
+        CHECK(entropies.at(0) > 0);
+        CHECK(std::isnan(entropies.at(1)));
+        CHECK(entropies.at(3) == 0);
         CHECK(std::isfinite(lse.at(0)));
         CHECK(std::isnan(lse.at(1)));
         CHECK(lse.at(2) == -kInfinity);
@@ -168,6 +180,10 @@ TEST_CASE("cross_entropy names a label that is no token") {
         "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received -1 at row 1");
   p.labels = Ints({3}, {-100, -100, -100});
   CHECK(failure(p) == "ERR_DATA [cross_entropy] expected at least one label that is not -100");
+  const Outputs zeros(p);
+  RunTested(RowArgs(p, zeros), *context);
+  CHECK_IDENTICAL(zeros.losses, Zeros(DType::kF32, {3}));
+  CHECK_IDENTICAL(zeros.entropies, Zeros(DType::kF32, {3}));
   CHECK(failure(Problem(DType::kF32, 0, 10, 1, false)) ==
         "ERR_DATA [cross_entropy] expected at least one label that is not -100");
 }

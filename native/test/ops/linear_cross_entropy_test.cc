@@ -15,10 +15,11 @@ namespace {
 using Problem = LinearCrossEntropyProblem;
 using Outputs = LinearCrossEntropyOutputs;
 
-void RunOn(const Problem& p, const Outputs& out, Context& context, bool gradient = true) {
+// `alone`: the loss and its count, as where nobody wants gradients and values of rows.
+void RunOn(const Problem& p, const Outputs& out, Context& context, bool alone = false) {
   const FrozenWeight weight(Tested().backend, p.weight, context);
   LinearCrossEntropyArgs args = ArgsOf(p, weight, out);
-  if (!gradient) args.d_hidden = TensorView();
+  if (alone) args.d_hidden = args.losses = args.entropies = TensorView();
   RunTested(args, context);
 }
 
@@ -31,12 +32,12 @@ void CheckLinearCrossEntropy(const Problem& p) {
                                             Tested().tensor_cores ? 1 : 2);
   OnPathsInTurn(
       [&](Context& context) {
-        Outputs out(p), without_gradient(p);
+        Outputs out(p), alone(p);
         RunOn(p, out, context);
-        RunOn(p, without_gradient, context, false);
-        CHECK_IDENTICAL(without_gradient.loss, out.loss);
+        RunOn(p, alone, context, true);
+        CHECK_IDENTICAL(alone.loss, out.loss);
         std::vector<Tensor> list;
-        for (Tensor* tensor : {&out.loss, &out.count, &out.d_hidden})
+        for (Tensor* tensor : {&out.loss, &out.count, &out.d_hidden, &out.losses, &out.entropies})
           list.push_back(std::move(*tensor));
         return list;
       },
@@ -44,7 +45,20 @@ void CheckLinearCrossEntropy(const Problem& p) {
         CHECK_CLOSE(out[0], expected.out.loss, Tolerance{expected.loss_bound});
         CHECK(out[1].at(0) == expected.out.count.at(0));
         CHECK_CLOSE(out[2], expected.out.d_hidden, expected.d_hidden_bounds);
+        CHECK_CLOSE(out[3], expected.out.losses, expected.losses_bounds);
+        CHECK_CLOSE(out[4], expected.out.entropies, expected.entropies_bounds);
       });
+}
+
+// Without labels that count there is nothing but zeros.
+void CheckZeros(const Problem& p) {
+  const Outputs out(p);
+  RunOn(p, out, *NextContext());
+  CHECK(out.loss.at(0) == 0);
+  CHECK(out.count.at(0) == 0);
+  CHECK_IDENTICAL(out.losses, Zeros(DType::kF32, p.labels.shape()));
+  CHECK_IDENTICAL(out.entropies, Zeros(DType::kF32, p.labels.shape()));
+  CHECK_IDENTICAL(out.d_hidden, Zeros(DType::kF32, p.hidden.shape()));
 }
 
 TEST_CASE("linear_cross_entropy and its gradient agree with the reference") {
@@ -58,6 +72,38 @@ TEST_CASE("linear_cross_entropy and its gradient agree with the reference") {
   for (const DType dtype : {DType::kF32, DType::kBF16})
     for (const Size size : sizes)
       CheckLinearCrossEntropy(Problem(dtype, size.rows, size.dim, size.vocab));
+}
+
+TEST_CASE("linear_cross_entropy at a temperature agrees with the reference") {
+  for (const DType dtype : {DType::kF32, DType::kBF16})
+    for (const float scale : {0.7f, 3.0f}) {
+      CheckLinearCrossEntropy(Problem(dtype, 7, 33, 65, scale));
+      CheckLinearCrossEntropy(Problem(dtype, 3, 9, 2049, scale));
+    }
+}
+
+TEST_CASE("linear_cross_entropy gives rows without a label zeros, where no label counts, too") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Problem p(dtype, 3, 20, 70);
+    p.labels = Ints({3}, {-100, -100, -100});
+    CheckZeros(p);
+    CheckZeros(Problem(dtype, 0, 20, 70));
+  }
+}
+
+// A backend may begin with logits of −∞, or end with them.
+TEST_CASE("linear_cross_entropy: a token that cannot be adds nothing to an entropy") {
+  constexpr int64_t kHalf = 2100;
+  for (const bool first : {true, false}) {
+    Problem p(DType::kF32, 1, 4, 2 * kHalf);
+    p.hidden = Full(DType::kF32, {1, 4}, 10);
+    for (int64_t i = 0; i < 2 * kHalf * 4; ++i)
+      p.weight.Set(i, (i / 4 < kHalf) == first ? -3e38 : 0);
+    p.labels.Set(0, first ? 2 * kHalf - 1 : 0);
+    const Outputs out(p);
+    RunOn(p, out, *NextContext());
+    CHECK(std::fabs(out.entropies.at(0) - std::log(kHalf)) < 1e-4);
+  }
 }
 
 TEST_CASE("linear_cross_entropy leaves out rows without a label") {
@@ -82,6 +128,8 @@ TEST_CASE("linear_cross_entropy: a NaN in a row that counts, or in the weight, r
       const Outputs out(p);
       RunOn(p, out, *NextContext());
       CHECK(std::isnan(out.loss.at(0)));
+      CHECK(std::isnan(out.losses.at(of_weight ? 4 : 2)));
+      CHECK(std::isnan(out.entropies.at(of_weight ? 4 : 2)));
     }
   }
 }
@@ -96,7 +144,7 @@ TEST_CASE("linear_cross_entropy names a label that is no token") {
   const auto context = NextContext();
   const auto failure = [&](const Problem& p) -> std::string {
     try {
-      RunOn(p, Outputs(p), *context);
+      RunOn(p, Outputs(p), *context, true);
     } catch (const Error& error) {
       return error.code() + ' ' + error.what();
     }

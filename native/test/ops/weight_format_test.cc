@@ -287,7 +287,8 @@ TEST_CASE("weight formats: linear_cross_entropy gives the bits of the values") {
         kept, matrix, [&](const Backend& backend, Context& context, const FrozenWeight& weight) {
           const Tensor count(DType::kF32, {1});
           std::vector<Tensor> out = {Tensor(DType::kF32, {1}), Tensor(DType::kF32, {rows, dim})};
-          Run(backend, LinearCrossEntropyArgs{hidden, weight.view(), labels, out[0], count, out[1]},
+          Run(backend,
+              LinearCrossEntropyArgs{hidden, weight.view(), labels, out[0], count, out[1], {}, {}},
               context);
           return out;
         });

@@ -1,4 +1,6 @@
 // Holds the reference's gradients of lora_linear and of the losses against central differences.
+#include <cmath>
+
 #include "test/reference/reference.h"
 #include "test/support/close.h"
 #include "test/support/gradient.h"
@@ -84,7 +86,7 @@ TEST_CASE("cross_entropy: dlogits is the gradient of the summed loss") {
   const Tensor labels = Ints({6}, {4, -100, 0, 2, -100, 4}), g = Full(kF64, {1}, 0.37);
   Tensor logits = Normal(kF64, {6, 5}, 1, 2), loss(kF64, {1}), count(kF64, {1}), lse(kF64, {6});
   const auto forward = [&] {
-    Run(ReferenceBackend(), CrossEntropyForwardArgs{logits, labels, loss, count, lse});
+    Run(ReferenceBackend(), CrossEntropyForwardArgs{logits, labels, loss, count, lse, {}, {}});
     return 0.37 * loss.at(0);
   };
   forward();
@@ -101,13 +103,52 @@ TEST_CASE("linear_cross_entropy: d_hidden is the gradient of the summed loss") {
   const auto context = ReferenceBackend().create_context(1);
   const FrozenWeight w(ReferenceBackend(), weight, *context);
   const auto run = [&](const TensorView& d_hidden) {
-    Run(ReferenceBackend(), LinearCrossEntropyArgs{hidden, w.view(), labels, loss, count, d_hidden},
-        *context);
+    Run(ReferenceBackend(),
+        LinearCrossEntropyArgs{hidden, w.view(), labels, loss, count, d_hidden, {}, {}}, *context);
     return loss.at(0);
   };
   run(gradient);
   CHECK(count.at(0) == 4);
   CheckGradient("d_hidden", hidden, gradient, [&] { return run({}); });
+}
+
+TEST_CASE("the losses of rows have gradients of their own, at a temperature") {
+  const Tensor labels = Ints({4}, {6, -100, 0, 3}), weight = Normal(kF64, {7, 4}, 2);
+  const Tensor g = Normal(kF64, {4}, 3), gradient(kF64, {4, 4}), entropies(kF64, {4});
+  Tensor hidden = Normal(kF64, {4, 4}, 1), loss(kF64, {1}), count(kF64, {1}), losses(kF64, {4});
+  const auto context = ReferenceBackend().create_context(1);
+  const FrozenWeight w(ReferenceBackend(), weight, *context);
+  const auto run = [&](const TensorView& d_hidden) {
+    Run(ReferenceBackend(),
+        LinearCrossEntropyArgs{hidden, w.view(), labels, loss, count, d_hidden, losses, entropies,
+                               0.5f},
+        *context);
+    return Project(losses, g);
+  };
+  run(gradient);
+  Tensor scaled = gradient;
+  for (int64_t i = 0; i < 16; ++i) scaled.Set(i, gradient.at(i) * g.at(i / 4));
+  CheckGradient("d_hidden", hidden, scaled, [&] { return run({}); });
+
+  Tensor logits(kF64, {4, 7}), lse(kF64, {4}), same(kF64, {4}), dlogits(kF64, {4, 7});
+  Run(ReferenceBackend(), MatmulArgs{hidden, weight, logits, false, true}, *context);
+  for (int64_t i = 0; i < 28; ++i) logits.Set(i, logits.at(i) / 2);
+  const auto of_logits = [&] {
+    Run(ReferenceBackend(),
+        CrossEntropyForwardArgs{logits, labels, loss, count, lse, same, entropies});
+    return Project(same, g);
+  };
+  CHECK(of_logits() == doctest::Approx(Project(losses, g)));
+  for (int64_t row = 0; row < 4; ++row) {
+    double entropy = 0;
+    for (int64_t c = 0; c < 7; ++c) {
+      const double log_p = logits.at(row * 7 + c) - lse.at(row);
+      entropy -= std::exp(log_p) * log_p;
+    }
+    CHECK(entropies.at(row) == doctest::Approx(row == 1 ? 0 : entropy));
+  }
+  Run(ReferenceBackend(), CrossEntropyBackwardArgs{logits, labels, lse, g, dlogits});
+  CheckGradient("dlogits", logits, dlogits, of_logits);
 }
 
 TEST_CASE("linear_cross_entropy is cross_entropy of the product") {
@@ -118,8 +159,9 @@ TEST_CASE("linear_cross_entropy is cross_entropy of the product") {
   const auto context = backend.create_context(1);
   const FrozenWeight w(backend, weight, *context);
   Run(backend, MatmulArgs{hidden, weight, logits, false, true}, *context);
-  Run(backend, CrossEntropyForwardArgs{logits, labels, loss, count, {}}, *context);
-  Run(backend, LinearCrossEntropyArgs{hidden, w.view(), labels, fused, count, {}}, *context);
+  Run(backend, CrossEntropyForwardArgs{logits, labels, loss, count, {}, {}, {}}, *context);
+  Run(backend, LinearCrossEntropyArgs{hidden, w.view(), labels, fused, count, {}, {}, {}},
+      *context);
   CHECK_CLOSE(fused, loss, (Tolerance{1e-13, 0}));
 }
 

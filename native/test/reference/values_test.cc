@@ -237,13 +237,13 @@ TEST_CASE("gated") {
 TEST_CASE("cross_entropy") {
   const Tensor logits = Of(kF64, {3, 2}, {7, 7, 0, std::log(3), 1e4, 0});
   const Tensor loss(kF64, {1}), count(kF64, {1}), lse(kF64, {3});
-  Do(CrossEntropyForwardArgs{logits, Ints({3}, {0, 1, -100}), loss, count, lse});
+  Do(CrossEntropyForwardArgs{logits, Ints({3}, {0, 1, -100}), loss, count, lse, {}, {}});
   CHECK_CLOSE(loss, Full(kF64, {1}, std::log(2) + std::log(4.0 / 3)), kTight);
   CHECK(count.at(0) == 2);
   CHECK_CLOSE(lse, Of(kF64, {3}, {7 + std::log(2), std::log(4), 1e4}), kTight);
   const auto failure = [&](const std::vector<int32_t>& labels) {
     return FailureOf(
-        [&] { Do(CrossEntropyForwardArgs{logits, Ints({3}, labels), loss, count, lse}); });
+        [&] { Do(CrossEntropyForwardArgs{logits, Ints({3}, labels), loss, count, lse, {}, {}}); });
   };
   CHECK(failure({0, 2, 0}) ==
         "ERR_DATA: [cross_entropy] expected labels from 0 to 1, or -100, but received 2 at row 1");

@@ -21,7 +21,10 @@ namespace lora::test {
 
 struct LinearCrossEntropyProblem {
   Tensor hidden, weight, labels;
-  LinearCrossEntropyProblem(DType dtype, int64_t rows, int64_t dim, int64_t vocab) {
+  float scale;
+  LinearCrossEntropyProblem(DType dtype, int64_t rows, int64_t dim, int64_t vocab,
+                            float logit_scale = 1)
+      : scale(logit_scale) {
     hidden = Normal(dtype, {rows, dim}, 1);
     weight = Normal(dtype, {vocab, dim}, 2, 0.5);
     labels = Integers(DType::kI32, {rows}, 3, 0, static_cast<int>(vocab) - 1);
@@ -29,21 +32,24 @@ struct LinearCrossEntropyProblem {
 };
 
 struct LinearCrossEntropyOutputs {
-  Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, d_hidden;
+  Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, d_hidden, losses, entropies;
   explicit LinearCrossEntropyOutputs(const LinearCrossEntropyProblem& p)
-      : d_hidden(DType::kF32, p.hidden.shape()) {}
+      : d_hidden(DType::kF32, p.hidden.shape()),
+        losses(DType::kF32, p.labels.shape()),
+        entropies(DType::kF32, p.labels.shape()) {}
 };
 
 inline LinearCrossEntropyArgs ArgsOf(const LinearCrossEntropyProblem& p, const FrozenWeight& w,
                                      const LinearCrossEntropyOutputs& out) {
-  return {p.hidden, w.view(), p.labels, out.loss, out.count, out.d_hidden};
+  return {p.hidden,     w.view(),   p.labels,      out.loss, out.count,
+          out.d_hidden, out.losses, out.entropies, p.scale};
 }
 
 // What the reference gives, and how far off another implementation may be.
 struct LinearCrossEntropyExpected {
   LinearCrossEntropyOutputs out;
   double loss_bound = 0;
-  std::vector<double> d_hidden_bounds;
+  std::vector<double> d_hidden_bounds, losses_bounds, entropies_bounds;
 
   explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p, bool tensor_cores = false,
                                       int roundings = 2)
@@ -61,6 +67,9 @@ struct LinearCrossEntropyExpected {
         (p.hidden.dtype() == DType::kF32 ? 0 : roundings * UnitRoundoff(p.hidden.dtype()));
     loss_bound = 2 * kU * std::fabs(out.loss.at(0));
     d_hidden_bounds.assign(h.size(), 0.0);
+    losses_bounds.assign(static_cast<size_t>(rows), 0.0);
+    entropies_bounds = losses_bounds;
+    const double scale = p.scale;
     for (int64_t row = 0; row < rows; ++row) {
       if (p.labels.at(row) == -100) continue;
       const double* x = h.data() + row * dim;
@@ -74,9 +83,10 @@ struct LinearCrossEntropyExpected {
           xx += x[n] * x[n];
           yy += y[n] * y[n];
         }
-        logits.push_back(dot);
-        errors.push_back(dot_error * std::sqrt(xx * yy));
-        sum += std::exp(dot);
+        logits.push_back(scale * dot);
+        errors.push_back(scale * dot_error * std::sqrt(xx * yy) +
+                         (scale == 1 ? 0 : kU * std::fabs(scale * dot)));
+        sum += std::exp(scale * dot);
       }
       const double lse = std::log(sum);
       const auto error = [&](size_t c) {  // of exp(logit − lse), without the error of lse
@@ -84,12 +94,21 @@ struct LinearCrossEntropyExpected {
       };
       for (size_t c = 0; c < logits.size(); ++c) weighted += std::exp(logits[c] - lse) * error(c);
       const size_t label = static_cast<size_t>(p.labels.at(row));
-      loss_bound += weighted + kSumError + errors[label];
+      const double own = weighted + kSumError + errors[label];
+      loss_bound += own;
+      losses_bounds[static_cast<size_t>(row)] = own + 2 * kU * std::fabs(out.losses.at(row));
+      // Of p and of lse − logit, whose products are summed.
+      double& entropy_bound = entropies_bounds[static_cast<size_t>(row)];
+      entropy_bound = weighted + kSumError + 2 * kU * std::fabs(lse);
+      for (size_t c = 0; c < logits.size(); ++c)
+        entropy_bound +=
+            std::exp(logits[c] - lse) *
+            (errors[c] + std::fabs(lse - logits[c]) * (error(c) + weighted + 2 * kSumError));
       for (size_t c = 0; c < logits.size(); ++c) {
         const double probability = std::exp(logits[c] - lse);
         const double g = probability - (c == label ? 1 : 0);
-        const double g_error = probability * (error(c) + weighted + kSumError) + kU * std::fabs(g) +
-                               gradient_error * std::fabs(g);
+        const double g_error = scale * (probability * (error(c) + weighted + kSumError) +
+                                        2 * kU * std::fabs(g) + gradient_error * std::fabs(g));
         for (int64_t n = 0; n < dim; ++n) {
           d_hidden_bounds[static_cast<size_t>(row * dim + n)] +=
               g_error * std::fabs(w[c * static_cast<size_t>(dim) + static_cast<size_t>(n)]);

@@ -288,16 +288,22 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   },
   crossEntropyForward: (d) => {
     const { vocab, lead, spec } = logits(d);
-    return [spec, labels(d, lead, vocab), d.flag()];
+    return [spec, labels(d, lead, vocab), d.flag(), d.flag(), d.flag()];
   },
   crossEntropyBackward: (d) => {
     const { rows, vocab, lead, spec } = logits(d);
-    return [spec, labels(d, lead, vocab), d.f32(rows), d.f32()];
+    return [spec, labels(d, lead, vocab), d.f32(rows), d.flag() ? d.f32() : d.f32(rows)];
   },
   linearCrossEntropy: (d) => {
     const [act, width, vocab] = [d.act(), d.size(), d.some()];
     const { lead } = d.leading();
-    return [d.tensor(act, [...lead, width]), d.weight(act, vocab, width), labels(d, lead, vocab), d.flag()];
+    return [
+      d.tensor(act, [...lead, width]),
+      d.weight(act, vocab, width),
+      labels(d, lead, vocab),
+      d.dice.pick([1, 0.7]),
+      ...[d.flag(), d.flag(), d.flag()],
+    ];
   },
   adamw: (d) => [
     segments(d, (size) => ({ m: d.f32(size), v: d.tensor('f32', [size], 0, 1) })),

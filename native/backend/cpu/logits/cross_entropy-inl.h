@@ -1,6 +1,7 @@
-// Kernels for one row of logits [n]: log Σ exp, and the gradient of −log softmax. The sum reads the
-// row from memory once: a block stays in the first level of cache between the search for its
-// maximum and its exponentials, and the sum so far is rescaled when the maximum grows.
+// Kernels for one row of logits [n]: log Σ exp, the entropy, and the gradient of −log softmax.
+// The sum reads the row from memory once: a block stays in the first level of cache between the
+// search for its maximum and its exponentials, and the sum so far is rescaled when the maximum
+// grows.
 #if defined(LORA_BACKEND_CPU_LOGITS_CROSS_ENTROPY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LOGITS_CROSS_ENTROPY_INL_H_
 #undef LORA_BACKEND_CPU_LOGITS_CROSS_ENTROPY_INL_H_
@@ -80,7 +81,45 @@ HWY_INLINE float RowExponentials(const float* HWY_RESTRICT logits, size_t n, Log
 }
 
 template <class T>
-HWY_INLINE void RowScaled(const T* HWY_RESTRICT src, size_t n, float factor, T* HWY_RESTRICT dst) {
+HWY_INLINE void AddEntropyBlock(const T* block, size_t count, EntropySum& total) {
+  constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+  const DF d;
+  // Lanes past the end read −∞, which adds nothing.
+  const auto at = [&](size_t i) HWY_ATTR {
+    if (i + kLanes <= count) return ReadVec(block + i);
+    const VF v = ReadPart(block + i, count - i);
+    return hn::IfThenElse(hn::FirstN(d, count - i), v, hn::Set(d, kMinusInf));
+  };
+  VF largest = hn::Set(d, total.max);
+  for (size_t i = 0; i < count; i += kLanes) largest = hn::Max(largest, at(i));
+  const float max = hn::ReduceMax(d, largest);
+  const VF base = hn::Set(d, max == kMinusInf ? 0.0f : max),
+           lowest = hn::Set(d, -200.0f);  // exp(−200) is 0
+  VF sum = hn::Zero(d), weighted = sum;
+  for (size_t i = 0; i < count; i += kLanes) {
+    const VF x = hn::Sub(at(i), base), e = Exp(x);
+    sum = hn::Add(sum, e);
+    weighted = hn::MulAdd(e, hn::Max(x, lowest), weighted);
+  }
+  if (max != total.max && total.sum > 0) {
+    const double step = static_cast<double>(total.max) - max, factor = std::exp(step);
+    total.weighted = factor * (total.weighted + total.sum * step);
+    total.sum *= factor;
+  }
+  total.sum += static_cast<double>(hn::ReduceSum(d, sum));
+  total.weighted += static_cast<double>(hn::ReduceSum(d, weighted));
+  total.max = max;
+}
+
+template <class T>
+HWY_INLINE void RowEntropy(const T* HWY_RESTRICT logits, size_t n, EntropySum& total) {
+  for (size_t begin = 0; begin < n; begin += kExpBlock)
+    AddEntropyBlock(logits + begin, std::min(kExpBlock, n - begin), total);
+}
+
+// `dst` may be `src`, because an element is read before it is written.
+template <class T>
+HWY_INLINE void RowScaled(const T* src, size_t n, float factor, T* dst) {
   const DF d;
   const VF f = hn::Set(d, factor);
   size_t i = 0;

@@ -32,6 +32,13 @@ float RunAddAndExponentiate(const float* logits, size_t n, LogSum& total, DType 
   return RowExponentials(logits, n, total, static_cast<float*>(exponentials));
 }
 
+void RunAddEntropy(const void* logits, DType dtype, size_t n, EntropySum& total) {
+  if (dtype == DType::kBF16) {
+    return RowEntropy(static_cast<const hwy::bfloat16_t*>(logits), n, total);
+  }
+  RowEntropy(static_cast<const float*>(logits), n, total);
+}
+
 void RunScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst) {
   if (dtype == DType::kBF16) {
     return RowScaled(static_cast<const hwy::bfloat16_t*>(src), n, factor,
@@ -59,6 +66,7 @@ namespace {
 
 HWY_EXPORT(RunAddLogits);
 HWY_EXPORT(RunAddAndExponentiate);
+HWY_EXPORT(RunAddEntropy);
 HWY_EXPORT(RunScaleRow);
 HWY_EXPORT(RunSoftmaxGradient);
 
@@ -85,6 +93,10 @@ float AddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dty
   return HWY_DYNAMIC_DISPATCH(RunAddAndExponentiate)(logits, n, total, dtype, exponentials);
 }
 
+void AddEntropy(const void* logits, DType dtype, size_t n, EntropySum& total) {
+  HWY_DYNAMIC_DISPATCH(RunAddEntropy)(logits, dtype, n, total);
+}
+
 void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst) {
   HWY_DYNAMIC_DISPATCH(RunScaleRow)(src, dtype, n, factor, dst);
 }
@@ -107,11 +119,13 @@ void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context)
   const int32_t* labels = args.labels.as<const int32_t>();
   const size_t rows = Rows(logits), vocab = Vocab(logits);
   const int64_t count = CountLabels("cross_entropy", args.labels, logits.dim(1));
-  RequireLabels("cross_entropy", count);
+  if (!args.losses) RequireLabels("cross_entropy", count);
   Arena arena(scratch);
   double* losses = arena.Take<double>(rows);
   ParallelFor(PoolFor(logits, context), rows, [&](size_t row, size_t) {
     losses[row] = 0;
+    if (args.losses) args.losses.as<float>()[row] = 0;
+    if (args.entropies) args.entropies.as<float>()[row] = 0;
     const bool counts = labels[row] != kIgnoredLabel;
     if (!counts && !args.lse) return;
     LogSum total;
@@ -120,6 +134,11 @@ void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context)
     if (args.lse) args.lse.as<float>()[row] = static_cast<float>(lse);
     if (!counts) return;
     losses[row] = lse - Load(logits.dtype, Row(logits, row), labels[row]);
+    if (args.losses) args.losses.as<float>()[row] = static_cast<float>(losses[row]);
+    if (!args.entropies) return;
+    EntropySum entropy;
+    AddEntropy(Row(logits, row), logits.dtype, vocab, entropy);
+    args.entropies.as<float>()[row] = static_cast<float>(entropy.Entropy());
   });
   double loss = 0;
   for (size_t row = 0; row < rows; ++row) loss += losses[row];
@@ -132,7 +151,8 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
   const int32_t* labels = args.labels.as<const int32_t>();
   const size_t vocab = Vocab(logits), row_bytes = vocab * SizeOf(logits.dtype);
   CountLabels("cross_entropy", args.labels, logits.dim(1));
-  const float g = *args.g.as<const float>();
+  const float* const g = args.g.as<const float>();
+  const size_t step = args.g.numel() == 1 ? 0 : 1;
   ParallelFor(PoolFor(logits, context), Rows(logits), [&](size_t row, size_t) {
     std::byte* gradient = args.dlogits.as<std::byte>() + row * row_bytes;
     if (labels[row] == kIgnoredLabel) {
@@ -140,7 +160,7 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
       return;
     }
     SoftmaxGradient(Row(logits, row), logits.dtype, vocab, args.lse.as<const float>()[row],
-                    static_cast<size_t>(labels[row]), g, gradient);
+                    static_cast<size_t>(labels[row]), g[row * step], gradient);
   });
 }
 

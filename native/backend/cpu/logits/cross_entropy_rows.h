@@ -30,11 +30,21 @@ constexpr size_t kExpBlock = 2048;
 float AddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dtype,
                          void* exponentials);
 
+// Holds the sums of p and of p·logit of the logits seen so far, relative to the largest one.
+struct EntropySum {
+  float max = -std::numeric_limits<float>::infinity();
+  double sum = 0, weighted = 0;  // Σ exp(logit − max), Σ exp(logit − max)·(logit − max)
+  double Entropy() const { return std::log(sum) - weighted / sum; }
+};
+
+// Adds n logits.
+void AddEntropy(const void* logits, DType dtype, size_t n, EntropySum& total);
+
 // linear_cross_entropy keeps exponentials of so many rows at once: enough to pay for reading and
 // transposing W, and few enough for the memory of a laptop.
 constexpr size_t kChunkBytes = size_t{96} << 20, kMinChunk = 16, kMaxChunk = 512;
 
-// dst[j] = factor·src[j], both f32 or both bf16.
+// dst[j] = factor·src[j], both f32 or both bf16. `dst` may be `src`.
 void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst);
 
 // gradient[j] = (exp(logits[j] − lse) − [j == label])·g. A label ≥ n is not among these logits.

@@ -1,5 +1,6 @@
-// loss     = Σ over counted rows of lse(W·h) − (W·h)[label]
-// d_hidden = Wᵀ·(softmax(W·h) − onehot)
+// With logits = scale·W·h:
+// losses   = lse(logits) − logits[label] of counted rows; loss is their sum
+// d_hidden = scale·Wᵀ·(softmax(logits) − onehot)
 //
 // Counted rows are gathered into chunks. Both directions go over the vocabulary in parts, so that
 // what one product writes is still in cache for the next step. Per part:
@@ -38,7 +39,8 @@ struct LossPlan {
         dim(static_cast<size_t>(args.hidden.dim(1))),
         vocab(static_cast<size_t>(args.weight.rows)) {
     const size_t row_bytes = SizeOf(args.weight.dtype) * std::max<size_t>(1, vocab);
-    chunk = std::min(rows, std::clamp(kChunkBytes / row_bytes, kMinChunk, kMaxChunk));
+    const size_t fit = std::clamp(kChunkBytes / row_bytes, kMinChunk, kMaxChunk);
+    chunk = std::min(std::max<size_t>(1, rows), fit);
     part = std::min(vocab, kPart);
     stride = RoundUp(part, kLine) + kLine;
     parts = CeilDiv(vocab, kPart);
@@ -54,6 +56,7 @@ struct Pieces {
   std::byte* gradients;     // [chunk, stride] of the logits of a part, in the dtype of W
   float* d_hidden;          // [chunk, dim]
   LogSum* sums;             // [chunk]
+  EntropySum* entropies;    // [chunk], or absent
   double* lse;              // [chunk]
   size_t* rows;             // [chunk], where the gathered rows come from
 
@@ -68,6 +71,7 @@ struct Pieces {
             OfGradient<std::byte>(args, arena, p.chunk * p.stride * SizeOf(args.weight.dtype))),
         d_hidden(OfGradient<float>(args, arena, p.chunk * p.dim)),
         sums(arena.Take<LogSum>(p.chunk)),
+        entropies(args.entropies ? arena.Take<EntropySum>(p.chunk) : nullptr),
         lse(arena.Take<double>(p.chunk)),
         rows(arena.Take<size_t>(p.chunk)) {}
 
@@ -122,7 +126,7 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
                CpuContext& cpu) {
   const int64_t labels_that_count =
       CountLabels("linear_cross_entropy", args.labels, args.weight.rows);
-  RequireLabels("linear_cross_entropy", labels_that_count);
+  if (!args.losses) RequireLabels("linear_cross_entropy", labels_that_count);
   const auto counted = static_cast<size_t>(labels_that_count);
   Arena arena(scratch);
   const Pieces w(p, args, arena);
@@ -132,6 +136,8 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
   const std::byte* hidden = args.hidden.as<const std::byte>();
   const size_t hidden_bytes = p.dim * SizeOf(args.hidden.dtype);
   const size_t gradient_bytes = p.dim * sizeof(float);
+  for (const TensorView& values : {args.losses, args.entropies})
+    if (values) std::memset(values.data, 0, values.bytes());
 
   // Returns the pool for `work` logits, or null where waking its threads would take longer.
   const auto pool = [&](size_t work) { return work < (size_t{1} << 14) ? nullptr : &cpu; };
@@ -151,6 +157,7 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
       if (labels[next] == kIgnoredLabel) continue;
       w.rows[i] = next;
       w.sums[i] = LogSum();
+      if (args.entropies) w.entropies[i] = EntropySum();
       std::memcpy(w.hidden + i * hidden_bytes, hidden + next * hidden_bytes, hidden_bytes);
       ++i;
     }
@@ -161,7 +168,9 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
       product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits, p.stride, false, product_scratch,
                   cpu);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
-        const float* const logits = w.logits + i * p.stride;
+        float* const logits = w.logits + i * p.stride;
+        if (args.scale != 1) ScaleRow(logits, DType::kF32, count, args.scale, logits);
+        if (args.entropies) AddEntropy(logits, DType::kF32, count, w.entropies[i]);
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         if (label >= begin && label < begin + count) w.of_labels[i] = logits[label - begin];
         if (!args.d_hidden) return AddLogits(logits, DType::kF32, count, w.sums[i]);
@@ -171,7 +180,11 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
     }
     for (size_t i = 0; i < rows; ++i) {
       w.lse[i] = w.sums[i].Log();
-      loss += w.lse[i] - static_cast<double>(w.of_labels[i]);
+      const double own = w.lse[i] - static_cast<double>(w.of_labels[i]);
+      loss += own;
+      if (args.losses) args.losses.as<float>()[w.rows[i]] = static_cast<float>(own);
+      if (args.entropies)
+        args.entropies.as<float>()[w.rows[i]] = static_cast<float>(w.entropies[i].Entropy());
     }
     if (!args.d_hidden) continue;
 
@@ -182,10 +195,12 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
         // A part of −∞ alone has the base 0, which may be above lse: its exponentials are 0.
         const double exponent = std::min(base - w.lse[i], 0.0);
         std::byte* const gradient = w.gradients + i * p.stride * SizeOf(dtype);
-        ScaleRow(kept(i, begin), dtype, count, static_cast<float>(std::exp(exponent)), gradient);
+        const auto factor = static_cast<float>(args.scale * std::exp(exponent));
+        ScaleRow(kept(i, begin), dtype, count, factor, gradient);
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         if (label < begin || label >= begin + count) return;
-        const double of_label = std::exp(static_cast<double>(w.of_labels[i]) - w.lse[i]) - 1;
+        const double of_label =
+            args.scale * (std::exp(static_cast<double>(w.of_labels[i]) - w.lse[i]) - 1);
         Store(TensorView(gradient, dtype, {static_cast<int64_t>(count)}),
               static_cast<int64_t>(label - begin), of_label);
       });

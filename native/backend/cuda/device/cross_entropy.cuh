@@ -1,4 +1,5 @@
 // lse     = log Σ exp(logits), the losses of rows lse − logits[label], and their sum
+// entropy = Σ p·(lse − logits) of a row, p = exp(logits − lse)
 // dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows that do not count
 //
 // Forward has a block per row, which it reads once (softmax.cuh), or a warp per row of parts that
@@ -78,6 +79,49 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowLossParams::kThreads, RowLossParams::kMin
   p.losses[row] = lse - p.logits[row * p.pitch + p.labels[row]];
 }
 
+// What is said of each row. A block reads a row, where its entropy is wanted.
+template <class T>
+struct RowValuesParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
+  const T* logits;  // [rows, vocab]
+  int64_t vocab, pitch;
+  const int32_t* labels;  // [rows]
+  const double* losses;   // [rows]
+  const float* lse;       // [rows], or null without entropies
+  const int32_t* list;    // [rows], where each row goes, or null
+  float* losses_to;       // or null
+  float* entropies_to;    // or null
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowValuesParams<T>::kThreads, RowValuesParams<T>::kMinBlocks)
+    StoreRowValues(const LORA_GRID_CONSTANT RowValuesParams<T> p) {
+  constexpr int kThreads = RowValuesParams<T>::kThreads, kN = 8;
+  LORA_DYNAMIC_SHARED(shared);
+  const int64_t row = BlockX(), to = p.list != nullptr ? p.list[row] : row;
+  const bool counts = p.labels[row] != kIgnoredLabel;
+  if (p.losses_to != nullptr && ThreadIndex() == 0)
+    p.losses_to[to] = static_cast<float>(p.losses[row]);
+  if (p.entropies_to == nullptr) return;
+  float entropy = 0;
+  if (counts) {
+    const T* logits = p.logits + row * p.pitch;
+    const float lse = p.lse[row];
+    for (int64_t i = FirstVector(logits) + ThreadIndex() * kN; i < p.vocab; i += kThreads * kN) {
+      float x[kN];
+      LoadOfRow(x, logits, i, p.vocab, BitsToFloat(kMinusInfinityBits));
+      LORA_UNROLL
+      for (int j = 0; j < kN; ++j) {
+        const float probability = Exp(x[j] - lse);
+        if (probability != 0) entropy += probability * (lse - x[j]);  // 0·∞ of an excluded token
+      }
+    }
+    entropy = BlockSum<kThreads>(entropy, reinterpret_cast<float*>(shared));
+  }
+  if (ThreadIndex() == 0) p.entropies_to[to] = entropy;
+}
+
 // loss = Σ losses, always in the same order. The host knows how many rows counted and passes it.
 struct SumLossesParams {
   static constexpr int kThreads = 512, kMinBlocks = 1;
@@ -110,6 +154,7 @@ struct SoftmaxGradientParams {
   const int32_t* labels;  // [rows]
   const float* lse;       // [rows]
   const float* g;         // [1], or null: 1
+  int64_t g_step;         // 1 where g is [rows]
   float scale;            // of the gradient beside g
   Gradient* dlogits;      // [rows, vocab]; may be the logits
   int64_t dlogits_pitch;
@@ -124,7 +169,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThread
   const int64_t row = BlockX();
   const int32_t label = p.labels[row];
   const bool counts = label != kIgnoredLabel;
-  const float lse = counts ? p.lse[row] : 0, g = p.g != nullptr ? *p.g * p.scale : p.scale;
+  const float lse = counts ? p.lse[row] : 0,
+              g = p.g != nullptr ? p.g[row * p.g_step] * p.scale : p.scale;
   const T* logits = p.logits + row * p.pitch;
   Gradient* dlogits = p.dlogits + row * p.dlogits_pitch;
   const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * P::kColumns;
