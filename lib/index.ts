@@ -79,6 +79,8 @@ export { Trainer } from './train/trainer';
 export type { TrainerOptions } from './train/options';
 export { compareMethods } from './compare/compare';
 export type { EvaluateOptions, Evaluation } from './models/running/evaluate';
+export type { HiddenStates, HiddenStatesOptions } from './models/running/hidden_states';
+export type { CompletionLogProbs, LogProbs, LogProbsOptions, TextOrIds } from './models/running/log_probs';
 export type {
   AnswerSample,
   ChoiceSample,

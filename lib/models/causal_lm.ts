@@ -16,13 +16,15 @@ import { tidy } from '../tensor/scope';
 import type { QuantizedFormat } from '../tensor/frozen_weight';
 import type { Parameter } from '../tensor/tensor';
 import type { EvaluateOptions, Evaluation } from './running/evaluate';
-import { check, checkOptions } from '../validate';
+import { check, checkOptions, numelOf } from '../validate';
 import type { Adapter } from '../peft/adapter';
 import type { AddAdapterOptions } from '../peft/adapter_set';
 import type { CombineAdaptersOptions } from '../peft/combine';
 import type { ModelConfig } from './config/model_config';
 import { plannedForward } from './running/forward';
 import type { GenerationResult, Prompt } from './running/generate';
+import { hiddenStates, type HiddenStates, type HiddenStatesOptions } from './running/hidden_states';
+import { completionLogProbs, type LogProbs, type LogProbsOptions, type TextOrIds } from './running/log_probs';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/delivery';
 import { loadModel, type LoadedModel } from './core/load_model';
@@ -95,12 +97,11 @@ export class CausalLM {
    * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json. The files
    * are read, not kept open, and the weights are packed once into the layout of the kernels.
    *
-   * A GGUF file, or a folder with one GGUF model, works too; it contains configuration, tokenizer and chat template. Name a split one
-   * by any of its parts.
+   * A GGUF file (of a split one, any part), or a folder with one GGUF model, works too; it contains configuration, tokenizer and chat template.
    *
-   * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, whose files are downloaded once, checked, and kept in the cache that
-   * Python's tools use. `org/name` means the same where no folder has that name. `hf:org/name/FILE.gguf` is a GGUF file of a repository, with the
-   * other parts of a split one; without a file, a repository with one GGUF model and no safetensors is that model.
+   * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, which is downloaded once, checked, and kept in the cache that Python's tools
+   * use; so is `org/name` where no folder has that name. `hf:org/name/FILE.gguf` is a GGUF file of a repository; a repository with one GGUF model
+   * and no safetensors needs no FILE.
    *
    * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that cannot be had from the hub and a repository with several GGUF models, ERR_SAFETENSORS for broken weights,
    * ERR_UNSUPPORTED for a model that would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
@@ -125,9 +126,7 @@ export class CausalLM {
 
   /** How many numbers the base has. */
   get parameterCount(): number {
-    let count = 0;
-    for (const shape of expectedTensors(this.config).values()) count += shape.reduce((a, b) => a * b, 1);
-    return count;
+    return [...expectedTensors(this.config).values()].reduce((sum, shape) => sum + numelOf(shape), 0);
   }
 
   /** Its adapters by name. */
@@ -173,20 +172,11 @@ export class CausalLM {
   }
 
   /**
-   * Combines several adapters, which stay as they are, into a new one. With sᵢ = α/r of adapter i and its `scale`:
-   *
-   *     cat, svd          Σ wᵢ·sᵢ·upᵢ·downᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
-   *     linear            (Σ √|wᵢ·sᵢ|·upᵢ)·(Σ ±√|wᵢ·sᵢ|·downᵢ): each factor is summed separately, which is not the sum
-   *     magnitude_prune   the same, of the `density` largest magnitudes of each factor
-   *     dare_linear       the same, of values kept with probability `density` and divided by it (Yu et al., 2024)
-   *     ties              for each value, the mean over the adapters with the majority sign (Yadav et al., 2023)
-   *
-   * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with its own random numbers.
+   * Combines several adapters, which stay as they are, into a new one.
    *
    * @throws ERR_ARGUMENT for options, names, and adapters of several ranks where the method sums the factors; ERR_UNSUPPORTED for what is no plain LoRA.
    * @example
    * const both = await model.combineAdapters(['sql', 'tone'], { weights: [0.7, 0.3], method: 'svd', svdRank: 16, name: 'both' });
-   * await both.save('both');
    */
   async combineAdapters(
     adapters: readonly (string | Adapter)[],
@@ -202,7 +192,6 @@ export class CausalLM {
    * @throws ERR_ARGUMENT for an unknown name; ERR_BUSY while an adapter is merged.
    * @example
    * model.setAdapter('default');
-   * model.setAdapter(null);
    */
   setAdapter(adapter: string | Adapter | null): void {
     this.core.checkAlive('setAdapter');
@@ -213,24 +202,18 @@ export class CausalLM {
   /** Frees an adapter. @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
   async removeAdapter(name: string): Promise<void> {
     this.core.checkAlive('removeAdapter');
-    const adapter = this.core.adapters.all.get(name);
-    this.core.adapters.remove(name);
-    if (adapter) this.#generator.adapterRemoved(adapter);
+    this.#generator.adapterRemoved(this.core.adapters.remove(name));
   }
 
   /**
    * Makes the weights themselves trainable: full fine-tuning. Each gets an f32 master, which gradients and optimizers change; in bf16, products
    * read it rounded. Until freeze(), the model takes no adapter. A head that is tied to the embedding is one parameter with it.
    *
-   * With n numbers, a run takes 4·n bytes each for masters and gradients, 8·n for the state of AdamW (2·n in 8 bits), and 2·n in bf16. With
-   * `stochasticRounding` the weights of bf16 are the masters: 2·n bytes for both.
-   *
    * @throws ERR_BUSY while adapters are loaded, a run, generation or evaluation reads the weights, or they are trainable already; ERR_ARGUMENT for a pattern
    * that names nothing, or stochasticRounding without bf16; ERR_UNSUPPORTED for quantized weights and a model in f16; ERR_OUT_OF_MEMORY.
    * @example
    * const parameters = model.trainAll({ only: ['*.self_attn.*'] });
    * await new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 1e-5 }).run();
-   * model.freeze();
    */
   trainAll(options: TrainAllOptions = {}): Parameter[] {
     this.core.checkAlive('trainAll');
@@ -250,10 +233,7 @@ export class CausalLM {
    */
   freeze(): void {
     this.core.checkAlive('freeze');
-    const { trained } = this.core.decoder;
-    if (!trained.active) return;
-    trained.freeze();
-    this.#generator.baseChanged();
+    if (this.core.decoder.trained.freeze()) this.#generator.baseChanged();
   }
 
   /** The numbers that gradients fill: those of trainable adapters, or after trainAll() those of the weights that are trained. */
@@ -293,8 +273,7 @@ export class CausalLM {
   /**
    * Generates text: iterate the handle for tokens, or await it for the result. Concurrent calls run in one batch without affecting each other's
    * text. Leaving the loop ends the generation and frees its memory.
-   * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option, an empty prompt and one beyond the model's context; ERR_BUSY during a
-   * merge and beyond maxQueued; the reason of the signal.
+   * @throws (into the loop, or to who awaits) ERR_ARGUMENT for a bad option or prompt; ERR_BUSY during a merge and beyond maxQueued; the reason of the signal.
    * @example
    * for await (const { text } of model.generate('Once', { maxNewTokens: 20 })) process.stdout.write(text);
    */
@@ -337,18 +316,42 @@ export class CausalLM {
   }
 
   /**
-   * Measures adapters on a data set: the loss, and greedy answers where the rows have prompts (exact match, F1, JSON that is valid), or the
-   * accuracy on questions with several choices, by the log-likelihood of each choice as lm-evaluation-harness defines it. `data`: what
-   * evaluate() takes, questions, or a JSONL file of either.
+   * Measures adapters on a data set, what evaluate() takes, questions, or a JSONL file of either: the loss, and greedy answers where the rows have prompts (exact
+   * match, F1, JSON that is valid), or the accuracy on questions with several choices, by the log-likelihood of each choice as lm-evaluation-harness defines it.
    *
-   * @throws ERR_ARGUMENT, ERR_UNSUPPORTED for a schema that cannot be checked; ERR_DATA for a row that is not as expected, with file and line;
-   * ERR_FILE; the reason of the signal.
+   * @throws ERR_ARGUMENT, ERR_UNSUPPORTED for a schema that cannot be checked; ERR_DATA for a row that is not as expected; ERR_FILE; the reason of the signal.
    * @example
    * const { results } = await model.evaluateTask('heldout.jsonl', { adapters: [null, 'default'] });
    * for (const { adapter, loss, exactMatch } of results) console.log(adapter ?? 'base', loss, exactMatch);
    */
   async evaluateTask(data: TaskData, options: EvaluateTaskOptions = {}): Promise<TaskEvaluation> {
     return this.#evaluations.evaluateTask(data, options);
+  }
+
+  /**
+   * How likely completions are behind their prompts, texts or ids or lists of either: log p in nats of each token and in sum. No logits are held whole.
+   *
+   * @throws ERR_ARGUMENT for an empty prompt; ERR_DATA for an empty completion and ids outside the vocabulary.
+   * @example
+   * const { sum, mean } = await model.logProbs('The sky is', ' blue', { adapter: null });
+   */
+  async logProbs<T extends TextOrIds | readonly TextOrIds[]>(
+    prompt: T extends TextOrIds ? TextOrIds : readonly TextOrIds[],
+    completion: T,
+    options: LogProbsOptions = {},
+  ): Promise<LogProbs<T>> {
+    return (await completionLogProbs(this.core, prompt, completion, options)) as LogProbs<T>;
+  }
+
+  /**
+   * What the model holds of texts behind a layer, without gradients; padding and the vectors of an adapter do not count.
+   *
+   * @throws ERR_ARGUMENT, ERR_DATA for ids outside the vocabulary.
+   * @example
+   * const vectors = await model.hiddenStates(ids, { layer: -1, pool: 'mean' }); // [texts, hiddenSize]
+   */
+  async hiddenStates<O extends HiddenStatesOptions>(ids: TokenRows, options?: O): Promise<HiddenStates<O>> {
+    return (await hiddenStates(this.core, ids, options ?? {})) as HiddenStates<O>;
   }
 
   /**
@@ -377,8 +380,7 @@ export class CausalLM {
    * Writes a Hugging Face directory atomically: the base with whatever is merged into it, or with `merge` added. Over an earlier save it
    * replaces the files of that model and keeps other folders; whenever the process dies, the old model or the new one is complete.
    *
-   * With `quantize` its matrices are written in 4 or 8 bits, in the layout of bitsandbytes, and how far that takes them is returned:
-   * ‖Q(W) − W‖ / ‖W‖ over all of them. Of a model that was loaded quantized, those are the matrices that were.
+   * With `quantize` its matrices (of a model that was loaded quantized, those that were) are written in 4 or 8 bits, in the layout of bitsandbytes.
    *
    * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another adapter is merged, ERR_FILE.
    * @example

@@ -4,6 +4,7 @@ import { call } from '../native/calls';
 import { rawEmpty, rawView } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
+import { sum } from './reduce';
 
 /** Copies `source` into rows of `to` from an element on, or zeros where there is none. */
 function fillRows(to: Tensor, at: number, shape: readonly number[], source: Tensor | null): void {
@@ -53,4 +54,13 @@ export function joinRows(parts: readonly Tensor[]): Tensor {
   parts.forEach((part, i) => fillRows(y, begins[i]!, part.shape, part));
   record(parts, [y], [], ([g]) => shapes.map((shape, i) => rawView(g!, begins[i]!, shape)));
   return y;
+}
+
+/** x [Σ counts] in f32 → the sum of each of its parts [counts.length];  dx is g, repeated over its part. */
+export function rowSums(x: Tensor, counts: readonly number[]): Tensor {
+  const parts = splitRows(x, counts);
+  const sums = parts.map((part) => sum(part, { dim: 0, keepDim: true }));
+  const joined = joinRows(sums);
+  for (const part of [...parts, ...sums]) part.dispose();
+  return joined;
 }

@@ -215,7 +215,8 @@ export class AdapterSet {
     if (this.#runs.size > 0 || this.#merging) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
-  remove(name: string): void {
+  /** @returns the adapter, which is disposed of. */
+  remove(name: string): Adapter {
     const op = 'removeAdapter';
     const adapter = this.#named(op, name);
     if (adapter === this.merged)
@@ -224,6 +225,7 @@ export class AdapterSet {
     this.all.delete(adapter.name);
     if (this.#active === adapter) this.#active = null;
     adapter.dispose();
+    return adapter;
   }
 
   async merge(linears: readonly Linear[], name: string | Adapter): Promise<void> {

@@ -15,7 +15,18 @@ export type CombineMethod = (typeof combineMethods)[number];
 export interface CombineAdaptersOptions extends AddAdapterOptions {
   /** The weight of each adapter, of any sign. Default: 1 for each. */
   weights?: readonly number[] | undefined;
-  /** How they become one; docs/guides/adapters.md says how far each is from the sum. Default 'cat', which is the sum. */
+  /**
+   * How they become one. With sᵢ = α/r of adapter i and its `scale`:
+   *
+   *     cat, svd          Σ wᵢ·sᵢ·upᵢ·downᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
+   *     linear            (Σ √|wᵢ·sᵢ|·upᵢ)·(Σ ±√|wᵢ·sᵢ|·downᵢ): each factor is summed separately, which is not the sum
+   *     magnitude_prune   the same, of the `density` largest magnitudes of each factor
+   *     dare_linear       the same, of values kept with probability `density` and divided by it (Yu et al., 2024)
+   *     ties              for each value, the mean over the adapters with the majority sign (Yadav et al., 2023)
+   *
+   * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with its own random numbers. docs/guides/adapters.md says how far
+   * each is from the sum. Default 'cat'.
+   */
   method?: CombineMethod | undefined;
   /** The rank of 'svd'. Default: the largest of the adapters. */
   svdRank?: number | undefined;

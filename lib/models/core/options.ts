@@ -8,6 +8,7 @@ import type { Adapter } from '../../peft/adapter';
 import type { AddAdapterOptions } from '../../peft/adapter_set';
 import type { AdapterMethodName } from '../../peft/methods';
 import type { TokenRows } from '../inputs/batch';
+import type { LogProbsWanted } from './label_log_probs';
 import type { SamplingOptions } from '../../engine/sampling';
 import type { ChatVariables } from '../../text/chat';
 import type { EmbeddingNoise } from '../inputs/noise';
@@ -63,6 +64,8 @@ export interface ForwardOptions {
   watch?: ((module: string, x: Tensor) => void) | undefined;
   /** @internal Gives `rowLosses` in the place of `loss`. */
   rowLosses?: boolean | undefined;
+  /** @internal Gives `logProbs` in the place of `loss`: see label_log_probs.ts. */
+  logProbs?: LogProbsWanted | undefined;
   /** @internal Noise on the embeddings: see noise.ts. */
   noise?: EmbeddingNoise | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */

@@ -65,6 +65,8 @@ export interface Targets {
   labels: Tensor;
   /** How many count, where that is known without reading the device. */
   count?: number;
+  /** The labels of each row, where they are known without reading the device; padding follows. */
+  rows?: readonly (readonly number[])[];
 }
 
 /** The rows of ids that labels belong to. */
@@ -147,5 +149,5 @@ export function targetsTensor(
   const padded = fromRows(rows, length, ignoredLabel, device);
   const flat = view(padded, 0, [batch * length]);
   padded.dispose();
-  return { labels: flat, count };
+  return { labels: flat, count, rows };
 }

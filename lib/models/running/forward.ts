@@ -7,11 +7,12 @@ import type { Device } from '../../native/device';
 import type { Adapter } from '../../peft/adapter';
 import type { AdapterChoice, AdapterSet } from '../../peft/adapter_set';
 import type { AdapterUse } from '../../peft/adapter_use';
-import { isRecording } from '../../tensor/scope';
+import { isRecording, moved } from '../../tensor/scope';
 import { check, checkBoolean, checkOneOf, checkOptions } from '../../validate';
-import { idsTensor, targetsTensor, type TokenRows } from '../inputs/batch';
+import { idsTensor, targetsTensor, type Targets, type TokenRows } from '../inputs/batch';
 import { deltasOf, finalNorm, headLogits, hiddenStatesByBlock, type Decoder } from '../core/decoder';
 import { InputLayout } from '../inputs/input_layout';
+import { headLogProbs, type LabelLogProbs, type LogProbsWanted } from '../core/label_log_probs';
 import type { ModelCore } from '../core/model_core';
 import { noiseFactors, type EmbeddingNoise } from '../inputs/noise';
 import type { ForwardOptions } from '../core/options';
@@ -28,6 +29,7 @@ interface ForwardPlan {
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   noise?: EmbeddingNoise | undefined;
   watch?: ((module: string, x: Tensor) => void) | undefined;
+  logProbs?: LogProbsWanted | undefined;
   rowLosses: boolean;
   recompute: boolean;
   reduction: 'mean' | 'sum';
@@ -45,6 +47,8 @@ export interface ForwardResult {
   loss?: Tensor;
   /** The sum of each row, a scalar; present in the place of `loss` when asked for. */
   rowLosses?: Tensor[];
+  /** log p of the labels that count; present in the place of `loss` when asked for. */
+  logProbs?: LabelLogProbs;
   /** [batch, seq, vocab] f32; present when asked for. */
   logits?: Tensor;
 }
@@ -69,13 +73,14 @@ function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan
     op,
     options,
     ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train', 'gradientCheckpointing'],
-    ['noise', 'rowLosses', 'watch'],
+    ['logProbs', 'noise', 'rowLosses', 'watch'],
   );
   const {
     labels,
     segmentIds,
     noise,
     watch,
+    logProbs,
     rowLosses = false,
     gradientCheckpointing: recompute = false,
     reduction = 'mean',
@@ -85,7 +90,7 @@ function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan
   checkBoolean(op, 'logits', wantLogits);
   checkBoolean(op, 'gradientCheckpointing', recompute);
   const use = planAdapters(op, options, adapters);
-  return { labels, segmentIds, noise, watch, rowLosses, recompute, reduction, wantLogits, use };
+  return { labels, segmentIds, noise, watch, logProbs, rowLosses, recompute, reduction, wantLogits, use };
 }
 
 /** Checks the rows of a call, and finds where their tokens lie. */
@@ -112,16 +117,21 @@ function layoutOf(
   return new InputLayout({ adapters, lengths, width, segmentIds, context });
 }
 
-/**
- * Yields after each block. It runs inside one scope of the caller's, which frees what is left when a check fails midway.
- */
-function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<void, ForwardResult, void> {
+/** What the head of a model reads. */
+interface Normed {
+  /** [batch, layout.length, hiddenSize], after the last norm. */
+  readonly hidden: Tensor;
+  readonly layout: InputLayout;
+  readonly targets: Targets | undefined;
+}
+
+/** Runs all but the head. Yields after each block. */
+function* normedSteps(decoder: Decoder, request: ForwardRequest): Generator<void, Normed, void> {
   const { use, device } = request;
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
   const shape = ids.shape as [number, number];
   const layout = layoutOf(request, shape, decoder.config.maxPositionEmbeddings);
-  const batch = shape[0];
   const { length } = layout;
   use.rows?.prepare(linearsOf(decoder.config, decoder.weights), length, device);
   const { segmentIds, labels } = request;
@@ -154,6 +164,22 @@ function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<voi
   segments?.keyBegin.dispose();
   segments?.positions.dispose();
   tableRows?.dispose();
+  return { hidden, layout, targets };
+}
+
+/**
+ * Yields after each block. It runs inside one scope of the caller's, which frees what is left when a check fails midway.
+ */
+function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<void, ForwardResult, void> {
+  const { use } = request;
+  const { hidden, layout, targets } = yield* normedSteps(decoder, request);
+  const { length } = layout;
+  const [batch] = hidden.shape as [number];
+  if (request.logProbs) {
+    const logProbs = moved(hidden, (t) => headLogProbs(decoder, t, targets!.rows!, use, request.logProbs!));
+    targets!.labels.dispose();
+    return { logProbs };
+  }
   // The fused loss never holds all logits, but knows only a plain head.
   const { output: head } = decoder.weights.head;
   const plainHead = deltasOf(use, head.path).length === 0;
@@ -199,4 +225,14 @@ export function plannedForward(
   model.checkAlive('forward');
   const plan = planForward(options, model.adapters);
   return forwardSteps(model.decoder, { ...plan, ids, device: model.device });
+}
+
+/** The same, of which the head computes nothing. */
+export function plannedNormed(
+  model: ModelCore,
+  ids: TokenRows,
+  options: ForwardOptions,
+): ReturnType<typeof normedSteps> {
+  const plan = planForward(options, model.adapters);
+  return normedSteps(model.decoder, { ...plan, ids, device: model.device });
 }
