@@ -2,7 +2,7 @@
 import type { Tokenizer } from './tokenizer';
 
 /** Tokens before a text that decide how it is split: more than the words that it may be part of. */
-const contextTokens = 8;
+const contextTokens = 4;
 
 /** The ids of `text` where it follows `before`: those that the tokenizer gives for both without those that it gives for what comes before. */
 export function continuationIds(tokenizer: Tokenizer, before: readonly number[], text: string): number[] {
