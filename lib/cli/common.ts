@@ -1,5 +1,5 @@
 import { kindOf } from '../models/config/model_config';
-import type { Dataset } from '../data/dataset';
+import type { DatasetCounts } from '../data/example';
 import { CausalLM } from '../models/causal_lm';
 import { modelOptions } from '../options/table';
 import { UsageError, type Console, type Flags, type Values } from './command';
@@ -62,7 +62,7 @@ export function dataColumns(given: readonly string[]): Record<string, string> | 
 }
 
 /** A data set in numbers. */
-export function countsOf({ length, truncated, dropped, tokens }: Dataset): string {
+export function countsOf({ length, truncated, dropped, tokens }: DatasetCounts): string {
   const cut = truncated === 0 ? '' : `, ${truncated} of them cut to the maximum length`;
   const left = dropped === 0 ? '' : `, ${dropped} rows left out because none of their tokens counts`;
   return `${length} examples, ${tokens} tokens count${cut}${left}`;

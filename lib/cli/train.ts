@@ -9,7 +9,7 @@ import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { OutputDirectory } from '../train/output';
-import { runEnds, unknownEnd, type TrainerOptions } from '../train/options';
+import { preferenceOf, runEnds, unknownEnd, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { flagName } from './args';
@@ -63,6 +63,7 @@ export const train = defineCommand({
     const { outDir, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     checkSchedule(values);
+    preferenceOf(optionsOf(values));
     const started = await readStart(values, console);
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     const files = await dataFiles(values);
@@ -70,7 +71,9 @@ export const train = defineCommand({
     for (const path of [files.data, files.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
     const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
-    await checkMemory(values, started.memory, console);
+    // A pair is two texts.
+    const texts = values.batchSize * (['dpo', 'orpo', 'cpo'].includes(values.objective) ? 2 : 1);
+    await checkMemory({ ...values, batchSize: texts }, started.memory, console);
     const model = await loadModel(values, console);
     try {
       const { tokenizer } = model;
@@ -79,16 +82,12 @@ export const train = defineCommand({
       const adapter = await started.begin(model);
       const { maxTextLength } = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
       const maxLength = Math.min(values.maxLength, maxTextLength);
+      const { objective } = values;
+      const how = { tokenizer, maxLength, chatTemplate, allowSpecialTokens, columns, signal };
       const load = (path: string) =>
-        loadDataset(path, {
-          tokenizer,
-          maxLength,
-          trainOn,
-          chatTemplate,
-          allowSpecialTokens,
-          columns,
-          signal,
-        });
+        objective === 'sft'
+          ? loadDataset(path, { ...how, trainOn })
+          : loadDataset(path, { ...how, ...(trainOn && { trainOn }), objective });
       const data = await load(files.data);
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
       note(console, countsOf(data));
@@ -127,17 +126,23 @@ async function dataFiles({
 }
 
 /** The options of a Trainer that flags give. */
-function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data'> {
+function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data' | 'evalData'> {
   const { data: _, evalData: __, ...options } = valuesOf(trainerOptions, values);
   const { patience } = values;
-  return { ...options, earlyStopping: patience === undefined ? undefined : { patience } };
+  // The Trainer checks its words.
+  const lossType = options.lossType as TrainerOptions['lossType'];
+  const lossWeights = options.lossWeights as TrainerOptions['lossWeights'];
+  return {
+    ...{ ...options, lossType, lossWeights },
+    earlyStopping: patience === undefined ? undefined : { patience },
+  };
 }
 
 /** Shows the events of a run, and at its end the evaluation of the final adapter, unless the run has made it. */
 async function follow(
   trainer: Trainer,
   report: TextReport | JsonReport,
-  evalData: DataSource | undefined,
+  evalData: DataSource<unknown> | undefined,
   signal: AbortSignal,
 ): Promise<void> {
   /** The step of the final adapter. */

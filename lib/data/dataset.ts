@@ -1,6 +1,6 @@
 import { loraError } from '../errors';
-import { InputFile } from '../formats/input';
 import { toPath } from '../formats/paths';
+import { objectiveOptions, type ObjectiveName } from '../options/objectives';
 import { datasetOptions } from '../options/table';
 import { Pace } from '../tensor/pace';
 import {
@@ -14,8 +14,7 @@ import {
   isRecord,
 } from '../validate';
 import type { DatasetCounts, Example } from './example';
-import { ExampleColumns } from './columns';
-import { FileDataset, Places } from './file_dataset';
+import { checkSeekable, FileDataset, Places } from './file_dataset';
 import { failAt, parseRow } from './json_rows';
 import { CsvRows, csvRecords } from './csv';
 import { dataSplits, splitFile, type DataSplit } from './folders';
@@ -27,14 +26,17 @@ import {
   type DataFormat,
   type LineOptions,
 } from './lines';
-import { MemoryDataset } from './memory_dataset';
-import { columnKeys, RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
-import { SequencePlan } from './sequence_plan';
+import { MemoryDataset, type RowColumns } from './memory_dataset';
+import type { LabeledRow, PreferenceRow } from './preference_rows';
+import { exampleShape, labeledShape, pairShape, type RowShape } from './row_shapes';
+import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
 import type { Line } from './sources';
 import { partCharacters, TextPieces } from './text_pieces';
 
 /** How a data set is read. */
 export interface LoadDatasetOptions {
+  /** What the rows are for; see {@link LoadPreferencesOptions} for preferences. Default 'sft'. */
+  objective?: 'sft' | undefined;
   /** Required for text, not for rows of { inputIds }. */
   tokenizer?: TextEncoder | undefined;
   /** Longer examples are cut to this many tokens (plain text: split). Default 512. */
@@ -77,10 +79,25 @@ export interface LoadDatasetOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** How a data set of preferences is read: as others, but into memory, and of its rows the answers count. */
+export interface LoadPreferencesOptions extends Omit<
+  LoadDatasetOptions,
+  'objective' | 'trainOn' | 'inMemory'
+> {
+  /** What the rows are for: a better and a worse answer to a prompt for 'dpo', 'orpo' and 'cpo', an answer that is good or bad for 'kto'. */
+  objective: Exclude<ObjectiveName, 'sft'>;
+}
+
 /** Examples in memory, in file order. */
 export interface Dataset extends DatasetCounts, Iterable<Required<Example>> {
   /** The examples, in file order; as often as you like. */
   [Symbol.iterator](): Iterator<Required<Example>>;
+}
+
+/** Rows of preferences in memory, in file order. Of these, `dropped` counts the rows whose prompt fills `maxLength`. */
+export interface PreferenceDataset<Row = PreferenceRow> extends DatasetCounts, Iterable<Row> {
+  /** The rows, in file order; as often as you like. */
+  [Symbol.iterator](): Iterator<Row>;
 }
 
 /**
@@ -89,6 +106,10 @@ export interface Dataset extends DatasetCounts, Iterable<Required<Example>> {
  * or `.tsv`, whose first line names the columns; or plain text, which is split into pieces of `maxLength` tokens. Any of them may be gzipped.
  * Of a folder, the file of the `split` is read. Conversations and answers go through the chat template of the model, and only what the
  * assistant says counts.
+ *
+ * With an `objective` of preferences, rows are { prompt?, chosen, rejected } or { prompt, completion, label } of texts or messages, or of ids
+ * ({ promptIds, chosenIds, rejectedIds }, { promptIds, completionIds, label }). Without a prompt, it is what both answers begin with. An answer is what the prompt
+ * with it and the end has more than the prompt; `maxLength` cuts its end. Texts are encoded as they are, messages by the chat template.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
  * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for spreadsheets, archives and other kinds of files; ERR_FILE for one
  * that cannot be read or is no regular file; ERR_OUT_OF_MEMORY for examples that do not fit; the reason of the signal.
@@ -103,17 +124,50 @@ export async function loadDataset(
 export async function loadDataset(path: string | URL, options?: LoadDatasetOptions): Promise<Dataset>;
 export async function loadDataset(
   path: string | URL,
-  options: LoadDatasetOptions = {},
-): Promise<Dataset | FileDataset> {
+  options: LoadPreferencesOptions & { objective: 'kto' },
+): Promise<PreferenceDataset<LabeledRow>>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadPreferencesOptions & { objective: 'dpo' | 'orpo' | 'cpo' },
+): Promise<PreferenceDataset>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadPreferencesOptions,
+): Promise<PreferenceDataset | PreferenceDataset<LabeledRow>>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadDatasetOptions | LoadPreferencesOptions = {},
+): Promise<Dataset | FileDataset | PreferenceDataset | PreferenceDataset<LabeledRow>> {
+  const { trainOn, inMemory = true } = options as LoadDatasetOptions;
+  const objective: ObjectiveName = options.objective ?? 'sft';
+  checkOneOf('loadDataset', 'objective', objective, objectiveOptions.objective.choices);
+  if (objective === 'sft') return read(path, options, exampleShape);
+  check(
+    trainOn === undefined && inMemory,
+    'loadDataset',
+    `expected neither trainOn nor inMemory: false with the objective ${objective}, of which the answers count, in memory`,
+  );
+  if (objective === 'kto') return read(path, options, labeledShape);
+  return read(path, options, pairShape);
+}
+
+/** The data set of a shape. */
+async function read<Row extends object>(
+  path: string | URL,
+  options: LoadDatasetOptions | LoadPreferencesOptions,
+  shape: RowShape<Row>,
+): Promise<PreferenceDataset<Row> | FileDataset> {
   const { maxLength, maxRows, inMemory, split, columns, ...given } = checkedLoadOptions(options);
   const { tokenizer, trainOn, chatTemplate, allowSpecialTokens, signal, stream } = given;
   const { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio } = given;
   const file = await splitFile(toPath(path, 'loadDataset'), split);
   const format = formatByName(file);
-  checkColumns(columns, format);
+  checkColumns(columns, format, shape);
+  if (format === 'text' && !shape.ofText)
+    throw loraError('loadDataset', 'ERR_DATA', `${file}: expected rows of answers, and plain text has none`);
   const rows = { tokenizer, trainOn, chatTemplate, allowSpecialTokens, columns, signal };
   const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
-  const reader = new Reader(file, rows, maxLength, maxRows, lines);
+  const reader = new Reader(file, shape, rows, maxLength, maxRows, lines);
   let stamp = '';
   if (!inMemory) stamp = await checkSeekable(file, format, stream);
   if (format === 'text') await reader.readText();
@@ -124,33 +178,35 @@ export async function loadDataset(
     throw loraError(
       'loadDataset',
       'ERR_DATA',
-      `${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
+      `${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows ${shape.dropped(maxLength)}`}`,
     );
   const counts = { maxLength, truncated, dropped, tokens, path: file };
   if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
-  return new FileDataset({ length, ...counts }, places, stamp, (line, number) =>
-    reader.example(line, number),
-  );
+  const example = reader.example.bind(reader) as unknown as Reader<Required<Example>>['example'];
+  return new FileDataset({ length, ...counts }, places, stamp, example);
 }
 
+const optionNames = [
+  'objective',
+  'tokenizer',
+  'maxLength',
+  'trainOn',
+  'chatTemplate',
+  'allowSpecialTokens',
+  'columns',
+  'split',
+  'maxLineBytes',
+  'maxRows',
+  'maxUnzippedBytes',
+  'maxUnzippedRatio',
+  'inMemory',
+  'stream',
+  'signal',
+];
+
 /** The options with their defaults, checked as far as they can be without the file. */
-function checkedLoadOptions(options: LoadDatasetOptions) {
-  checkOptions('loadDataset', options, [
-    'tokenizer',
-    'maxLength',
-    'trainOn',
-    'chatTemplate',
-    'allowSpecialTokens',
-    'columns',
-    'split',
-    'maxLineBytes',
-    'maxRows',
-    'maxUnzippedBytes',
-    'maxUnzippedRatio',
-    'inMemory',
-    'stream',
-    'signal',
-  ]);
+function checkedLoadOptions(options: LoadDatasetOptions | LoadPreferencesOptions) {
+  checkOptions('loadDataset', options, optionNames);
   const {
     tokenizer,
     maxLength = datasetOptions.maxLength.default,
@@ -166,7 +222,7 @@ function checkedLoadOptions(options: LoadDatasetOptions) {
     inMemory = true,
     stream = false,
     signal,
-  } = options;
+  } = options as LoadDatasetOptions;
   check(
     Number.isInteger(maxLength) && maxLength > 1,
     'loadDataset',
@@ -216,7 +272,11 @@ function checkedLoadOptions(options: LoadDatasetOptions) {
 }
 
 /** Throws unless columns are named for what rows have. */
-function checkColumns(columns: unknown, format: DataFormat): void {
+function checkColumns(
+  columns: unknown,
+  format: DataFormat,
+  { kinds: { kinds, furtherKeys } }: Pick<RowShape<object>, 'kinds'>,
+): void {
   if (columns === undefined) return;
   check(
     isRecord(columns) && Object.values(columns).every((name) => typeof name === 'string'),
@@ -224,6 +284,7 @@ function checkColumns(columns: unknown, format: DataFormat): void {
     `expected columns to be an object of names, such as { prompt: 'q', completion: 'a' }, but received ${describe(columns)}`,
   );
   check(format !== 'text', 'loadDataset', 'expected columns for rows, and plain text has none');
+  const columnKeys = [...kinds.flatMap(([keys]) => keys), ...furtherKeys];
   const wrong = Object.keys(columns).find((key) => !columnKeys.includes(key));
   check(
     wrong === undefined,
@@ -232,57 +293,28 @@ function checkColumns(columns: unknown, format: DataFormat): void {
   );
 }
 
-/** What refuses places of rows in these formats. */
-const otherFormats: Readonly<Partial<Record<DataFormat, string>>> = {
-  text: 'plain text',
-  objects: 'JSON that is no JSONL',
-  commas: 'tables',
-  tabs: 'tables',
-};
-
-/** Throws unless rows can be read again by their places; gives the stamp of the file. */
-async function checkSeekable(path: string, format: DataFormat, stream: boolean): Promise<string> {
-  const refuse = (what: string): never => {
-    throw loraError(
-      'loadDataset',
-      'ERR_UNSUPPORTED',
-      `${path}: inMemory: false is for plain JSONL files, not for ${what}`,
-    );
-  };
-  const other = otherFormats[format];
-  if (other !== undefined) refuse(other);
-  if (stream) refuse('what is read as a stream');
-  const file = await InputFile.open(path);
-  try {
-    const head = new Uint8Array(2);
-    if ((await file.readSome(head, 0)) === 2 && head[0] === 0x1f && head[1] === 0x8b) refuse('gzip');
-    return file.stamp;
-  } finally {
-    await file.close();
-  }
-}
-
 type Row = Readonly<Record<string, unknown>>;
 
-class Reader {
-  readonly examples: ExampleColumns;
+class Reader<Out extends object> {
+  readonly examples: RowColumns<Out>;
   readonly places: Places;
   tokens = 0;
   truncated = 0;
   dropped = 0;
   #counted = 0;
-  readonly #rows: RowReader;
+  readonly #rows: RowReader<Out>;
   readonly #pace = new Pace();
 
   constructor(
     readonly file: string,
+    readonly shape: RowShape<Out>,
     readonly options: RowOptions,
     readonly maxLength: number,
     readonly maxRows: number,
     readonly lines: LineOptions,
   ) {
-    this.#rows = new RowReader(options);
-    this.examples = new ExampleColumns(file);
+    this.#rows = new RowReader(options, shape.kinds);
+    this.examples = shape.columns(file);
     this.places = new Places(file);
   }
 
@@ -295,10 +327,9 @@ class Reader {
         const row = parse(line);
         if (!row) continue;
         this.#countRow(line.number);
-        const { inputIds, labels } = await this.#tokensOf(row, line.number);
-        const example = this.#cut(inputIds, labels, line.number);
+        const example = this.#cut(await this.#tokensOf(row, line.number), line.number);
         if (example && keep) this.examples.add(example);
-        else if (example) this.places.add(line, example.inputIds.length);
+        else if (example) this.places.add(line, this.shape.lengthOf(example));
       }
   }
 
@@ -325,17 +356,16 @@ class Reader {
   }
 
   /** The example of a line that gave one before. */
-  async example(line: string, number: number): Promise<Required<Example>> {
+  async example(line: string, number: number): Promise<Out> {
     const row = parseRow(line, { file: this.file, line: number });
-    const { inputIds, labels } = await this.#tokensOf(row, number);
-    return { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
+    return this.shape.fit(await this.#tokensOf(row, number), this.maxLength).row!;
   }
 
   #fail(line: number, message: string, code: RowError['code'] = 'ERR_DATA'): never {
     failAt({ file: this.file, line }, message, code);
   }
 
-  async #tokensOf(row: Row, number: number): Promise<Required<Example>> {
+  async #tokensOf(row: Row, number: number): Promise<Out> {
     try {
       return await this.#rows.read(row);
     } catch (error) {
@@ -345,16 +375,17 @@ class Reader {
   }
 
   /** Cuts and counts; gives nothing for a row of which no token counts. */
-  #cut(inputIds: readonly number[], labels: readonly number[], line: number): Required<Example> | undefined {
-    if (inputIds.length > this.maxLength) this.truncated++;
-    const example = { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
-    const misfit = ExampleColumns.misfit(example);
+  #cut(whole: Out, line: number): Out | undefined {
+    const { row, truncated, tokens } = this.shape.fit(whole, this.maxLength);
+    if (truncated) this.truncated++;
+    this.tokens += tokens;
+    if (row === undefined) {
+      this.dropped++;
+      return undefined;
+    }
+    const misfit = this.shape.misfit(row);
     if (misfit !== undefined) this.#fail(line, `expected ids and labels of 32 bits but received ${misfit}`);
-    const counted = new SequencePlan().countedLabels([example.labels]); // a single token predicts nothing
-    this.tokens += counted;
-    if (counted > 0) return example;
-    this.dropped++;
-    return undefined;
+    return row;
   }
 
   get #tokenizer(): TextEncoder {
@@ -376,7 +407,7 @@ class Reader {
       for (const piece of made) {
         if (this.#pace.due) await this.#pace.rest(this.lines.signal);
         this.#countRow(first);
-        const example = this.#cut(piece, piece, first);
+        const example = this.#cut({ inputIds: piece, labels: piece } as Example as Out, first);
         if (example) this.examples.add(example);
       }
     };

@@ -4,7 +4,38 @@ import { InputFile } from '../formats/input';
 import { check, describe } from '../validate';
 import { Column } from './columns';
 import type { DatasetCounts, Example } from './example';
+import type { DataFormat } from './lines';
 import type { Line } from './sources';
+
+/** What refuses places of rows in these formats. */
+const otherFormats: Readonly<Partial<Record<DataFormat, string>>> = {
+  text: 'plain text',
+  objects: 'JSON that is no JSONL',
+  commas: 'tables',
+  tabs: 'tables',
+};
+
+/** Throws unless rows can be read again by their places; gives the stamp of the file. */
+export async function checkSeekable(path: string, format: DataFormat, stream: boolean): Promise<string> {
+  const refuse = (what: string): never => {
+    throw loraError(
+      'loadDataset',
+      'ERR_UNSUPPORTED',
+      `${path}: inMemory: false is for plain JSONL files, not for ${what}`,
+    );
+  };
+  const other = otherFormats[format];
+  if (other !== undefined) refuse(other);
+  if (stream) refuse('what is read as a stream');
+  const file = await InputFile.open(path);
+  try {
+    const head = new Uint8Array(2);
+    if ((await file.readSome(head, 0)) === 2 && head[0] === 0x1f && head[1] === 0x8b) refuse('gzip');
+    return file.stamp;
+  } finally {
+    await file.close();
+  }
+}
 
 /** Where rows lie, and the tokens of their examples. */
 export class Places {

@@ -1,27 +1,35 @@
-/** Examples in memory. */
-import type { ExampleColumns } from './columns';
+/** Rows in memory. */
 import type { Example } from './example';
 
-/** Examples that are made as they are asked for: as lists of JavaScript they take four times the memory. */
-export class MemoryDataset implements Iterable<Required<Example>> {
+/** Rows outside JavaScript's heap. */
+export interface RowColumns<Row> {
   readonly length: number;
-  readonly #examples: ExampleColumns;
+  /** Tokens of each row: of the longest of its texts. */
+  readonly lengths: readonly number[];
+  add(row: Row): void;
+  at(index: number): Row;
+}
 
-  constructor(examples: ExampleColumns) {
-    this.length = examples.length;
-    this.#examples = examples;
+/** Rows that are made as they are asked for: as lists of JavaScript they take four times the memory. */
+export class MemoryDataset<Row = Required<Example>> implements Iterable<Row> {
+  readonly length: number;
+  readonly #rows: RowColumns<Row>;
+
+  constructor(rows: RowColumns<Row>) {
+    this.length = rows.length;
+    this.#rows = rows;
   }
 
-  at(index: number): Required<Example> {
-    return this.#examples.at(index);
+  at(index: number): Row {
+    return this.#rows.at(index);
   }
 
-  /** Tokens of each example. */
+  /** Tokens of each row. */
   get lengths(): readonly number[] {
-    return this.#examples.lengths;
+    return this.#rows.lengths;
   }
 
-  *[Symbol.iterator](): Generator<Required<Example>, void, void> {
+  *[Symbol.iterator](): Generator<Row, void, void> {
     for (let i = 0; i < this.length; i++) yield this.at(i);
   }
 }

@@ -61,7 +61,7 @@ export interface RowOptions {
 }
 
 type Tokens = Required<Example>;
-type Row = Readonly<Record<string, unknown>>;
+export type Row = Readonly<Record<string, unknown>>;
 
 /** What is wrong with a row; whoever knows its place says where. */
 export class RowError extends Error {
@@ -73,7 +73,7 @@ export class RowError extends Error {
   }
 }
 
-const text = (row: Row, key: string): string => {
+export const text = (row: Row, key: string): string => {
   const value = row[key];
   if (typeof value !== 'string')
     throw new RowError(`expected ${JSON.stringify(key)} to be a string but received ${describe(value)}`);
@@ -84,7 +84,7 @@ const text = (row: Row, key: string): string => {
  * The descriptions of tools that a row may have beside its messages: a list, or the JSON text of one, as tables hold it whose columns have one
  * type; null where a row has none.
  */
-function toolsOf(row: Row): readonly unknown[] | undefined {
+export function toolsOf(row: Row): readonly unknown[] | undefined {
   const given = row['tools'] ?? undefined;
   if (given === undefined) return undefined;
   let tools: unknown = given;
@@ -101,12 +101,12 @@ function toolsOf(row: Row): readonly unknown[] | undefined {
   return tools;
 }
 
-const isMessages = (value: unknown): value is ChatMessage[] =>
+export const isMessages = (value: unknown): value is ChatMessage[] =>
   isListOf(value, (message) => typeof (message as ChatMessage | null | undefined)?.role === 'string') &&
   value.length > 0;
 
 /** A side of { prompt, completion }: a text, or messages. */
-function side(row: Row, key: 'prompt' | 'completion', role: string): ChatMessage[] {
+export function side(row: Row, key: string, role: string): ChatMessage[] {
   const value = row[key];
   if (isMessages(value)) return value;
   if (typeof value === 'string') return [{ role, content: value }];
@@ -116,10 +116,10 @@ function side(row: Row, key: 'prompt' | 'completion', role: string): ChatMessage
 }
 
 /** Turns rows of one kind into tokens. */
-export abstract class RowKind {
+export abstract class RowKind<Out = Tokens> {
   constructor(protected readonly options: RowOptions) {}
 
-  abstract read(row: Row): Promise<Tokens>;
+  abstract read(row: Row): Promise<Out>;
 
   protected get tokenizer(): TextEncoder {
     if (this.options.tokenizer) return this.options.tokenizer;
@@ -358,11 +358,18 @@ class Question extends Exchange {
   }
 }
 
-const kinds: readonly (readonly [
-  keys: readonly string[],
-  name: string,
-  kind: new (options: RowOptions) => RowKind,
-])[] = [
+/** The kinds of which a data set has one. */
+export interface RowKinds<Out> {
+  readonly kinds: readonly (readonly [
+    keys: readonly string[],
+    name: string,
+    kind: new (options: RowOptions) => RowKind<Out>,
+  ])[];
+  /** What else a row may hold. */
+  readonly furtherKeys: readonly string[];
+}
+
+const kinds: RowKinds<Tokens>['kinds'] = [
   [['inputIds'], '{ inputIds, labels? }', Ids],
   [['messages'], '{ messages }', Messages],
   [['conversations'], '{ conversations }', ShareGpt],
@@ -372,23 +379,21 @@ const kinds: readonly (readonly [
   [['text'], '{ text }', Text],
 ];
 
-/** The kinds, for messages. */
-const supported = kinds.map(([, name]) => name).join(', ');
-
-/** What else a row may hold. */
-const furtherKeys = ['labels', 'tools', 'system', 'input'];
-/** What columns may be named for. */
-export const columnKeys: readonly string[] = [...kinds.flatMap(([keys]) => keys), ...furtherKeys];
+export const exampleKinds: RowKinds<Tokens> = { kinds, furtherKeys: ['labels', 'tools', 'system', 'input'] };
 
 /** Reads the rows of one data set, whose first row decides what the others are. */
-export class RowReader {
-  #kind: { readonly name: string; readonly reader: RowKind } | undefined;
+export class RowReader<Out> {
+  #kind: { readonly name: string; readonly reader: RowKind<Out> } | undefined;
 
-  constructor(readonly options: RowOptions) {}
+  constructor(
+    readonly options: RowOptions,
+    readonly kinds: RowKinds<Out>,
+  ) {}
 
   /** @throws RowError that says what is wrong with the row. */
-  async read(row: Row): Promise<Tokens> {
+  async read(row: Row): Promise<Out> {
     const { columns = {} } = this.options;
+    const { furtherKeys } = this.kinds;
     const named = Object.entries(columns).flatMap(([key, column]): [string, unknown][] => {
       if (!Object.hasOwn(row, column) && furtherKeys.includes(key)) return [];
       if (!Object.hasOwn(row, column))
@@ -401,7 +406,8 @@ export class RowReader {
   }
 
   /** Reads a row under the names of its kind; those of `columns` decide which kind it is. */
-  async #readNamed(row: Row, columns: Readonly<Record<string, string>>): Promise<Tokens> {
+  async #readNamed(row: Row, columns: Readonly<Record<string, string>>): Promise<Out> {
+    const { kinds, furtherKeys } = this.kinds;
     const decide = Object.keys(columns).filter((key) => !furtherKeys.includes(key));
     const found = kinds.find(
       ([keys]) =>
@@ -410,12 +416,12 @@ export class RowReader {
     );
     if (!found)
       throw new RowError(
-        `expected one of ${supported} but received the keys ${Object.keys(row).join(', ') || '(none)'}`,
+        `expected one of ${kinds.map(([, form]) => form).join(', ')} but received the keys ${Object.keys(row).join(', ') || '(none)'}`,
       );
     const [, name, kind] = found;
     if (this.#kind === undefined) {
       const { trainOn } = this.options;
-      if (trainOn === 'completion' && kind === Text)
+      if (trainOn === 'completion' && name === '{ text }')
         throw new RowError("{ text } has no completion: use trainOn 'all'", 'ERR_ARGUMENT');
       this.#kind = { name, reader: new kind(this.options) };
     } else if (this.#kind.name !== name)

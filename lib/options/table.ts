@@ -1,5 +1,6 @@
 /** The options, by what takes them. A row without `help` is for programs alone. */
 import { quantizedFormats } from '../tensor/frozen_weight';
+import { objectiveOptions } from './objectives';
 import type { Option, Options } from './option';
 
 /** How a model is loaded. */
@@ -212,7 +213,14 @@ export const trainerOptions = {
   packLength: { type: 'integer', minimum: 1 },
   groupByLength: { type: 'boolean', rare: true, help: 'batches of examples of similar length: less padding' },
   shuffleWindow: { type: 'integer', minimum: 1, default: 1000 },
-  lr: { type: 'number', value: 'RATE', minimum: 0, default: 2e-4, help: 'learning rate' },
+  lr: {
+    type: 'number',
+    value: 'RATE',
+    minimum: 0,
+    help: 'learning rate',
+    defaultText: '2e-4; of preferences 1e-5',
+  },
+  ...objectiveOptions,
   schedule: {
     type: 'string',
     value: 'NAME',

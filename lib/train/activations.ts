@@ -33,7 +33,7 @@ export async function largestActivations(
     await noGrad(async () => {
       const watch = (module: string, x: Tensor): void =>
         void seen.push({ module, size: x.data().then(largest, failed) });
-      const options = { ...pass, labels, segmentIds, reduction: 'sum' as const, train: true, watch };
+      const options = { ...pass, labels, segmentIds, reduction: 'sum' as const, watch };
       const { loss } = await model.forwardInSlices(inputIds, options);
       loss.dispose();
     });

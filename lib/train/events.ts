@@ -1,5 +1,3 @@
-import type { Metrics } from './metrics';
-
 /** The run starts. */
 export interface StartEvent {
   /** Which event it is. */
@@ -31,7 +29,7 @@ export interface StepEvent {
   /** Tokens of this step, without padding. */
   tokens: number;
   /** Figures of an objective that has some beside its loss, under their names: the means over the batches of the step. */
-  metrics?: Metrics;
+  metrics?: Readonly<Record<string, number>>;
   /** Over the last steps. */
   tokensPerSecond: number;
   /** Estimated seconds until the last step; undefined while the number of steps is unknown. */
@@ -51,7 +49,7 @@ export interface EvalEvent {
   /** How many tokens were counted. */
   tokens: number;
   /** Figures of an objective that has some beside its loss, under their names. */
-  metrics?: Metrics;
+  metrics?: Readonly<Record<string, number>>;
   /** What evaluations are compared by, where it is not the loss; higher is better. */
   score?: number;
   /** Whether it is the best evaluation of the run so far, by the `minDelta` of early stopping. */

@@ -18,7 +18,7 @@ export interface RunFacts {
   readonly model: CausalLM;
   readonly subject: TrainingSubject;
   readonly objective: Objective;
-  readonly data: DataSource;
+  readonly data: DataSource<unknown>;
   readonly options: ResolvedOptions;
   readonly record: RunRecord;
 }

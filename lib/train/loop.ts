@@ -20,7 +20,7 @@ import type { Updates } from './update';
 interface LoopParts {
   readonly options: ResolvedOptions;
   readonly model: CausalLM;
-  readonly data: DataSource;
+  readonly data: DataSource<unknown>;
   readonly objective: Objective;
   readonly subject: TrainingSubject;
   readonly optimizer: Optimizer;

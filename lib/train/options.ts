@@ -1,5 +1,7 @@
 import { checkGroupable, checkRereadable, checkSource } from '../data/batches';
-import type { DataSource } from '../data/example';
+import type { DataSource, Example } from '../data/example';
+import type { LabeledRow, PreferenceRow } from '../data/preference_rows';
+import { exampleRows } from '../data/row_groups';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import { checkEarlyStopping, type EarlyStopping } from './best';
@@ -12,9 +14,18 @@ import {
   type Schedule,
 } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
-import { checkedOptions, lackOf, type CheckedValues } from '../options/option';
+import { loraError } from '../errors';
+import { checkedOptions, checkValue, lackOf, type CheckedValues } from '../options/option';
+import type { ObjectiveName } from '../options/objectives';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { check, checkOptions, describe } from '../validate';
+import { rowsOf } from './objectives/preference';
+import {
+  preferenceSettings,
+  refuseForeign,
+  type PreferenceOptions,
+  type PreferenceSettings,
+} from './objectives/settings';
 import { checkOptimizer } from './optimizer';
 
 const schedules = {
@@ -32,13 +43,22 @@ export type ScheduleName = keyof typeof schedules;
  * @example
  * const options: TrainerOptions = { model, data, outDir: 'run', epochs: 3, batchSize: 4, lr: 2e-4 };
  */
-export interface TrainerOptions {
+export interface TrainerOptions extends PreferenceOptions {
   /** The model, with a trainable active adapter, or after `trainAll()`. */
   model: CausalLM;
   /** The examples, shuffled in every epoch, by `seed`: as a whole if `data` has a length, else in a window. */
-  data: DataSource;
+  data: DataSource<Example | PreferenceRow | LabeledRow>;
   /** Held-out examples, for `evalEvery`. */
-  evalData?: DataSource | undefined;
+  evalData?: DataSource<Example | PreferenceRow | LabeledRow> | undefined;
+  /**
+   * What is optimized: 'sft', the likelihood of the tokens that count, or preferences between answers: 'dpo', 'orpo' and 'cpo' read rows
+   * { promptIds, chosenIds, rejectedIds }, 'kto' rows { promptIds, completionIds, label }. Default 'sft'.
+   */
+  objective?: ObjectiveName | undefined;
+  /** Computes the reference of 'dpo' once, before the first step; the only way where all weights are trained. Default false. */
+  precomputeReference?: boolean | undefined;
+  /** Preferences: trains without dropout. Default true. */
+  disableDropout?: boolean | undefined;
   /**
    * The folder for the final adapter or model, and for checkpoint-N folders during the run. If absent, nothing is written. A checkpoint of a whole model is a
    * model directory with the optimizer's state (f32, AdamW: 12 bytes per parameter); too little disk space is an error before the first step.
@@ -54,7 +74,7 @@ export interface TrainerOptions {
   batchSize?: number | undefined;
   /** Number of batches whose gradients are summed for a step. Default 1. */
   gradientAccumulationSteps?: number | undefined;
-  /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4. */
+  /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4; of preferences 1e-5, where all weights are trained 1e-6. */
   lr?: number | undefined;
   /** The factor on `lr` over the steps. Default 'cosine'. */
   schedule?: ScheduleName | undefined;
@@ -127,7 +147,10 @@ export interface TrainerOptions {
 
 /** Every option with its default: what the table checks, and what is checked here. */
 export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
-  readonly evalData: DataSource | undefined;
+  readonly lr: number;
+  /** Of an objective of preferences. */
+  readonly preference: PreferenceSettings | undefined;
+  readonly evalData: DataSource<unknown> | undefined;
   readonly earlyStopping: EarlyStopping | undefined;
   readonly resume: boolean | string;
   readonly warmupSteps: number;
@@ -155,11 +178,14 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     op,
     `expected model to be a CausalLM but received ${describe(model)}`,
   );
-  checkSource(op, 'data', data);
-  if (evalData !== undefined) checkSource(op, 'evalData', evalData);
+  const preference = preferenceOf(options);
+  const rows = preference ? rowsOf(preference) : exampleRows;
+  checkSource(op, 'data', data, rows);
+  if (evalData !== undefined) checkSource(op, 'evalData', evalData, rows);
   const optimizer = checkOptimizer(options);
-  const rate = typeof options.optimizer === 'object' ? { lr: options.lr ?? options.optimizer.lr } : {};
-  const values = checkedOptions(op, trainerOptions, { ...options, ...rate });
+  const own = typeof options.optimizer === 'object' ? options.optimizer.lr : undefined;
+  const lr = options.lr ?? own ?? usualRate(preference !== undefined, model);
+  const values = { ...checkedOptions(op, trainerOptions, { ...options, lr }), lr };
   check(
     typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
     op,
@@ -175,7 +201,39 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     values.evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / values.evalEvery);
   if (evaluations > 1) checkRereadable(op, evalData as DataSource);
   const steps = resolveSchedule(options, values, totalSteps);
-  return { ...values, evalData, earlyStopping, resume, epochs, ...steps, optimizer, totalSteps };
+  return { ...values, preference, evalData, earlyStopping, resume, epochs, ...steps, optimizer, totalSteps };
+}
+
+/** Preferences change what a model has learned already: TRL's rate for all weights, and ten times that for an adapter. */
+function usualRate(preferences: boolean, model: CausalLM): number {
+  if (!preferences) return 2e-4;
+  return model.core.trainedParameters.length > 0 ? 1e-6 : 1e-5;
+}
+
+/** What an objective of preferences asks of the other options; undefined: it is supervised fine-tuning. */
+export function preferenceOf(
+  options: Omit<TrainerOptions, 'model' | 'data' | 'evalData'>,
+): PreferenceSettings | undefined {
+  const objective = options.objective ?? 'sft';
+  checkValue(op, 'objective', trainerOptions.objective, objective);
+  if (objective === 'sft') {
+    refuseForeign(op, objective, options);
+    return undefined;
+  }
+  const settings = preferenceSettings(op, objective, options);
+  for (const name of ['packing', 'packLength', 'neftuneNoiseAlpha'] as const)
+    if (options[name])
+      throw loraError(
+        op,
+        'ERR_UNSUPPORTED',
+        `${name} is for supervised fine-tuning, not for the objective ${objective}`,
+      );
+  check(
+    objective !== 'kto' || (options.batchSize ?? trainerOptions.batchSize.default) >= 2,
+    op,
+    'expected a batchSize of at least 2, since kto pairs prompts with the answers of other rows',
+  );
+  return settings;
 }
 
 /** What options ask of each other. */
@@ -207,7 +265,7 @@ function checkTogether(options: TrainerOptions): void {
 /** Undefined where the data do not say how many steps they are. */
 function stepsOfEpochs(
   epochs: number,
-  data: DataSource,
+  data: DataSource<unknown>,
   { batchSize, gradientAccumulationSteps, packing }: CheckedValues<typeof trainerOptions>,
 ): number | undefined {
   const { length } = data as { length?: unknown };

@@ -36,7 +36,7 @@ export function subjectOf(model: CausalLM, train: 'adapter' | 'all' | undefined)
 export function checkRoom(
   model: CausalLM,
   adapter: Adapter | null,
-  sources: Readonly<Record<string, DataSource | undefined>>,
+  sources: Readonly<Record<string, DataSource<unknown> | undefined>>,
 ): void {
   const plan = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
   for (const [name, data] of Object.entries(sources))

@@ -10,8 +10,8 @@ import { takeForTraining } from './exclusive';
 import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
 import type { RunFacts } from './facts';
-import type { Objective } from './objectives/objective';
-import { supervised } from './objectives/supervised';
+import type { EvaluationPass, Objective } from './objectives/objective';
+import { objectiveOf } from './objectives/objectives';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
@@ -28,7 +28,7 @@ import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './event
  * Trains the active adapter of a model, or after `model.trainAll()` the weights themselves.
  *
  * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
- * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, and the
+ * of them, so that a token weighs the same wherever it stands; of an `objective` of preferences it is the mean over the batches. Gradients are clipped to `maxGradNorm`, and the
  * optimizer steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
  * the weights change. Any other error after a step, as an abort, leaves a checkpoint of the last whole step in `outDir`, and so does leaving the loop.
  *
@@ -40,7 +40,7 @@ export class Trainer {
   readonly #options: ResolvedOptions;
   readonly #objective: Objective;
   readonly #model: CausalLM;
-  readonly #data: DataSource;
+  readonly #data: DataSource<unknown>;
   readonly #subject: TrainingSubject;
   readonly #parameters: readonly Parameter[];
   readonly #updates: Updates;
@@ -69,7 +69,7 @@ export class Trainer {
     if (model.dtype === 'f16') refuseF16Training('Trainer');
     this.#subject = subjectOf(model, this.#options.train);
     checkRoom(model, this.#subject.adapter, { data, evalData: options.evalData });
-    this.#objective = supervised;
+    this.#objective = objectiveOf(this.#options, model, this.#subject, data);
     this.#parameters = options.parameters ?? this.#subject.parameters();
     const { lr, weightDecay, outDir, seed } = this.#options;
     const { optimizer: given = 'adamw' } = options;
@@ -99,8 +99,14 @@ export class Trainer {
 
   /** Takes what the run changes, and its model, until the returned function is called. */
   #take(): () => void {
-    const release = this.#subject.acquire('Trainer');
+    const freed = this.#subject.acquire('Trainer');
+    let held: (() => void) | undefined;
+    const release = (): void => {
+      held?.();
+      freed();
+    };
     try {
+      held = this.#objective.reads?.acquire();
       const leave = takeForTraining(
         new Set([...this.#updates.withGradients, this.#optimizer]),
         this.#subject.label,
@@ -122,6 +128,8 @@ export class Trainer {
     try {
       this.#ran = true;
       signal?.throwIfAborted();
+      const sources = [this.#data, this.#options.evalData];
+      await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
       if (this.#output || this.#options.resume !== false)
         this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
       const begin = await this.#resume();
@@ -141,14 +149,22 @@ export class Trainer {
   }
 
   /** @internal Evaluates what the run ended with, that of step `step`; model card and report then have it. */
-  async evaluate(step: number, data: DataSource, signal: AbortSignal | undefined): Promise<EvalEvent> {
-    const pass = { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal };
+  async evaluate(
+    step: number,
+    data: DataSource<unknown>,
+    signal: AbortSignal | undefined,
+  ): Promise<EvalEvent> {
+    const pass = this.#evaluationPass(signal);
     const { figures } = await this.#objective.evaluate(this.#model, data, pass);
     const event: EvalEvent = { type: 'eval', step, ...figures };
     this.#record.add(event);
     await this.#output?.saveCard(modelCard(this.#facts()));
     await this.#report?.write(true);
     return event;
+  }
+
+  #evaluationPass(signal: AbortSignal | undefined): EvaluationPass {
+    return { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal };
   }
 
   /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */

@@ -119,6 +119,7 @@ export class Updates {
     const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps, gradientCheckpointing } = this.options;
     return {
       adapter: this.subject.adapter,
+      train: this.objective.dropout,
       gradientCheckpointing,
       ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
     };

@@ -73,6 +73,12 @@ for (const name of ['full', 'ia3', 'houlsby', 'pfeiffer', 'prompt'])
     join(shared, 'data/golden-methods', name),
     ...device,
   ]);
+// The log-probabilities and policies beside them have tests of their own.
+for (const name of ['dpo', 'dpo-ipo', 'dpo-robust', 'dpo-smooth', 'dpo-sft', 'orpo', 'kto', 'cpo', 'simpo'])
+  acceptance(`objective ${name}`, missing, 'objectives.mjs', [
+    join(shared, 'data/golden-objectives', name),
+    ...device,
+  ]);
 // What has a device of its own does not run a second time for LORA_TEST_DEVICE.
 const elsewhere =
   missing ?? (process.env['LORA_TEST_DEVICE'] ? 'it does not run on LORA_TEST_DEVICE' : undefined);

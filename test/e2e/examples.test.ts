@@ -320,6 +320,16 @@ example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one
   expect(after(lines, 'the right day:')).toMatch(/^base \d+ %, adapter \d+ %$/);
 });
 
+example('preferences.mjs', 'the better answers of held-out pairs gain more than the worse ones', (run) => {
+  const lines = run(base, '40', 'preferences-run');
+  const losses = numbers(lines, /^step \d+ {2}loss (\S+) {2}right/);
+  expect(losses).toHaveLength(4);
+  expect(first(losses)).toBeLessThan(Math.LN2);
+  expect(last(losses)).toBeLessThan(first(losses));
+  expect(last(numbers(lines, /right (\d+) %/))).toBeGreaterThan(90);
+  expect(last(numbers(lines, /margin (\S+)$/))).toBeGreaterThan(first(numbers(lines, /margin (\S+)$/)));
+});
+
 example('abort.mjs', 'an abort saves, training goes on from there, a generation ends in time', (run) => {
   const lines = run(base, 'abort-run');
   expect(lines).toContain('stopped: 30 steps are enough');

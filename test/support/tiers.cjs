@@ -34,7 +34,7 @@ const slow = [
 const deep = {
   'docs/site': null,
   'e2e/acceptance':
-    /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|company(?! on)|stories|training|files)\b/,
+    /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|objective (dpo|kto)$|company(?! on)|stories|training|files)\b/,
   'e2e/benchmark': null,
   'e2e/command_line': /^(?!inspect hundreds|train with any one)/,
   'e2e/compare':

@@ -1,7 +1,9 @@
 /** What the loop, checkpoints and reports ask of an objective: scores, figures under their names, groups of rows. */
 import { batchesOf } from '../../lib/data/batches';
+import { answerKind, pairRows } from '../../lib/data/preference_rows';
 import type { RowKind } from '../../lib/data/row_groups';
 import { BestEvaluation } from '../../lib/train/best';
+import { firstExamples, promptLength } from '../../lib/train/report/samples';
 import { RunRecord } from '../../lib/train/record';
 import { checkRunState, DataDigest } from '../../lib/train/resume';
 import { expectThrow } from '../support/errors';
@@ -64,6 +66,16 @@ test('a curve has the figures of its steps, each the mean of those that have it'
   expect(record.stride).toBe(2);
   expect(record.points).toHaveLength(2000);
   expect(record.points[1]!.metrics).toEqual({ even: 2, both: 2 });
+});
+
+test('samples ask the prompt of a row, also where the prompt counts', async () => {
+  const rows = [1, 2].map((n) => ({ promptIds: [n, 7, 8], chosenIds: [n + 10], rejectedIds: [9] }));
+  const found = await firstExamples(rows, 2, answerKind(pairRows, true));
+  expect(found.map((example) => example.inputIds.slice(0, promptLength(example)))).toEqual([
+    [1, 7, 8],
+    [2, 7, 8],
+  ]);
+  expect(found.map(({ inputIds }) => inputIds.at(-1))).toEqual([11, 12]);
 });
 
 describe('rows of several texts', () => {

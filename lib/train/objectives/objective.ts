@@ -13,6 +13,8 @@ import type { Metrics } from '../metrics';
 /** How the model runs for a batch of a step. */
 export interface TrainingPass {
   readonly adapter: Adapter | null;
+  /** With dropout. */
+  readonly train: boolean;
   readonly gradientCheckpointing: boolean;
   readonly noise?: EmbeddingNoise;
 }
@@ -55,12 +57,20 @@ export interface Objective {
   readonly facts: readonly (readonly [name: string, value: string])[];
   /** Whether its loss is the mean of −log p over tokens, so that exp(loss) is a perplexity. */
   readonly isPerToken: boolean;
+  /** Whether steps drop out. */
+  readonly dropout: boolean;
   /** What a batch weighs in the loss of its step; 0: it is left out. */
   weightOf(batch: Batch, plan: SequencePlan): number;
   /** Why a step cannot be taken of batches that weigh nothing together. */
   readonly weightless: string;
   /** What is computed before the first step, also that of a run that goes on. */
-  prepare?(model: CausalLM, data: DataSource<unknown>, pass: EvaluationPass): Promise<void>;
+  prepare?(
+    model: CausalLM,
+    sources: readonly (DataSource<unknown> | undefined)[],
+    pass: EvaluationPass,
+  ): Promise<void>;
+  /** Another adapter that it reads, which nobody may remove meanwhile. */
+  readonly reads?: Adapter | null;
   /** A batch, with its graph. */
   loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss>;
   /** The held-out rows. */

@@ -8,12 +8,13 @@ export const supervised: Objective = {
   settings: {},
   facts: [],
   isPerToken: true,
+  dropout: true,
   weightless: `expected labels that count but all are ${ignoredLabel}`,
 
   weightOf: ({ labels, segmentIds }, plan) => plan.countedLabels(labels, segmentIds),
 
   async loss(model, { inputIds, labels, segmentIds }, pass) {
-    const options = { ...pass, labels, segmentIds, reduction: 'sum' as const, train: true };
+    const options = { ...pass, labels, segmentIds, reduction: 'sum' as const };
     return { sum: (await model.forwardInSlices(inputIds, options)).loss };
   },
 

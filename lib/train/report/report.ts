@@ -51,14 +51,14 @@ export class Report {
 
   /** Gives the path of the file. @throws ERR_FILE. */
   async write(withSamples: boolean, signal?: AbortSignal): Promise<string> {
-    const { model, subject, data, options } = this.run;
+    const { data, options } = this.run;
     const { evalData } = options;
     // Measured once: what the samples take is not what the training took.
     const memory = (this.#memory ??= {
       processBytes: peakProcessBytes(),
       tensorBytes: memoryUsage().peakBytes,
     });
-    if (withSamples) this.#samples ??= await makeSamples({ model, subject }, { data, evalData }, signal);
+    if (withSamples) this.#samples ??= await makeSamples(this.run, { data, evalData }, signal);
     const samples = this.#samples ?? noSamples;
     const path = await reportPath(this.dir, reportFile, generator);
     const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs

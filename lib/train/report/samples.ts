@@ -1,9 +1,10 @@
 /** What the model writes without the adapter and with it, for the first prompts of the data. */
 import { ignoredLabel, type DataSource, type Example } from '../../data/example';
+import { exampleRows, type RowKind } from '../../data/row_groups';
 import { SequencePlan } from '../../data/sequence_plan';
 import type { CausalLM } from '../../models/causal_lm';
 import type { Adapter } from '../../peft/adapter';
-import type { TrainingSubject } from '../subject';
+import type { RunFacts } from '../facts';
 
 export interface Sample {
   readonly prompt: string;
@@ -36,13 +37,26 @@ export function promptLength({ inputIds, labels }: Example): number {
   return first > 1 ? first : Math.min(32, Math.ceil(inputIds.length / 2));
 }
 
+/** The first text of a row, of whose prompt nothing counts. */
+function questionIn(rows: RowKind, row: unknown): Example {
+  const { examples, marks } = rows.read('report', row, 'a row');
+  const { inputIds, labels } = examples[0]!;
+  const [prompt = 0] = marks ?? [];
+  return { inputIds, labels: labels.map((label, t) => (t < prompt ? ignoredLabel : label)) };
+}
+
 /** The first `count` examples of different prompts, where the source can be read once more. */
-export async function firstExamples(source: DataSource, count: number): Promise<Example[]> {
+export async function firstExamples(
+  source: DataSource<unknown>,
+  count: number,
+  rows = exampleRows,
+): Promise<Example[]> {
   const items = typeof source === 'function' ? source() : source;
   if ('next' in items && typeof source !== 'function') return []; // it was read in the training
   const found = new Map<string, Example>();
   let seen = 0;
-  for await (const example of items) {
+  for await (const row of items) {
+    const example = questionIn(rows, row);
     const prompt = String(example.inputIds.slice(0, promptLength(example)));
     if (!found.has(prompt)) found.set(prompt, example);
     if (found.size === count || ++seen === maxExamples) break;
@@ -87,8 +101,8 @@ export async function writtenText(
 
 /** Writes the samples; what goes wrong in them is told, and harms nothing. */
 export async function makeSamples(
-  { model, subject: { adapter } }: { model: CausalLM; subject: TrainingSubject },
-  sources: { data: DataSource; evalData: DataSource | undefined },
+  { model, subject: { adapter }, objective: { rows } }: Pick<RunFacts, 'model' | 'subject' | 'objective'>,
+  sources: { data: DataSource<unknown>; evalData: DataSource<unknown> | undefined },
   signal: AbortSignal | undefined,
 ): Promise<Samples> {
   const samples: Sample[] = [];
@@ -96,7 +110,7 @@ export async function makeSamples(
   if (!model.hasTokenizer) return { samples, heldOut, missing: 'the model has no tokenizer' };
   const deadline = performance.now() + 1000 * maxSeconds;
   try {
-    const examples = await firstExamples(sources.evalData ?? sources.data, samplesOfRun);
+    const examples = await firstExamples(sources.evalData ?? sources.data, samplesOfRun, rows);
     if (examples.length === 0) return { samples, heldOut, missing: 'the data can be read only once' };
     for (const example of examples) {
       if (performance.now() > deadline)

@@ -1,0 +1,55 @@
+/** Which objective a run has. */
+import type { DataSource } from '../../data/example';
+import { loraError } from '../../errors';
+import type { CausalLM } from '../../models/causal_lm';
+import { check } from '../../validate';
+import type { TrainingSubject } from '../subject';
+import type { Objective } from './objective';
+import { PreferenceObjective } from './preference';
+import { Reference } from './reference';
+import type { PreferenceSettings } from './settings';
+import { supervised } from './supervised';
+
+const op = 'Trainer';
+
+/** What the options of a run say of its objective. */
+export interface ObjectiveChoice {
+  /** Absent: supervised fine-tuning. */
+  readonly preference: PreferenceSettings | undefined;
+  readonly precomputeReference: boolean;
+  readonly disableDropout: boolean;
+}
+
+/** @throws ERR_ARGUMENT for a reference that there is not, or that is trained itself. */
+export function objectiveOf(
+  { preference, precomputeReference, disableDropout }: ObjectiveChoice,
+  { core }: CausalLM,
+  { adapter }: TrainingSubject,
+  data: DataSource<unknown>,
+): Objective {
+  if (preference === undefined) return supervised;
+  const { maxLength } = data as { maxLength?: number };
+  const make = (reference?: Reference): Objective =>
+    new PreferenceObjective(preference, reference, !disableDropout, maxLength);
+  if (!('reference' in preference)) return make();
+  const { objective, reference: name } = preference;
+  if (adapter === null && !precomputeReference)
+    throw objective === 'kto'
+      ? loraError(
+          op,
+          'ERR_UNSUPPORTED',
+          'kto compares with a reference for every batch, and all weights are trained: train an adapter',
+        )
+      : loraError(
+          op,
+          'ERR_ARGUMENT',
+          'expected precomputeReference: true, since all weights are trained and the reference is what they were',
+        );
+  const reference = name === null ? null : core.adapters.resolve(op, name);
+  check(
+    reference === null || reference !== adapter,
+    op,
+    'expected a reference other than the adapter that is trained',
+  );
+  return make(new Reference(reference, precomputeReference));
+}
