@@ -1,9 +1,9 @@
-// Decode steps with a layer in each format of blocks whose codes are multiplied, on each instruction set that this machine has: a set must not be
-// slower than one that it extends. A process has one set, the first the one that LORA_SIMD names.
+// Decode steps with a layer in each format, on each instruction set that this machine has: a set must not be slower than one that it extends. A
+// process has one set, the first the one that LORA_SIMD names.
 import { join } from 'node:path';
 import { addon } from '../addon.mjs';
 import { Worker } from '../providers/worker.mjs';
-import { checkClose, ratio, rivalOf, spread } from '../stats.mjs';
+import { checkClose, ratio, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 import { inTurns, processes, stopAll } from './whole_model.mjs';
 
 const startSet = (simd, settings) =>
@@ -30,16 +30,20 @@ export async function runDecodeBlocks(testCase, bench) {
 async function timeRows(rows, best, workers, { id, bench }) {
   await checkSets(id, workers, rows);
   const { rounds, budget, gap } = bench.settings;
-  const { answers } = await inTurns(workers, () => ({ rows, ms: budget * 1000 }), { rounds, gap });
-  const read = (simd, what) => answers.get(simd).map((answer) => answer[what]);
+  const request = () => ({ rows, ms: budget * 1000 });
+  const read = bench.ceilings.of('read');
+  const { answers, ceilings } = await inTurns(workers, request, { rounds, gap }, read);
+  const all = (simd, what) => answers.get(simd).map((answer) => answer[what]);
   for (const [simd, { info }] of workers) {
-    const ours = read(simd, 'seconds');
+    const ours = all(simd, 'seconds');
     const row = { kind: 'decode_blocks', case: id, what: simd, unit: 's', ours: spread(ours), rivals: {} };
     if (simd !== best) {
-      row.rivals[best] = rivalOf(ours, read(best, 'seconds'));
-      row.cpuOfRival = ratio(read(simd, 'cpu'), read(best, 'cpu'));
+      row.rivals[best] = rivalOf(ours, all(best, 'seconds'));
+      row.cpuOfRival = ratio(all(simd, 'cpu'), all(best, 'cpu'));
     }
     row.gbps = info.bytes / row.ours.median / 1e9;
+    const rates = ours.map((seconds) => info.bytes / seconds / 1e9);
+    row.share = shareOfCeiling('read', rates, ceilings);
     bench.add(row);
   }
 }

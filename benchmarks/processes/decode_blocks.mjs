@@ -1,11 +1,16 @@
-// Decode steps with a layer in blocks of GGUF, on the instruction set that LORA_SIMD names. One run for each line:
+// Decode steps with a layer in one format, on the instruction set that LORA_SIMD names. One run for each line:
 // decode_blocks.mjs '{"layer": {"in": 2048, "out": [2048]}, "format": "q4_0", "dtype": "bf16", "threads": 2}'
 import { setThreads, synchronize } from 'lora-native';
 import { addon } from '../addon.mjs';
 import { serve } from './serve.mjs';
 
-/** The values and bytes of a block, and where its scales lie, which are f16. */
+/** The values and bytes of a block, and where its scales lie in it, which are f16; `values` of one scale of f32 where they lie apart. */
 const blocks = {
+  f32: { values: 1, bytes: 4 },
+  bf16: { values: 1, bytes: 2 },
+  int8: { values: 1, bytes: 1, scaled: 'rows' },
+  nf4: { values: 2, bytes: 1, scaled: 64 },
+  fp4: { values: 2, bytes: 1, scaled: 64 },
   q8_0: { values: 32, bytes: 34, scales: [0] },
   q4_0: { values: 32, bytes: 18, scales: [0] },
   q4_1: { values: 32, bytes: 20, scales: [0, 2] },
@@ -21,8 +26,10 @@ const coldBytes = 2 ** 27;
 const { layer, format, dtype, threads } = JSON.parse(process.argv[2]);
 const { in: columns, out } = layer;
 const [outputs] = out;
-const { values: perBlock, bytes: blockBytes, scales } = blocks[format];
-const weightBytes = (outputs * columns * blockBytes) / perBlock;
+const { values: perBlock, bytes: blockBytes, scales = [], scaled } = blocks[format];
+const codeBytes = (outputs * columns * blockBytes) / perBlock;
+const scaleCount = scaled === 'rows' ? outputs : scaled ? (outputs * columns) / scaled : 0;
+const weightBytes = codeBytes + 4 * scaleCount;
 setThreads(threads);
 const native = addon();
 const device = native.openDevice('cpu');
@@ -32,13 +39,24 @@ function upload(type, shape, values) {
   return native.fromBytes(device, type, shape, bytes);
 }
 
-/** Copies of one layer with any codes, whose scales are about 0.01. */
-function load() {
-  const bytes = new Uint8Array(weightBytes);
-  for (let i = 0; i < weightBytes; i++) bytes[i] = Math.imul(i ^ (i >>> 7), 0x9e3779b1) >>> 24;
-  for (let at = 0; at < bytes.length; at += blockBytes)
+/** Floats, or any codes. Scales are about 0.01. */
+function stored() {
+  const shape = [outputs, columns];
+  if (format === 'f32' || format === 'bf16') {
+    const values = Float32Array.from({ length: outputs * columns }, (_, i) => Math.sin(i * 0.7) / 50);
+    return native.unary('copy', 1, upload('f32', shape, values), format);
+  }
+  const bytes = new Uint8Array(codeBytes);
+  for (let i = 0; i < codeBytes; i++) bytes[i] = Math.imul(i ^ (i >>> 7), 0x9e3779b1) >>> 24;
+  for (let at = 0; scales.length > 0 && at < bytes.length; at += blockBytes)
     for (const scale of scales) bytes[at + scale + 1] = 0x21;
-  const codes = upload('i8', [bytes.length], bytes);
+  return upload('i8', format === 'int8' ? shape : [bytes.length], bytes);
+}
+
+/** Copies of one layer. */
+function load() {
+  const values = stored();
+  const apart = scaleCount > 0 ? upload('f32', [scaleCount], new Float32Array(scaleCount).fill(0.01)) : null;
   const branch = {
     bias: null,
     up: null,
@@ -50,7 +68,7 @@ function load() {
     activations: 'exact',
   };
   return Array.from({ length: Math.max(2, Math.ceil(coldBytes / weightBytes)) }, () => {
-    const weight = native.pack(codes, null, format, [outputs, columns], dtype);
+    const weight = native.pack(values, apart, format, [outputs, columns], dtype);
     return [{ ...branch, weight }];
   });
 }

@@ -5,7 +5,7 @@ const headings = {
   lora_linear: 'lora_linear: layers that read one x, M = m rows; "step" is forward + backward',
   lora_linear_cold: 'lora_linear with weights that no cache holds',
   decode_blocks:
-    'decode steps with a layer in blocks of GGUF, by instruction set, with weights that no cache holds',
+    'decode steps with a layer in each format, by instruction set, with weights that no cache holds',
   attention: 'attention, causal and grouped, of one sequence',
   overhead: 'what a call of the public API costs beyond its arithmetic',
   training_step: 'a training step of a whole model, r = 16 on all linear layers',

@@ -106,17 +106,27 @@ test('full fine-tuning steps: their time and their peak, of a process that train
   if (existsSync('/proc/self/status')) expect(rows[1]).toMatchObject({ what: 'peak memory', unit: 'MiB' });
 });
 
-test('decode steps with blocks: a row for each number of rows and each instruction set from the chosen one down', () => {
+test('decode steps: a row for each number of rows and each instruction set from the chosen one down', () => {
   const sets = binding().cpuInfo().targets.slice(-2);
   const [chosen] = sets;
-  const filter = ['--no-rivals', '--filter', 'decode_blocks q4_k', '--rounds', '1'];
+  const filter = [
+    '--no-rivals',
+    '--filter',
+    'decode_blocks q4_k',
+    '--filter',
+    'decode_blocks nf4',
+    '--rounds',
+    '1',
+  ];
   const out = join(folder, 'blocks.json');
   const { status, stdout, all } = benchWith({ LORA_SIMD: chosen! }, ...filter, '--json', '--out', out);
   if (status !== 0) throw new Error(all);
   const { rows, failures } = JSON.parse(stdout) as Results;
   expect(failures).toEqual([]);
   expect(rows.map(({ case: id, what }) => `${id} ${what}`)).toEqual(
-    [1, 8, 32].flatMap((m) => sets.map((simd) => `Llama-3.2-1B o q4_k bf16 m=${m} ${simd}`)),
+    ['nf4', 'q4_k'].flatMap((format) =>
+      [1, 8, 32].flatMap((m) => sets.map((simd) => `Llama-3.2-1B o ${format} bf16 m=${m} ${simd}`)),
+    ),
   );
   for (const { what, ours, rivals } of rows) {
     expect(ours.median).toBeGreaterThan(0);
