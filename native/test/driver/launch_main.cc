@@ -136,7 +136,7 @@ const TestedBackend& Tested() {
       MirroredCuda(), {0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 65, 511, 2048, 2057}, 4111, false, true, 16};
   return tested;
 }
-bool MultipliesCodes(const Kept&) { return false; }
+bool MultipliesCodes(const Kept&, int64_t) { return false; }
 bool MultipliesHalves(int64_t) { return true; }
 std::unique_ptr<Context> NextContext() {
   return std::make_unique<MirrorContext>(OpenGpu(), Addresses::kAligned);

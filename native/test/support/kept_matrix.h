@@ -16,9 +16,9 @@ struct Kept {
   WeightFormat format;
   DType activations;
 };
-// Tells whether a decode step of the tested backend multiplies the codes of blocks and scales their
-// sums. Otherwise it multiplies the values, whose bits it then gives.
-bool MultipliesCodes(const Kept& kept);
+// Tells whether a decode step of the tested backend multiplies the codes of W [n, cols] and scales
+// their sums. Otherwise it multiplies the values, whose bits it then gives.
+bool MultipliesCodes(const Kept& kept, int64_t cols);
 
 // Returns where the scales of a block lie, which are f16.
 inline std::vector<size_t> HalvesOf(WeightFormat format) {
@@ -88,6 +88,15 @@ struct KeptMatrix {
       values.Set(i, (coded ? Decoded(*format.codes, i) : static_cast<float>(stored.at(i))) * scale);
     }
     args = {stored, nullptr, scales, kept.format, rows, cols};
+  }
+
+  // Returns value i, which is not rounded to the dtype of the activations.
+  double Value(int64_t i) const {
+    const FormatTraits& format = TraitsOf(args.format);
+    if (HasBlocks(args.format)) return BlockValue(args.format, stored.view().as<uint8_t>(), i);
+    const int64_t per_scale = format.scales == Scales::kRows ? args.cols : 64;
+    return (format.codes ? Decoded(*format.codes, i) : stored.at(i)) *
+           (scales ? scales.at(i / per_scale) : 1);
   }
 
  private:

@@ -45,8 +45,12 @@ const TestedBackend& Tested() {
   return tested;
 }
 
-bool MultipliesCodes(const Kept& kept) {
+bool MultipliesCodes(const Kept& kept, int64_t cols) {
   switch (kept.format) {
+    case WeightFormat::kI8Rows:
+    case WeightFormat::kNF4:
+    case WeightFormat::kFP4:
+      return cols % 32 == 0;
     case WeightFormat::kQ4_0:
     case WeightFormat::kQ4_1:
     case WeightFormat::kQ5_0:

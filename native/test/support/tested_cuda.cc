@@ -31,7 +31,7 @@ const TestedBackend& Tested() {
   return tested;
 }
 
-bool MultipliesCodes(const Kept&) { return false; }
+bool MultipliesCodes(const Kept&, int64_t) { return false; }
 
 bool MultipliesHalves(int64_t) { return Tested().tensor_cores; }
 

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/formats/codes-inl.h"
 #include "backend/cpu/simd/simd-inl.h"
 #include "core/maths/blocks.h"
 #include "core/maths/weight_format.h"
@@ -48,10 +49,20 @@ struct LaneBytes {
     const auto* const bytes = reinterpret_cast<const int8_t*>(at);
     return hn::PromoteTo(DI(), hn::LoadU(hn::Rebind<int8_t, DF>(), bytes + n * kPanelWidth));
   }
-  // Returns the f16 in bytes n and n + 1.
+  // Returns the f16 in bytes n and n + 1. Where tiles multiply, F16Value would take subnormals for
+  // zeros (SubnormalsOfTiles in amx_registers-inl.h).
   HWY_INLINE VF Half(size_t n) const {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+    const DHalfU16 d16;
+    const auto byte = [&](size_t of) HWY_ATTR {
+      return hn::PromoteTo(d16, hn::LoadU(hn::Rebind<uint8_t, DF>(), at + of * kPanelWidth));
+    };
+    return hn::PromoteTo(DF(),
+                         hn::BitCast(DHalfF16(), hn::Or(byte(n), hn::ShiftLeft<8>(byte(n + 1)))));
+#else
     const VI pair = hn::Or((*this)[n], hn::ShiftLeft<8>((*this)[n + 1]));
     return F16Value<0>(hn::BitCast(DU(), pair));
+#endif
   }
 };
 
@@ -59,19 +70,18 @@ HWY_INLINE VI Bits(VI from, int shift, int mask) {
   return hn::And(hn::ShiftRightSame(from, shift), hn::Set(DI(), mask));
 }
 
-// A run is 16 bytes that have the codes of 16 values, a group, or their low bits. Runs of one part
-// have those of one group.
+// A run has the codes of two groups of 16 values, its parts.
+constexpr size_t kRunParts = 2;
+// In neighboring bytes.
 struct ByteRuns {
-  static constexpr size_t kParts = 1;
-  static constexpr size_t RunOf(size_t group) { return group; }
-  static constexpr size_t PartOf(size_t) { return 0; }
-  static constexpr size_t GroupOf(size_t run, size_t) { return run; }
+  static constexpr size_t RunOf(size_t group) { return group / kRunParts; }
+  static constexpr size_t PartOf(size_t group) { return group % kRunParts; }
+  static constexpr size_t GroupOf(size_t run, size_t part) { return run * kRunParts + part; }
 };
-// Runs of two parts have those of a group in the low bits of their bytes, and those of the group
-// that is kApart groups farther on in the high ones.
+// Or in 16 bytes: those of a group in the low bits, and those of the group that is kApart groups
+// farther on in the high ones.
 template <size_t kAt, size_t kApart>
 struct NibbleRuns {
-  static constexpr size_t kParts = 2;
   static constexpr size_t RunOf(size_t group) {
     return group / (2 * kApart) * kApart + group % kApart;
   }
@@ -84,11 +94,26 @@ struct NibbleRuns {
     const VI byte = block[kAt + run * kGroupValues + i];
     return kPart == 0 ? hn::And(byte, hn::Set(DI(), 15)) : hn::ShiftRight<4>(byte);
   }
+  // The same as f32, where the code is no more than these four bits.
+  template <size_t kPart>
+  static HWY_INLINE VF NibbleValueOf(const LaneBytes& block, size_t run, size_t i) {
+    if constexpr (kFindsCodes) {
+      const VI byte = block[kAt + run * kGroupValues + i];
+      return FindCodes(kNibbles, hn::BitCast(DU(), kPart == 0 ? byte : hn::ShiftRight<4>(byte)));
+    } else {
+      return hn::ConvertTo(DF(), NibbleOf<kPart>(block, run, i));
+    }
+  }
 };
+// The value of a code of more bits.
+template <class Decoder, size_t kPart>
+HWY_INLINE VF ConvertedCode(const LaneBytes& block, size_t run, size_t i) {
+  return hn::ConvertTo(DF(), Decoder::template CodeOf<kPart>(block, run, i));
+}
 
-// The code of value i of part kPart of a run is CodeOf<kPart>(block, run, i). ScalesOf calls
-// put(s, scale, offset) for every kGroupsPerScale groups; where kHasOffset is false, offset is no
-// part of a value.
+// The code of value i of part kPart of a run is CodeOf<kPart>(block, run, i), and ValueOf gives it
+// as f32. ScalesOf calls put(s, scale, offset) for every kGroupsPerScale groups; where kHasOffset
+// is false, offset is no part of a value.
 template <WeightFormat kFormat>
 struct LaneDecoder;
 
@@ -108,7 +133,11 @@ template <>
 struct LaneDecoder<WeightFormat::kQ8_0> : ByteRuns, ScaledLanes<false, 0> {
   template <size_t kPart>
   static HWY_INLINE VI CodeOf(const LaneBytes& block, size_t run, size_t i) {
-    return block.Signed(2 + run * kGroupValues + i);
+    return block.Signed(2 + (run * kRunParts + kPart) * kGroupValues + i);
+  }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return ConvertedCode<LaneDecoder, kPart>(block, run, i);
   }
 };
 
@@ -117,6 +146,10 @@ struct NibbleLanes : NibbleRuns<kAt, 1>, ScaledLanes<kOffset, kLeast> {
   template <size_t kPart>
   static HWY_INLINE VI CodeOf(const LaneBytes& block, size_t run, size_t i) {
     return NibbleRuns<kAt, 1>::template NibbleOf<kPart>(block, run, i);
+  }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return NibbleRuns<kAt, 1>::template NibbleValueOf<kPart>(block, run, i);
   }
 };
 template <>
@@ -136,6 +169,10 @@ struct FiveBitLanes : NibbleRuns<kAt, 1>, ScaledLanes<kOffset, kLeast> {
     const VI moved =
         bit < 4 ? hn::ShiftLeftSame(eight, 4 - bit) : hn::ShiftRightSame(eight, bit - 4);
     return hn::Or(low, hn::And(moved, hn::Set(DI(), 16)));
+  }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return ConvertedCode<FiveBitLanes, kPart>(block, run, i);
   }
 };
 template <>
@@ -174,6 +211,10 @@ struct LaneDecoder<WeightFormat::kQ4_K> : NibbleRuns<16, 2>, MinimaLanes {
   static HWY_INLINE VI CodeOf(const LaneBytes& block, size_t run, size_t i) {
     return NibbleOf<kPart>(block, run, i);
   }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return NibbleValueOf<kPart>(block, run, i);
+  }
 };
 template <>
 struct LaneDecoder<WeightFormat::kQ5_K> : NibbleRuns<48, 2>, MinimaLanes {
@@ -182,6 +223,10 @@ struct LaneDecoder<WeightFormat::kQ5_K> : NibbleRuns<48, 2>, MinimaLanes {
     const int bit = static_cast<int>(run / 2 * 2 + kPart);
     const VI high = Bits(block[16 + run % 2 * kGroupValues + i], bit, 1);
     return hn::Or(NibbleOf<kPart>(block, run, i), hn::ShiftLeft<4>(high));
+  }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return ConvertedCode<LaneDecoder, kPart>(block, run, i);
   }
 };
 
@@ -204,6 +249,10 @@ struct LaneDecoder<WeightFormat::kQ6_K> : NibbleRuns<0, 4> {
     const VI high = Bits(block[128 + group / 8 * 32 + group % 2 * 16 + i], shift, 3);
     return hn::Or(NibbleOf<kPart>(block, run, i), hn::ShiftLeft<4>(high));
   }
+  template <size_t kPart>
+  static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
+    return ConvertedCode<LaneDecoder, kPart>(block, run, i);
+  }
 };
 
 // The sizes of a block of the format.
@@ -214,7 +263,7 @@ struct LaneSizes<LaneDecoder<kFormat>> {
   using Decoder = LaneDecoder<kFormat>;
   static constexpr size_t kBytes = static_cast<size_t>(TraitsOf(kFormat).block.bytes);
   static constexpr size_t kGroups = static_cast<size_t>(TraitsOf(kFormat).block.values) / 16;
-  static constexpr size_t kRuns = kGroups / Decoder::kParts;
+  static constexpr size_t kRuns = kGroups / kRunParts;
   static constexpr size_t kScales = kGroups / Decoder::kGroupsPerScale;
   // Of a block of all outputs.
   static constexpr size_t kPanelBlock = kBytes * kPanelWidth;

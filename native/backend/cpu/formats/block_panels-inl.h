@@ -77,8 +77,8 @@ HWY_NOINLINE void ExpandLanes(const uint8_t* HWY_RESTRICT panel, size_t first, s
           ExpandGroup<kPairs, Decoder, 0>(block, group, v % kGroupValues, after - v, scale, offset,
                                           at);
         } else {
-          ExpandGroup<kPairs, Decoder, Decoder::kParts - 1>(block, group, v % kGroupValues,
-                                                            after - v, scale, offset, at);
+          ExpandGroup<kPairs, Decoder, 1>(block, group, v % kGroupValues, after - v, scale, offset,
+                                          at);
         }
       }
     }

@@ -44,6 +44,21 @@ HWY_INLINE VF ValuesOfCodes(const CodeTable& table, VU codes) {
   }
 }
 
+// Whether one instruction finds the values of codes by the lower four bits of lanes.
+constexpr bool kFindsCodes = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
+// Whole numbers as codes.
+inline constexpr CodeTable kNibbles({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+
+// Returns the values of the codes in the lower four bits of lanes.
+HWY_INLINE VF FindCodes(const CodeTable& table, VU bits) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  // Highway's lookup demands indices without other bits.
+  return VF{_mm512_permutexvar_ps(bits.raw, hn::LoadU(DF(), table.values).raw)};
+#else
+  return ValuesOfCodes(table, hn::And(bits, hn::Set(DU(), 15u)));
+#endif
+}
+
 // The scales of a panel, and the values of its codes. Value l of output j has the scale
 // scales[(l >> shift)·kPanelWidth + j].
 struct Scaling {

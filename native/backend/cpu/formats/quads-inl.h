@@ -114,7 +114,7 @@ struct QuadDecoder<WeightFormat::kQ8_0> {
   static constexpr int kBits = 8;
   template <size_t kPart>
   static HWY_INLINE void CodesOf(const uint8_t* block, size_t run, size_t i, Quads& quads) {
-    ReadQuads(block + (2 + run * kGroupValues + i) * kPanelWidth, quads);
+    ReadQuads(block + (2 + (run * kRunParts + kPart) * kGroupValues + i) * kPanelWidth, quads);
     if constexpr (kDotsQuads) {
       HWY_UNROLL(4)
       for (size_t j = 0; j < kVectors; ++j) {

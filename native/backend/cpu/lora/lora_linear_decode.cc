@@ -52,6 +52,8 @@ struct DecodePlan {
   size_t block_elements = 0;  // of ProductScratch
   std::vector<DecodeBranch> branches;
   uint32_t* x = nullptr;        // [m][elements], where x cannot be read in place
+  size_t values_size = 0;       // m·k, where some W has codes and x is bf16
+  float* values = nullptr;      // x as f32
   size_t groups = 0;            // of a row of x, where some W has blocks
   float* group_sums = nullptr;  // [m][groups]
   WholeRows whole;              // x, where W is multiplied by whole numbers
@@ -83,6 +85,9 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
   const auto has_blocks = [](const LoraBranch& b) { return HasBlocks(b.weight.format); };
   if (whole.groups == 0 && std::ranges::any_of(args.branches, has_blocks))
     groups = k / kGroupValues;
+  const auto quantized = [](const LoraBranch& b) { return IsQuantized(b.weight.format); };
+  if (whole.groups == 0 && pairs && std::ranges::any_of(args.branches, quantized))
+    values_size = m * k;
   shares_h = m > kFewRows;
   most_changes = has_table ? std::max<size_t>(m, 1) : 1;
   for (const LoraBranch& branch : args.branches) {
@@ -101,6 +106,7 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
 
 void DecodePlan::Take(Arena& arena, size_t threads) {
   if (pairs) x = arena.Take<uint32_t>(m * elements);
+  if (values_size != 0) values = arena.Take<float>(values_size);
   if (groups != 0) group_sums = arena.Take<float>(m * groups);
   if (whole.groups != 0) {
     whole.codes = arena.Take<int8_t>(m * whole.groups * kActivationGroup);
@@ -218,6 +224,7 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
                   plan.elements,
                   PanelsOf(args.branches[i].weight),
                   plan.elements,
+                  plan.pairs ? plan.values : args.x.as<float>(),
                   plan.group_sums,
                   plan.whole.groups != 0 ? &plan.whole : nullptr};
   Product product;
@@ -252,6 +259,7 @@ void Decode(const LoraLinearForwardArgs& args, DecodePlan plan, Scratch scratch,
       RoundRows(RowsFrom(args.x, 0), Split(plan.m, parts, part), plan.whole);
     });
   }
+  if (plan.values) WidenRows(x, plan.elements, plan.m, plan.k, plan.values);
   SumGroups(x, plan.elements, plan.m, plan.groups, plan.pairs, plan.group_sums);
   size_t panels = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {

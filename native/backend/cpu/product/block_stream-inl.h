@@ -1,9 +1,11 @@
-// The product of a decode step with blocks (block_lanes-inl.h). The values of a group share a scale
-// and an offset, so that they are never computed:
+// The product of a decode step with codes (block_lanes-inl.h, code_lanes-inl.h), on every
+// instruction set and for any number of rows. The values of a group share a scale and an offset, so
+// that they are never computed:
 //   y += scale·Σ code·x + offset·Σ x
-// The codes are whole numbers that bf16 holds exactly. Σ code·x is one chain over the elements of
-// the group from zero, which is what makes the bits of a row those that it has beside other rows:
-// alone, its codes are multiplied in registers, and several rows share codes in scratch.
+// Σ code·x is summed from zero in an order that the format, the activations and the instruction set
+// say (Chain), which is what makes the bits of a row those that it has beside other rows: alone,
+// its codes are multiplied in registers, and several rows share codes in scratch, which tile
+// registers multiply where there are some (block_tiles-inl.h).
 #if defined(LORA_BACKEND_CPU_PRODUCT_BLOCK_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_PRODUCT_BLOCK_STREAM_INL_H_
 #undef LORA_BACKEND_CPU_PRODUCT_BLOCK_STREAM_INL_H_
@@ -12,11 +14,10 @@
 #endif
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
-#include "backend/cpu/formats/block_lanes-inl.h"
+#include "backend/cpu/formats/code_lanes-inl.h"
 #include "backend/cpu/product/gemm-inl.h"
 #include "backend/cpu/product/panels.h"
 #include "backend/cpu/simd/amx-inl.h"
@@ -34,33 +35,90 @@ namespace lora::cpu::HWY_NAMESPACE {
 // needs, has code for one, because what it compiles to is by far the largest.
 constexpr size_t kSideBySide = HWY_TARGET == HWY_SSE2 ? 1 : kStreams;
 
-// Whether a decode step multiplies the codes of a format. It does so too where tile registers
-// multiply the values of others: a row that is alone takes a sixth to a half of the time so.
-HWY_INLINE bool MultipliesCodes(WeightFormat format) {
-  return ForLanes(format, [](auto) {});
+// Whether a decode step multiplies the codes of W.
+HWY_INLINE bool MultipliesCodes(const PanelSource& w) {
+  return ForCodes(w.format, w.columns, [](auto) {});
 }
+
+// The order in which Σ code·x of a group is summed.
+enum class Chain {
+  kValues,  // products of f32 one after the other
+  kPairs,   // those of pairs of bf16, by the instruction for them
+  kTiles,   // as tile registers do: the first and the second halves of the pairs apart
+};
+// x is bf16 if kPairs. The values of a table are no bf16.
+template <bool kPairs, class Decoder>
+constexpr Chain kChainOf = !kPairs || !LaneTraits<Decoder>::kWhole ? Chain::kValues
+                           : kMultipliesTiles                      ? Chain::kTiles
+                           : LORA_DOT_BF16                         ? Chain::kPairs
+                                                                   : Chain::kValues;
 
 template <class Decoder>
 constexpr bool kAddsOffsets = Decoder::kHasOffset || Decoder::kZero != 0;
-
-// scales, offsets [kScales][kPanelWidth] ← those of a block of all outputs of a panel.
+// The scale of a group of a block.
 template <class Decoder>
-HWY_INLINE void ReadScales(const uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT scales,
-                           float* HWY_RESTRICT offsets) {
-  const DF df;
-  for (size_t j = 0; j < kPanelWidth; j += kLanes) {
-    Decoder::ScalesOf(LaneBytes{block + j}, [&](size_t s, VF scale, VF offset) HWY_ATTR {
-      const size_t at = s * kPanelWidth + j;
-      hn::StoreU(scale, df, scales + at);
-      if constexpr (Decoder::kHasOffset) {
-        hn::StoreU(offset, df, offsets + at);
-      } else if constexpr (Decoder::kZero != 0) {
-        hn::StoreU(hn::Mul(scale, hn::Set(df, -static_cast<float>(Decoder::kZero))), df,
-                   offsets + at);
-      }
-    });
-  }
+constexpr size_t ScaleOf(size_t group) {
+  return group / Decoder::kGroupsPerScale;
 }
+// Whether the sums of both groups of a run are added before they are scaled.
+template <Chain kChain, class Decoder>
+constexpr bool kJoinsGroups =
+    kChain == Chain::kTiles &&
+    ScaleOf<Decoder>(Decoder::GroupOf(0, 0)) == ScaleOf<Decoder>(Decoder::GroupOf(0, 1));
+
+// Where the codes of a panel are, and its scales where they lie apart.
+struct PanelCodes {
+  const uint8_t* blocks;
+  const float* scales;
+  unsigned scale_shift;
+};
+HWY_INLINE PanelCodes CodesOf(const PanelSource& w, size_t panel) {
+  return {reinterpret_cast<const uint8_t*>(w.panels + panel * w.stride),
+          w.scales ? w.scales + panel * w.scale_stride : nullptr, w.scale_shift};
+}
+
+// The scales and offsets of a block of all outputs of a panel, [kScales][kPanelWidth].
+template <class Decoder>
+class BlockScales {
+ public:
+  HWY_INLINE void Read(const PanelCodes& panel, size_t b) {
+    if constexpr (LaneTraits<Decoder>::kScalesApart) {
+      scales_ = panel.scales + ((b * kLaneBlockValues) >> panel.scale_shift) * kPanelWidth;
+    } else {
+      ReadBlock(panel.blocks + b * LaneSizes<Decoder>::kPanelBlock);
+    }
+  }
+  HWY_INLINE const float* scales(size_t s) const {
+    return (LaneTraits<Decoder>::kScalesApart ? scales_ : own_) + s * kPanelWidth;
+  }
+  // Of no use where kAddsOffsets is false.
+  HWY_INLINE const float* offsets(size_t s) const {
+    if constexpr (kAddsOffsets<Decoder>) return offsets_ + s * kPanelWidth;
+    return scales(s);
+  }
+
+ private:
+  HWY_INLINE void ReadBlock(const uint8_t* HWY_RESTRICT block) {
+    const DF df;
+    for (size_t j = 0; j < kPanelWidth; j += kLanes) {
+      Decoder::ScalesOf(LaneBytes{block + j}, [&](size_t s, VF scale, VF offset) HWY_ATTR {
+        const size_t at = s * kPanelWidth + j;
+        hn::StoreU(scale, df, own_ + at);
+        if constexpr (Decoder::kHasOffset) {
+          hn::StoreU(offset, df, offsets_ + at);
+        } else if constexpr (Decoder::kZero != 0) {
+          hn::StoreU(hn::Mul(scale, hn::Set(df, -static_cast<float>(Decoder::kZero))), df,
+                     offsets_ + at);
+        }
+      });
+    }
+  }
+
+  static constexpr size_t kSize = LaneSizes<Decoder>::kScales * kPanelWidth;
+  const float* scales_ = nullptr;
+  HWY_ALIGN float own_[LaneTraits<Decoder>::kScalesApart ? 1 : kSize];
+  HWY_ALIGN float offsets_[kAddsOffsets<Decoder> ? kSize : 1];
+};
 
 // Returns total + scale·sum + offset·Σ x.
 template <bool kOffsets>
@@ -75,127 +133,161 @@ HWY_INLINE VF AddGroup(VF sum, const float* scales, const float* offsets, float 
 
 // ---- one row ---------------------------------------------------------------------------------
 
-constexpr bool kDotsPairs = LORA_DOT_BF16;
+template <Chain kChain>
+constexpr size_t kSumsOf = kChain == Chain::kTiles ? 2 : 1;
+// Σ code·x of a group so far.
+template <Chain kChain>
+using ChainSums = VF[kSumsOf<kChain>];
 
 // Two neighboring values of x, in all lanes.
-template <bool kPairs>
+template <Chain kChain>
 class TwoValues {
  public:
-  explicit HWY_INLINE TwoValues(const uint32_t* x) {
-    const DF df;
-    const DU du;
-    if constexpr (!kPairs) {
-      first_ = hn::Set(df, std::bit_cast<float>(x[0]));
-      second_ = hn::Set(df, std::bit_cast<float>(x[1]));
+  HWY_INLINE TwoValues(const float* values, const uint32_t* pairs, size_t at) {
+    if constexpr (kChain == Chain::kPairs) {
+      pair_ = hn::Set(DU(), pairs[at / 2]);
     } else {
-      pair_ = hn::Set(du, x[0]);
-      first_ = hn::BitCast(df, hn::ShiftLeft<16>(pair_));
-      second_ = hn::BitCast(df, hn::And(pair_, hn::Set(du, 0xffff0000u)));
+      first_ = hn::Set(DF(), values[at]);
+      second_ = hn::Set(DF(), values[at + 1]);
     }
   }
 
-  // Returns what MulAddElements does for elements of these two codes.
-  HWY_INLINE VF MulAdd(VI first_code, VI second_code, VF sum) const {
-    const DF df;
-    const VF first = hn::ConvertTo(df, first_code), second = hn::ConvertTo(df, second_code);
-    if constexpr (kPairs && kDotsPairs) {
+  HWY_INLINE void AddTo(ChainSums<kChain>& sums, VF first, VF second) const {
+    if constexpr (kChain == Chain::kPairs) {
       const VU codes = JoinUpperHalves(hn::BitCast(DU(), first), hn::BitCast(DU(), second));
-      return MulAddElements<true>(pair_, codes, sum);
+      sums[0] = MulAddElements<true>(pair_, codes, sums[0]);
     } else {
-      return hn::MulAdd(second_, second, hn::MulAdd(first_, first, sum));
+      VF& last = sums[kSumsOf<kChain> - 1];
+      sums[0] = hn::MulAdd(first_, first, sums[0]);
+      last = hn::MulAdd(second_, second, last);
     }
   }
 
  private:
   VU pair_ = hn::Zero(DU());
-  VF first_, second_;
+  VF first_ = hn::Zero(DF()), second_ = hn::Zero(DF());
 };
 
-// Panels that one row of x is multiplied by at the same time.
+template <Chain kChain>
+HWY_INLINE VF SumOf(const ChainSums<kChain>& sums) {
+  if constexpr (kSumsOf<kChain> == 2) return hn::Add(sums[0], sums[1]);
+  return sums[0];
+}
+
+// Panels that one row of x is multiplied by in turns, block by block.
 struct BlockStreams {
-  const uint32_t* x;
+  const float* values;      // of x
+  const uint32_t* pairs;    // the same, if it is bf16
   const float* group_sums;  // of x
-  const uint8_t* panels;    // the first
+  PanelCodes first;         // panel
   size_t stride;            // from panel to panel, in bytes
-  size_t blocks;            // of a row
-  float* sums;              // [panels][kPanelWidth]
+  size_t scale_stride;
+  size_t panels;
+  size_t blocks;  // of a row
+  float* sums;    // [panels][kPanelWidth]
+
+  HWY_INLINE PanelCodes Panel(size_t p) const {
+    return {first.blocks + p * stride, first.scales + p * scale_stride, first.scale_shift};
+  }
 };
 
 // How many bytes ahead of its products a panel is prefetched, about.
 constexpr size_t kBlockAhead = 1024;
 
-// Fetches what the streams read kBlockAhead bytes after a run. The end of each panel fetches the
+// A run fetches what is read kBlockAhead bytes after it, a part with each two values: all at once
+// would fill the buffers for lines that are on their way. The end of each panel fetches the
 // beginning of the one that its stream goes on with.
-template <class Sizes, size_t kPanels>
-HWY_INLINE void PrefetchRun(const BlockStreams& s, size_t block, size_t run) {
-  constexpr size_t kRunBytes = CeilDiv(Sizes::kPanelBlock, Sizes::kRuns);
-  const size_t end = s.blocks * Sizes::kPanelBlock;
-  size_t at = block * Sizes::kPanelBlock + run * kRunBytes + kBlockAhead;
-  if (at >= end) at += kPanels * s.stride - end;
+template <class Sizes>
+class RunAhead {
+ public:
+  HWY_INLINE RunAhead(const BlockStreams& s, size_t panel, size_t block, size_t run) {
+    const size_t end = s.blocks * Sizes::kPanelBlock;
+    size_t at = block * Sizes::kPanelBlock + run * kBytes + kBlockAhead;
+    if (at >= end) at += s.panels * s.stride - end;
+    at_ = s.first.blocks + panel * s.stride + at;
+  }
+  HWY_INLINE void Fetch(size_t part) const {
+    for (size_t line = part * kLines / kFetches; line < (part + 1) * kLines / kFetches; ++line) {
+      hwy::Prefetch(at_ + line * kCacheLine);
+    }
+  }
+
+ private:
+  static constexpr size_t kBytes = CeilDiv(Sizes::kPanelBlock, Sizes::kRuns);
+  static constexpr size_t kLines = CeilDiv(kBytes, kCacheLine), kFetches = kGroupValues / 2;
+  const uint8_t* at_;
+};
+
+// sums += x · block b of kPanels panels from `panel` on. So many that their sums stay in registers.
+template <Chain kChain, class Decoder, size_t kPanels>
+HWY_INLINE void MultiplyBlock(const BlockStreams& s, size_t panel, size_t b,
+                              BlockScales<Decoder> (&scales)[kPanels]) {
+  using Sizes = LaneSizes<Decoder>;
+  constexpr size_t kLaneBytes = LaneTraits<Decoder>::kLaneBytes;
+  const uint8_t* const blocks = s.first.blocks + panel * s.stride + b * Sizes::kPanelBlock;
+  float* const totals = s.sums + panel * kPanelWidth;
+  const size_t first = b * Sizes::kGroups;
   HWY_UNROLL(4)
-  for (size_t p = 0; p < kPanels; ++p) {
-    for (size_t line = 0; line < kRunBytes; line += kCacheLine) {
-      hwy::Prefetch(s.panels + p * s.stride + at + line);
+  for (size_t p = 0; p < kPanels; ++p) scales[p].Read(s.Panel(panel + p), b);
+  for (size_t run = 0; run < Sizes::kRuns; ++run) {
+    ChainSums<kChain> low_sums[kPanels][kVectors], high_sums[kPanels][kVectors];
+    HWY_UNROLL(4)
+    for (size_t p = 0; p < kPanels; ++p) {
+      ZeroAccumulators(low_sums[p]);
+      ZeroAccumulators(high_sums[p]);
+    }
+    const size_t low = Decoder::GroupOf(run, 0), high = Decoder::GroupOf(run, 1);
+    // Unrolled, the place of each code in its bytes is known.
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kGroupValues; i += 2) {
+      const TwoValues<kChain> x_low(s.values, s.pairs, (first + low) * kGroupValues + i);
+      const TwoValues<kChain> x_high(s.values, s.pairs, (first + high) * kGroupValues + i);
+      HWY_UNROLL(4)
+      for (size_t p = 0; p < kPanels; ++p) {
+        RunAhead<Sizes>(s, panel + p, b, run).Fetch(i / 2);
+        HWY_UNROLL(4)
+        for (size_t j = 0; j < kVectors; ++j) {
+          const LaneBytes block = {blocks + p * s.stride + j * kLanes * kLaneBytes};
+          x_low.AddTo(low_sums[p][j], Decoder::template ValueOf<0>(block, run, i),
+                      Decoder::template ValueOf<0>(block, run, i + 1));
+          x_high.AddTo(high_sums[p][j], Decoder::template ValueOf<1>(block, run, i),
+                       Decoder::template ValueOf<1>(block, run, i + 1));
+        }
+      }
+    }
+    constexpr bool kOffsets = kAddsOffsets<Decoder>;
+    const float x_low = kOffsets ? s.group_sums[first + low] : 0;
+    const float x_high = kOffsets ? s.group_sums[first + high] : 0;
+    const size_t scale = ScaleOf<Decoder>(low), other = ScaleOf<Decoder>(high);
+    HWY_UNROLL(4)
+    for (size_t p = 0; p < kPanels; ++p) {
+      HWY_UNROLL(4)
+      for (size_t j = 0; j < kVectors; ++j) {
+        const auto add = [&](VF sum, size_t of, float x_sum, VF total) HWY_ATTR {
+          return AddGroup<kOffsets>(sum, scales[p].scales(of) + j * kLanes,
+                                    scales[p].offsets(of) + j * kLanes, x_sum, total);
+        };
+        float* const at = totals + p * kPanelWidth + j * kLanes;
+        const VF low_sum = SumOf<kChain>(low_sums[p][j]), high_sum = SumOf<kChain>(high_sums[p][j]);
+        VF total = hn::LoadU(DF(), at);
+        if constexpr (kJoinsGroups<kChain, Decoder>) {
+          total = add(hn::Add(low_sum, high_sum), scale, x_low + x_high, total);
+        } else {
+          total = add(high_sum, other, x_high, add(low_sum, scale, x_low, total));
+        }
+        hn::StoreU(total, DF(), at);
+      }
     }
   }
 }
 
-// sums += x · kPanels panels.
-template <bool kPairs, class Decoder, size_t kPanels>
+// sums += x · panels, whose number is a multiple of kPanels.
+template <Chain kChain, class Decoder, size_t kPanels>
 HWY_NOINLINE void MultiplyBlockStreams(const BlockStreams& s) {
-  using Sizes = LaneSizes<Decoder>;
-  constexpr size_t kPer = kPairs ? 2 : 1, kParts = Decoder::kParts;
-  HWY_ALIGN float scales[kPanels][Sizes::kScales * kPanelWidth];
-  HWY_ALIGN float offsets[kPanels][Sizes::kScales * kPanelWidth];
+  BlockScales<Decoder> scales[kPanels];
   for (size_t b = 0; b < s.blocks; ++b) {
-    const uint8_t* const first = s.panels + b * Sizes::kPanelBlock;
-    const uint32_t* const x = s.x + b * Sizes::kGroups * kGroupValues / kPer;
-    for (size_t p = 0; p < kPanels; ++p) {
-      ReadScales<Decoder>(first + p * s.stride, scales[p], offsets[p]);
-    }
-    for (size_t run = 0; run < Sizes::kRuns; ++run) {
-      PrefetchRun<Sizes, kPanels>(s, b, run);
-      VF sums[kParts * kPanels][kVectors];
-      ZeroAccumulators(sums);
-      const size_t low = Decoder::GroupOf(run, 0), high = Decoder::GroupOf(run, kParts - 1);
-      // Unrolled, the place of each code in its bytes is known.
-      HWY_UNROLL(8)
-      for (size_t i = 0; i < kGroupValues; i += 2) {
-        const TwoValues<kPairs> x_low(x + (low * kGroupValues + i) / kPer);
-        const TwoValues<kPairs> x_high(x + (high * kGroupValues + i) / kPer);
-        HWY_UNROLL(4)
-        for (size_t p = 0; p < kPanels; ++p) {
-          HWY_UNROLL(4)
-          for (size_t j = 0; j < kVectors; ++j) {
-            const LaneBytes block = {first + p * s.stride + j * kLanes};
-            sums[p][j] = x_low.MulAdd(Decoder::template CodeOf<0>(block, run, i),
-                                      Decoder::template CodeOf<0>(block, run, i + 1), sums[p][j]);
-            if constexpr (kParts == 2) {
-              VF& sum = sums[kPanels + p][j];
-              sum = x_high.MulAdd(Decoder::template CodeOf<1>(block, run, i),
-                                  Decoder::template CodeOf<1>(block, run, i + 1), sum);
-            }
-          }
-        }
-      }
-      HWY_UNROLL(2)
-      for (size_t part = 0; part < kParts; ++part) {
-        const size_t group = part == 0 ? low : high;
-        const size_t scale = group / Decoder::kGroupsPerScale * kPanelWidth;
-        const float x_sum = kAddsOffsets<Decoder> ? s.group_sums[b * Sizes::kGroups + group] : 0;
-        HWY_UNROLL(4)
-        for (size_t p = 0; p < kPanels; ++p) {
-          HWY_UNROLL(4)
-          for (size_t j = 0; j < kVectors; ++j) {
-            const size_t at = scale + j * kLanes;
-            float* const total = s.sums + p * kPanelWidth + j * kLanes;
-            hn::StoreU(
-                AddGroup<kAddsOffsets<Decoder>>(sums[part * kPanels + p][j], scales[p] + at,
-                                                offsets[p] + at, x_sum, hn::LoadU(DF(), total)),
-                DF(), total);
-          }
-        }
-      }
+    for (size_t p = 0; p < s.panels; p += kPanels) {
+      MultiplyBlock<kChain, Decoder, kPanels>(s, p, b, scales);
     }
   }
 }
@@ -203,39 +295,41 @@ HWY_NOINLINE void MultiplyBlockStreams(const BlockStreams& s) {
 // sums [panels][kPanelWidth] += x · the panels from `panel` on, which are kStreams or 1.
 template <bool kPairs>
 HWY_INLINE void AddBlockStreams(const Step& step, size_t panel, size_t panels, float* sums) {
-  ForLanes(step.w.format, [&]<class Decoder>(Decoder) HWY_ATTR {
+  const PanelSource& w = step.w;
+  ForCodes(w.format, w.columns, [&]<class Decoder>(Decoder) HWY_ATTR {
+    constexpr Chain kChain = kChainOf<kPairs, Decoder>;
     constexpr size_t kValues = LaneSizes<Decoder>::kGroups * kGroupValues;
-    // So many panels that their sums stay in registers.
-    constexpr size_t kMax = std::max<size_t>(1, kSideBySide / Decoder::kParts);
-    const size_t stride = step.w.stride * sizeof(uint32_t);
-    const auto* const first = reinterpret_cast<const uint8_t*>(step.w.panels) + panel * stride;
-    BlockStreams s = {
-        step.x, step.group_sums, first, stride, step.elements * (kPairs ? 2 : 1) / kValues, sums};
-    for (size_t p = 0; p < panels; p += kMax) {
-      s.panels = first + p * stride;
-      s.sums = sums + p * kPanelWidth;
-      if (panels - p >= kMax) {
-        MultiplyBlockStreams<kPairs, Decoder, kMax>(s);
-      } else {
-        MultiplyBlockStreams<kPairs, Decoder, 1>(s);
-      }
+    constexpr size_t kMax = std::max<size_t>(1, kSideBySide / (kRunParts * kSumsOf<kChain>));
+    const SubnormalsOfTiles<kChain == Chain::kTiles> subnormals;
+    const BlockStreams s = {step.values,
+                            step.x,
+                            step.group_sums,
+                            CodesOf(w, panel),
+                            w.stride * sizeof(uint32_t),
+                            w.scale_stride,
+                            panels,
+                            w.columns / kValues,
+                            sums};
+    if (panels % kMax == 0) {
+      MultiplyBlockStreams<kChain, Decoder, kMax>(s);
+    } else {
+      MultiplyBlockStreams<kChain, Decoder, 1>(s);
     }
   });
 }
 
 // ---- several rows ----------------------------------------------------------------------------
 
-// dst [kParts][16 / kPer][kPanelWidth] ← the codes of a run as elements of the product.
+// dst [kRunParts][16 / kPer][kPanelWidth] ← the codes of a run as elements of the product.
 template <bool kPairs, class Decoder>
 HWY_INLINE void ExpandRunCodes(const uint8_t* HWY_RESTRICT block, size_t run,
                                uint32_t* HWY_RESTRICT dst) {
   const DU du;
   constexpr size_t kPer = kPairs ? 2 : 1, kPartSize = kGroupValues / kPer * kPanelWidth;
   for (size_t j = 0; j < kPanelWidth; j += kLanes) {
-    const LaneBytes bytes = {block + j};
-    const auto put = [&](size_t at, VI low, VI high) HWY_ATTR {
-      const VU first = hn::BitCast(du, hn::ConvertTo(DF(), low));
-      const VU second = hn::BitCast(du, hn::ConvertTo(DF(), high));
+    const LaneBytes bytes = {block + j * LaneTraits<Decoder>::kLaneBytes};
+    const auto put = [&](size_t at, VF low, VF high) HWY_ATTR {
+      const VU first = hn::BitCast(du, low), second = hn::BitCast(du, high);
       if constexpr (kPairs) {
         hn::StoreU(JoinUpperHalves(first, second), du, dst + at + j);
       } else {
@@ -243,14 +337,37 @@ HWY_INLINE void ExpandRunCodes(const uint8_t* HWY_RESTRICT block, size_t run,
         hn::StoreU(second, du, dst + at + kPanelWidth + j);
       }
     };
+    HWY_UNROLL(8)
     for (size_t i = 0; i < kGroupValues; i += 2) {
       const size_t at = i / kPer * kPanelWidth;
-      put(at, Decoder::template CodeOf<0>(bytes, run, i),
-          Decoder::template CodeOf<0>(bytes, run, i + 1));
-      if constexpr (Decoder::kParts == 2) {
-        put(kPartSize + at, Decoder::template CodeOf<1>(bytes, run, i),
-            Decoder::template CodeOf<1>(bytes, run, i + 1));
+      put(at, Decoder::template ValueOf<0>(bytes, run, i),
+          Decoder::template ValueOf<0>(bytes, run, i + 1));
+      put(kPartSize + at, Decoder::template ValueOf<1>(bytes, run, i),
+          Decoder::template ValueOf<1>(bytes, run, i + 1));
+    }
+  }
+}
+
+// Calls of(run, scales, codes) for the runs of a panel, which are counted over its blocks, with the
+// codes of each expanded. The panel that is multiplied next follows this one in memory, and is
+// prefetched at the end of it.
+template <bool kPairs, class Decoder, class Of>
+HWY_INLINE void EachRun(const PanelSource& w, size_t panel, const Of& of) {
+  using Sizes = LaneSizes<Decoder>;
+  HWY_ALIGN uint32_t codes[kRunParts * kGroupValues / (kPairs ? 2 : 1) * kPanelWidth];
+  BlockScales<Decoder> scales;
+  const PanelCodes source = CodesOf(w, panel);
+  const size_t blocks = w.columns / (Sizes::kGroups * kGroupValues);
+  for (size_t b = 0; b < blocks; ++b) {
+    const uint8_t* const block = source.blocks + b * Sizes::kPanelBlock;
+    scales.Read(source, b);
+    for (size_t run = 0; run < Sizes::kRuns; ++run) {
+      constexpr size_t kRunBytes = CeilDiv(Sizes::kPanelBlock, Sizes::kRuns);
+      for (size_t line = 0; line < kRunBytes; line += kCacheLine) {
+        hwy::Prefetch(block + run * kRunBytes + kBlockAhead + line);
       }
+      ExpandRunCodes<kPairs, Decoder>(block, run, codes);
+      of(b, run, scales, codes);
     }
   }
 }
@@ -284,80 +401,41 @@ HWY_NOINLINE void MultiplyGroup(const GroupStep& g) {
   }
 }
 
-// sums [rows][kPanelWidth] += x · panel `panel`.
-template <bool kPairs, class Decoder>
-HWY_NOINLINE void AddBlockRowsOf(const Step& step, size_t rows, size_t panel, float* sums) {
-  using Sizes = LaneSizes<Decoder>;
-  constexpr size_t kPer = kPairs ? 2 : 1, kElements = kGroupValues / kPer;
-  HWY_ALIGN uint32_t codes[Decoder::kParts * kElements * kPanelWidth];
-  HWY_ALIGN float scales[Sizes::kScales * kPanelWidth], offsets[Sizes::kScales * kPanelWidth];
-  const size_t tiles = Tiles(rows), stride = step.w.stride * sizeof(uint32_t);
-  const size_t sums_stride = step.elements / kElements;
-  const auto* block = reinterpret_cast<const uint8_t*>(step.w.panels) + panel * stride;
-  for (size_t first = 0; first < sums_stride; first += Sizes::kGroups) {
-    ReadScales<Decoder>(block, scales, offsets);
-    for (size_t run = 0; run < Sizes::kRuns; ++run) {
-      // The panel that is multiplied next follows this one in memory.
-      constexpr size_t kRunBytes = CeilDiv(Sizes::kPanelBlock, Sizes::kRuns);
-      for (size_t line = 0; line < kRunBytes; line += kCacheLine) {
-        hwy::Prefetch(block + run * kRunBytes + kBlockAhead + line);
-      }
-      ExpandRunCodes<kPairs, Decoder>(block, run, codes);
-      for (size_t part = 0; part < Decoder::kParts; ++part) {
-        const size_t group = Decoder::GroupOf(run, part);
-        const size_t scale = group / Decoder::kGroupsPerScale * kPanelWidth;
-        for (size_t tile = 0; tile < tiles; ++tile) {
-          const Range of = Split(rows, tiles, tile);
-          const GroupStep g = {
-              step.x + of.begin * step.x_stride + (first + group) * kElements,
-              step.x_stride,
-              codes + part * kElements * kPanelWidth,
-              scales + scale,
-              offsets + scale,
-              step.group_sums + of.begin * sums_stride + first + group,
-              sums_stride,
-              sums + of.begin * kPanelWidth,
-          };
-          ForCount<kRegisterRows>(of.end - of.begin, [&](auto count) HWY_ATTR {
-            MultiplyGroup<kPairs, kAddsOffsets<Decoder>, count()>(g);
+// sums [rows][kPanelWidth] += x · panel `panel`, by vectors.
+template <Chain kChain, class Decoder>
+HWY_NOINLINE void AddBlockRows(const Step& step, size_t rows, size_t panel, float* sums) {
+  constexpr bool kPairs = kChain == Chain::kPairs, kOffsets = kAddsOffsets<Decoder>;
+  constexpr size_t kElements = kGroupValues / (kPairs ? 2 : 1);
+  const auto* const values = reinterpret_cast<const uint32_t*>(step.values);
+  const uint32_t* const x = kPairs ? step.x : values;
+  const size_t x_stride = kPairs ? step.x_stride : step.w.columns;
+  const size_t tiles = Tiles(rows), sums_stride = step.w.columns / kGroupValues;
+  EachRun<kPairs, Decoder>(
+      step.w, panel,
+      [&](size_t b, size_t run, const BlockScales<Decoder>& scales, const uint32_t* codes)
+          HWY_ATTR {
+            for (size_t part = 0; part < kRunParts; ++part) {
+              const size_t in_block = Decoder::GroupOf(run, part);
+              const size_t group = b * LaneSizes<Decoder>::kGroups + in_block;
+              const size_t scale = ScaleOf<Decoder>(in_block);
+              for (size_t tile = 0; tile < tiles; ++tile) {
+                const Range of = Split(rows, tiles, tile);
+                const GroupStep g = {
+                    x + of.begin * x_stride + group * kElements,
+                    x_stride,
+                    codes + part * kElements * kPanelWidth,
+                    scales.scales(scale),
+                    scales.offsets(scale),
+                    kOffsets ? step.group_sums + of.begin * sums_stride + group : nullptr,
+                    sums_stride,
+                    sums + of.begin * kPanelWidth,
+                };
+                ForCount<kRegisterRows>(of.end - of.begin, [&](auto count) HWY_ATTR {
+                  MultiplyGroup<kPairs, kOffsets, count()>(g);
+                });
+              }
+            }
           });
-        }
-      }
-    }
-    block += Sizes::kPanelBlock;
-  }
-}
-template <bool kPairs>
-HWY_INLINE void AddBlockRows(const Step& step, size_t rows, size_t panel, float* sums) {
-  ForLanes(step.w.format, [&]<class Decoder>(Decoder) HWY_ATTR {
-    AddBlockRowsOf<kPairs, Decoder>(step, rows, panel, sums);
-  });
-}
-
-// ---- sums of x -------------------------------------------------------------------------------
-
-// sums [rows][groups] ← the sums of each kGroupValues values of x, whose rows have that many
-// groups.
-void SumGroups(const uint32_t* x, size_t x_stride, size_t rows, size_t groups, bool pairs,
-               float* sums) {
-  const hn::FixedTag<float, 4> d;
-  const hn::FixedTag<uint32_t, 4> du;
-  for (size_t i = 0; i < rows; ++i) {
-    for (size_t g = 0; g < groups; ++g) {
-      const uint32_t* const at = x + i * x_stride + g * kGroupValues / (pairs ? 2 : 1);
-      // The sum of 8 values, from two loads or one.
-      const auto eight = [&](size_t half) HWY_ATTR {
-        if (!pairs) {
-          const auto* const values = reinterpret_cast<const float*>(at) + half * 8;
-          return hn::Add(hn::LoadU(d, values), hn::LoadU(d, values + 4));
-        }
-        const auto both = hn::LoadU(du, at + half * 4);
-        return hn::Add(hn::BitCast(d, hn::ShiftLeft<16>(both)),
-                       hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u))));
-      };
-      sums[i * groups + g] = hn::ReduceSum(d, hn::Add(eight(0), eight(1)));
-    }
-  }
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <span>
 
+#include "backend/cpu/product/block_stream-inl.h"
+#include "backend/cpu/product/block_tiles-inl.h"
 #include "backend/cpu/product/gemm-inl.h"
 #include "backend/cpu/product/panel_reader-inl.h"
 #include "backend/cpu/product/panels.h"
@@ -232,13 +234,27 @@ void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRo
     for (size_t i = 0; i < count; ++i) {
       BeginSums(product, 1, p + i, low, scratch.sums + i * kPanelWidth);
     }
-    AddStreams<kPairs>(product.passes[0].main, p, count, scratch.sums, scratch.block);
+    AddStreams<kPairs>(product.passes[0].main, p, count, scratch.sums);
     for (size_t i = 0; i < count; ++i) {
       t.column = (p + i) * kPanelWidth;
       t.sums = scratch.sums + i * kPanelWidth;
       FinishSums(t, 1);
     }
   }
+}
+
+// sums [rows][kPanelWidth] += x · panel `panel` of codes, for several rows.
+template <bool kPairs>
+void AddRowsOfCodes(const Step& step, size_t rows, size_t panel, TileRegisters& registers,
+                    float* sums) {
+  ForCodes(step.w.format, step.w.columns, [&]<class Decoder>(Decoder) {
+    constexpr Chain kChain = kChainOf<kPairs, Decoder>;
+    if constexpr (kChain == Chain::kTiles) {
+      AddTileRows<Decoder>(step, rows, panel, registers, sums);
+    } else {
+      AddBlockRows<kChain, Decoder>(step, rows, panel, sums);
+    }
+  });
 }
 
 // The product of some rows by panels of codes, whose sums add(step, rows, panel, sums) makes.
@@ -340,12 +356,51 @@ void MultiplyAnyRows(const Product& product, size_t rows, Range panels,
     MultiplyRowsOfCodes(product, rows, panels, low, scratch, cpu::AddWholeProducts);
   } else if (rows == 1) {
     MultiplyRow<kPairs>(product, panels, low, scratch);
-  } else if (MultipliesCodes(product.passes[0].main.w.format)) {
-    MultiplyRowsOfCodes(product, rows, panels, low, scratch, AddBlockRows<kPairs>);
+  } else if (MultipliesCodes(product.passes[0].main.w)) {
+    TileRegisters registers;
+    MultiplyRowsOfCodes(product, rows, panels, low, scratch,
+                        [&](const Step& step, size_t count, size_t panel, float* sums) {
+                          AddRowsOfCodes<kPairs>(step, count, panel, registers, sums);
+                        });
   } else if constexpr (kPairs && kMultipliesTiles) {
     MultiplyRowsOfTiles(product, rows, panels, low, scratch);
   } else {
     MultiplyRowsOf<kPairs>(product, rows, panels, low, scratch);
+  }
+}
+
+// ---- x as products with codes read it ----------------------------------------------------------
+
+void WidenRows(const uint32_t* x, size_t x_stride, size_t rows, size_t k, float* dst) {
+  for (size_t i = 0; i < rows; ++i, dst += k) {
+    const auto* const row = reinterpret_cast<const hwy::bfloat16_t*>(x + i * x_stride);
+    size_t l = 0;
+    for (; l + kLanes <= k; l += kLanes) hn::StoreU(ReadVec(row + l), DF(), dst + l);
+    if (l < k) hn::StoreN(ReadPart(row + l, k - l), DF(), dst + l, k - l);
+  }
+}
+
+// sums [rows][groups] ← the sums of each kGroupValues values of x, whose rows have that many
+// groups.
+void SumGroups(const uint32_t* x, size_t x_stride, size_t rows, size_t groups, bool pairs,
+               float* sums) {
+  const hn::FixedTag<float, 4> d;
+  const hn::FixedTag<uint32_t, 4> du;
+  for (size_t i = 0; i < rows; ++i) {
+    for (size_t g = 0; g < groups; ++g) {
+      const uint32_t* const at = x + i * x_stride + g * kGroupValues / (pairs ? 2 : 1);
+      // The sum of 8 values, from two loads or one.
+      const auto eight = [&](size_t half) HWY_ATTR {
+        if (!pairs) {
+          const auto* const values = reinterpret_cast<const float*>(at) + half * 8;
+          return hn::Add(hn::LoadU(d, values), hn::LoadU(d, values + 4));
+        }
+        const auto both = hn::LoadU(du, at + half * 4);
+        return hn::Add(hn::BitCast(d, hn::ShiftLeft<16>(both)),
+                       hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u))));
+      };
+      sums[i * groups + g] = hn::ReduceSum(d, hn::Add(eight(0), eight(1)));
+    }
   }
 }
 

@@ -24,6 +24,7 @@ HWY_EXPORT(MultiplyPanels);
 HWY_EXPORT(MultiplyRows);
 HWY_EXPORT(CopyElements);
 HWY_EXPORT(SumGroups);
+HWY_EXPORT(WidenRows);
 
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
 
@@ -83,6 +84,10 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
                   Operands operands, uint32_t* dst, size_t dst_stride) {
   HWY_DYNAMIC_DISPATCH(CopyElements)(x, x_is_bf16, ldx, rows, k, operands, dst, dst_stride);
+}
+
+void WidenRows(const uint32_t* x, size_t x_stride, size_t rows, size_t k, float* dst) {
+  HWY_DYNAMIC_DISPATCH(WidenRows)(x, x_stride, rows, k, dst);
 }
 
 void SumGroups(const uint32_t* x, size_t x_stride, size_t rows, size_t groups, bool pairs,

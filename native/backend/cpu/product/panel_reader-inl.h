@@ -142,19 +142,28 @@ HWY_INLINE void Unpack(VU stored, const Scaling& scaling, size_t value, size_t j
   }
 }
 
-// Calls of<kFormat>() for a format of W that products read (lora_linear and gemm refuse others).
+// Calls of<kFormat>() for a format of floats that products read (lora_linear and gemm refuse
+// others).
+template <bool kPairs, class Of>
+HWY_INLINE void ForFloats(WeightFormat format, const Of& of) {
+  if (kPairs || format == WeightFormat::kBF16) {
+    of(std::integral_constant<WeightFormat, WeightFormat::kBF16>());
+  } else if (format == WeightFormat::kF16) {
+    of(std::integral_constant<WeightFormat, WeightFormat::kF16>());
+  } else {
+    of(std::integral_constant<WeightFormat, WeightFormat::kF32>());
+  }
+}
+
+// The same for int8 and codes too.
 template <bool kPairs, class Of>
 HWY_INLINE void ForFormat(WeightFormat format, const Of& of) {
   if (format == WeightFormat::kI8Rows) {
     of(std::integral_constant<WeightFormat, WeightFormat::kI8Rows>());
   } else if (HasCodes(format)) {
     of(std::integral_constant<WeightFormat, kCoded>());
-  } else if (kPairs || format == WeightFormat::kBF16) {
-    of(std::integral_constant<WeightFormat, WeightFormat::kBF16>());
-  } else if (format == WeightFormat::kF16) {
-    of(std::integral_constant<WeightFormat, WeightFormat::kF16>());
   } else {
-    of(std::integral_constant<WeightFormat, WeightFormat::kF32>());
+    ForFloats<kPairs>(format, of);
   }
 }
 

@@ -34,7 +34,9 @@ struct Step {
   size_t x_stride = 0;
   PanelSource w;
   size_t elements = 0;  // 0: no step; at most kMaxPassElements unless w is read in place
-  // The sums of each kGroupValues values of x, by rows. MultiplyRows takes them where W has blocks.
+  // MultiplyRows takes these two where it multiplies the codes of W (block_stream-inl.h): x as f32,
+  // and the sums of each kGroupValues values of x, both by rows without gaps.
+  const float* values = nullptr;
   const float* group_sums = nullptr;
   // x as whole numbers, in the place of `x`: MultiplyRows takes them where W has whole codes.
   const WholeRows* whole = nullptr;
@@ -125,6 +127,9 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
 // f32 x is rounded to pairs. dst_stride is at least what a row takes.
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
                   Operands operands, uint32_t* dst, size_t dst_stride);
+
+// dst [rows][k] ← x, of which a row has k values of bf16.
+void WidenRows(const uint32_t* x, size_t x_stride, size_t rows, size_t k, float* dst);
 
 // sums [rows][groups] ← the sums of each kGroupValues values of x, whose rows have that many
 // groups.

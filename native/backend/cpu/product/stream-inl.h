@@ -1,7 +1,7 @@
 // The product of one row of x by panels that come from memory: decoding with one sequence. Several
 // panels are read side by side, since memory gives a core more in several streams than in one.
-// Elements in another format are expanded in registers, but for codes that become pairs: a block of
-// these is expanded at a time, because the tables of codes-inl.h serve all that share a scale.
+// Floats of another dtype are widened in registers. Codes are multiplied (block_stream-inl.h), and
+// the values of quantized formats whose codes are not are expanded a piece at a time.
 #if defined(LORA_BACKEND_CPU_PRODUCT_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_PRODUCT_STREAM_INL_H_
 #undef LORA_BACKEND_CPU_PRODUCT_STREAM_INL_H_
@@ -36,11 +36,8 @@ struct Streams {
   const uint32_t* x;
   const uint32_t* w;  // of the first panel
   size_t stride;      // from panel to panel
-  Scaling scaling;    // of the first panel
-  size_t scale_stride;
-  size_t value;     // the first of the reduction along k
-  size_t elements;  // of the product
-  float* sums;      // [panels][kPanelWidth]
+  size_t elements;    // of the product
+  float* sums;        // [panels][kPanelWidth]
 };
 
 template <size_t kPanels>
@@ -55,10 +52,8 @@ HWY_INLINE void AddStored(const Streams& s, size_t e, Count count, ptrdiff_t ahe
   constexpr size_t kPer = kPerStored<kPairs, kFormat>;
   const DU du;
   const uint32_t* w = s.w + e / kPer * kPanelWidth;
-  const size_t value = s.value + e * (kPairs ? 2 : 1);
-  Scaling scaling = s.scaling;
   HWY_UNROLL(8)
-  for (size_t p = 0; p < kPanels; ++p, w += s.stride, scaling.scales += s.scale_stride) {
+  for (size_t p = 0; p < kPanels; ++p, w += s.stride) {
     HWY_UNROLL(8)
     for (size_t l = 0; l < kPanelLines; ++l) {
       hwy::Prefetch(reinterpret_cast<const std::byte*>(w + ahead) + l * kCacheLine);
@@ -66,7 +61,7 @@ HWY_INLINE void AddStored(const Streams& s, size_t e, Count count, ptrdiff_t ahe
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
       VU elements[kPer];
-      Unpack<kPairs, kFormat>(hn::LoadU(du, w + j * kLanes), scaling, value, j * kLanes, elements);
+      Unpack<kPairs, kFormat>(hn::LoadU(du, w + j * kLanes), {}, 0, j * kLanes, elements);
       HWY_UNROLL(8)
       for (size_t i = 0; i < kPer; ++i) {
         if (i < count) add(p, j, hn::Set(du, s.x[e + i]), elements[i]);
@@ -141,21 +136,19 @@ HWY_NOINLINE void MultiplyStreams(const Streams& s) {
   }
 }
 
-// The same of panels of blocks whose values are multiplied. They are expanded in pieces of whole
-// tiles.
+// The same of panels whose values are expanded, in pieces of whole tiles.
 template <bool kPairs>
-HWY_NOINLINE void AddBlocks(const Step& step, size_t panel, size_t panels, float* sums) {
+HWY_NOINLINE void AddExpanded(const Step& step, size_t panel, size_t panels, float* sums) {
   constexpr size_t kPiece = 64;
   static_assert(kPiece % kAmxPairs == 0);
   constexpr WeightFormat kOwn = kPairs ? WeightFormat::kBF16 : WeightFormat::kF32;
-  HWY_ALIGN uint32_t piece[kPiece * kPanelWidth];
+  HWY_ALIGN uint32_t piece[(kPiece + 3) * kPanelWidth];
   for (size_t p = 0; p < panels; ++p) {
     for (size_t e = 0; e < step.elements; e += kPiece) {
       const size_t count = std::min(kPiece, step.elements - e);
       ExpandPanel<kPairs>(step.w, panel + p, step.w.first + e, count, piece);
       const SubnormalsOfTiles<kPairs> subnormals;
-      MultiplyStreams<kPairs, kOwn, 1>(
-          {step.x + e, piece, 0, {}, 0, 0, count, sums + p * kPanelWidth});
+      MultiplyStreams<kPairs, kOwn, 1>({step.x + e, piece, 0, count, sums + p * kPanelWidth});
     }
   }
 }
@@ -169,57 +162,21 @@ HWY_INLINE void MultiplyPanelsOf(Streams s, size_t panels) {
   for (size_t p = 0; p < panels; ++p) {
     MultiplyStreams<kPairs, kFormat, 1>(s);
     s.w += s.stride;
-    s.scaling.scales += s.scale_stride;
     s.sums += kPanelWidth;
   }
 }
 
-// sums [panels][kPanelWidth] += x · the panels of codes from `panel` on, as pairs. As many of them
-// as a block of scales has are expanded at a time, to `block` [panels][kCodedBlock][kPanelWidth].
-constexpr size_t kCodedBlock = kBlockValues / 2;
-static_assert(kStreams * kCodedBlock <= kMaxPassElements && kCodedBlock % kAmxPairs == 0);
-HWY_INLINE void MultiplyCodedStreams(const Step& step, size_t panel, size_t panels, float* sums,
-                                     uint32_t* block) {
-  const PanelSource& w = step.w;
-  // The end of each panel prefetches the beginning of the one that its stream goes on with.
-  const auto stored = [](size_t elements) {
-    return static_cast<ptrdiff_t>(CeilDiv(elements, kPerStored<true, kCoded>) * kPanelWidth);
-  };
-  const ptrdiff_t end = stored(step.elements);
-  const ptrdiff_t next = kExpandAhead + static_cast<ptrdiff_t>(panels * w.stride) - end;
-  for (size_t e = 0; e < step.elements; e += kCodedBlock) {
-    const size_t count = std::min(kCodedBlock, step.elements - e);
-    const ptrdiff_t ahead = stored(e) + kExpandAhead < end ? kExpandAhead : next;
-    for (size_t p = 0; p < panels; ++p) {
-      ExpandPanel<true>(w, panel + p, w.first + e, count, block + p * kCodedBlock * kPanelWidth,
-                        ahead);
-    }
-    const SubnormalsOfTiles<true> subnormals;
-    MultiplyPanelsOf<true, WeightFormat::kBF16>(
-        {step.x + e, block, kCodedBlock * kPanelWidth, {}, 0, 0, count, sums}, panels);
-  }
-}
-
-// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are kStreams or 1. `block` is
-// that of ProductScratch.
+// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are kStreams or 1.
 template <bool kPairs>
-HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums,
-                           uint32_t* block) {
+HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums) {
   const PanelSource& w = step.w;
-  if (MultipliesCodes(w.format)) return AddBlockStreams<kPairs>(step, panel, panels, sums);
-  if (HasBlocks(w.format)) return AddBlocks<kPairs>(step, panel, panels, sums);
-  ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
-    if constexpr (kPairs && format() == kCoded) {
-      MultiplyCodedStreams(step, panel, panels, sums, block);
-    } else {
-      const SubnormalsOfTiles<kPairs> subnormals;
-      const uint32_t* const first =
-          w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
-      MultiplyPanelsOf<kPairs, format()>(
-          {step.x, first, w.stride, ScalingOf(w, panel), w.scale_stride, w.first * (kPairs ? 2 : 1),
-           step.elements, sums},
-          panels);
-    }
+  if (MultipliesCodes(w)) return AddBlockStreams<kPairs>(step, panel, panels, sums);
+  if (IsQuantized(w.format)) return AddExpanded<kPairs>(step, panel, panels, sums);
+  ForFloats<kPairs>(w.format, [&](auto format) HWY_ATTR {
+    const SubnormalsOfTiles<kPairs> subnormals;
+    const uint32_t* const first =
+        w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
+    MultiplyPanelsOf<kPairs, format()>({step.x, first, w.stride, step.elements, sums}, panels);
   });
 }
 

@@ -208,15 +208,14 @@ HWY_INLINE void FetchAhead(const uint8_t* at, size_t bytes) {
 
 // ---- panels of blocks --------------------------------------------------------------------------
 
-// A unit is the runs of a block that hold whole terms: of codes of 8 bits two runs, of which each
-// is a half of a group; of others a run, or two, whose parts are such halves, or groups, or in
-// Q6_K, whose halves have scales of their own, terms themselves.
+// A unit is the runs of a block that hold whole terms: a run, or two, whose parts are halves of a
+// group, or groups, or in Q6_K, whose halves have scales of their own, terms themselves.
 template <class Decoder>
 struct Units {
   static constexpr size_t kHalves = Decoder::kGroupsPerScale;  // of a term
-  static constexpr bool kPartsApart = Decoder::kParts == 2 && Decoder::GroupOf(0, 1) > 1;
+  static constexpr bool kPartsApart = Decoder::GroupOf(0, 1) > 1;
   static constexpr size_t kTerms = kPartsApart ? 2 : 1;
-  static constexpr size_t kRuns = kHalves * kTerms / Decoder::kParts;
+  static constexpr size_t kRuns = kHalves * kTerms / kRunParts;
   // Which half of its term a part of a run is.
   static constexpr size_t HalfOf(size_t run, size_t part) { return kPartsApart ? run : run + part; }
   static constexpr size_t TermOf(size_t part) { return kPartsApart ? part : 0; }
@@ -239,7 +238,7 @@ HWY_INLINE void ReadUnit(const uint8_t* HWY_RESTRICT block, size_t unit,
   for (size_t run = 0; run < U::kRuns; ++run) {
     for (size_t i = 0; i < kHalfValues; i += kQuadValues) {
       read(std::integral_constant<size_t, 0>(), run, i);
-      if constexpr (Decoder::kParts == 2) read(std::integral_constant<size_t, 1>(), run, i);
+      read(std::integral_constant<size_t, 1>(), run, i);
     }
   }
 }

@@ -65,8 +65,17 @@ class TileRegisters {
     Configure({rows, rows, rows, rows, rows, kAmxPairs, kAmxPairs, kAmxPairs}, rows);
   }
 
+  // For the 8 pairs of a group of values (block_tiles-inl.h): sums 0 to 3, A of two groups in 4 and
+  // 5, B in 6 and 7.
+  LORA_AMX_ATTR void ConfigureGroups(size_t rows) {
+    constexpr size_t kPairs = kAmxPairs / 2;
+    Configure({rows, rows, rows, rows, rows, rows, kPairs, kPairs}, rows,
+              kPairs * sizeof(uint32_t));
+  }
+
  private:
-  LORA_AMX_ATTR void Configure(std::initializer_list<size_t> rows_of, size_t rows) {
+  LORA_AMX_ATTR void Configure(std::initializer_list<size_t> rows_of, size_t rows,
+                               uint16_t bytes_of_a = 64) {
     if (rows == rows_) return;
     rows_ = rows;
     struct alignas(64) {
@@ -74,11 +83,12 @@ class TileRegisters {
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {};
     } shapes;
+    shapes.row_bytes[4] = shapes.row_bytes[5] = bytes_of_a;
     std::copy(rows_of.begin(), rows_of.end(), shapes.rows);
     _tile_loadconfig(&shapes);
   }
 
-  size_t rows_ = 0;  // of the last call; an object has one of the two layouts
+  size_t rows_ = 0;  // of the last call; an object has one of the three layouts
 };
 
 // While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
@@ -107,6 +117,7 @@ class TileRegisters {
  public:
   void ConfigureBlock(size_t) {}
   void ConfigureRow(size_t) {}
+  void ConfigureGroups(size_t) {}
 };
 template <bool kPairs>
 struct SubnormalsOfTiles {
