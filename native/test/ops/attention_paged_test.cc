@@ -151,6 +151,79 @@ TEST_CASE("attention_paged: the first query sees all of a tile of keys but the l
           CheckPaged({dtype, kPrefill, queries, 1, 1, d, 0, {before + queries}});
 }
 
+// Tokens of one text, at positions [first, first + count), as sequences with one row of the page
+// table: in one step, or in steps one after another.
+std::vector<Tensor> StepsOfOneText(DType dtype, int64_t first, int64_t count, int64_t window,
+                                   int64_t at_once, Context& context) {
+  const int64_t kv_heads = 2, d = 64, end = first + count;
+  const PageLayout layout({end}, 1, 3);
+  const Shape pool{layout.pages, kv_heads, kPageSize, d};
+  const Tensor k_pool = Normal(dtype, pool, 1), v_pool = Normal(dtype, pool, 2);
+  const Tensor q = Normal(dtype, {count, 1, 3 * kv_heads, d}, 3);
+  const Tensor k = Normal(dtype, {count, 1, kv_heads, d}, 4);
+  const Tensor v = Normal(dtype, {count, 1, kv_heads, d}, 5);
+  const int64_t columns = layout.table.shape()[1];
+  const Tensor cos = Uniform(DType::kF32, {columns * kPageSize, d / 2}, 6);
+  const Tensor sin = Uniform(DType::kF32, {columns * kPageSize, d / 2}, 7);
+  const Tensor y(dtype, q.shape());
+  for (int64_t row = 0; row < count; row += at_once) {
+    Tensor table(DType::kI32, {at_once, columns}), lengths(DType::kI32, {at_once});
+    for (int64_t i = 0; i < at_once; ++i) {
+      CopyElements(layout.table, 0, table, i * columns, columns);
+      lengths.Set(i, static_cast<double>(first + row + i + 1));
+    }
+    const Tensor own_q = Rows(q, row, at_once), turned(dtype, own_q.shape());
+    const Tensor own_y(dtype, own_q.shape());
+    RunTested(PageAppendArgs{own_q, Rows(k, row, at_once), Rows(v, row, at_once), cos, sin, k_pool,
+                             v_pool, table, lengths, turned},
+              context);
+    AttentionPagedArgs args;
+    args.q = turned;
+    args.k_pool = k_pool;
+    args.v_pool = v_pool;
+    args.page_table = table;
+    args.lengths = lengths;
+    args.window = window;
+    args.scale = 0.125f;
+    args.phase = kDecode;
+    args.y = own_y;
+    RunTested(args, context);
+    CopyElements(own_y, 0, y, row * own_y.numel() / at_once, own_y.numel());
+  }
+  return {k_pool, v_pool, y};
+}
+
+TEST_CASE("attention_paged: tokens of one text in one step have the bits of steps of one token") {
+  struct Text {
+    int64_t first, count, window;
+  };
+  // A GPU may cut the keys of a longer text by the number of rows.
+  std::vector<Text> texts = {{20, 5, 0}, {27, 4, 3}};
+  if (std::string(Tested().backend.name) == "cpu") {
+    texts.push_back({126, 6, 0});
+    texts.push_back({62, 9, 40});
+    texts.push_back({700, 8, 0});
+  }
+  for (const DType dtype : Activations()) {
+    for (const Text& text : texts) {
+      CAPTURE(NameOf(dtype));
+      CAPTURE(text.first);
+      const auto run = [&](int64_t at_once, Context& context) {
+        return StepsOfOneText(dtype, text.first, text.count, text.window, at_once, context);
+      };
+      std::vector<Tensor> alone;
+      OnEveryPath(
+          [&](Context& context) {
+            alone = run(1, context);
+            return run(text.count, context);
+          },
+          [&](const std::vector<Tensor>& made) {
+            for (size_t i = 0; i < made.size(); ++i) CHECK_IDENTICAL(made[i], alone[i]);
+          });
+    }
+  }
+}
+
 TEST_CASE("attention_paged: nothing where there is no sequence, no query or no head") {
   for (const AttentionPhase phase : {kDecode, kPrefill}) {
     for (const int64_t batch : {0, 2}) {
