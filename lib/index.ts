@@ -120,3 +120,10 @@ export type { PromptConfig, PromptConfigInput, PromptTuningInit } from './peft/p
 export type { AdapterConfig, AdapterConfigInput, AdapterConfigs, AdapterMethodName } from './peft/methods';
 export { createOpenAIFetchHandler } from './serve/fetch_handler';
 export { createOpenAIHandler } from './serve/handler';
+export { groupAdvantages, type GroupAdvantagesOptions, type Reward } from './train/objectives/advantages';
+export {
+  policyLoss,
+  type PolicyLoss,
+  type PolicyLossOptions,
+  type PolicySettings,
+} from './train/objectives/policy_loss';
