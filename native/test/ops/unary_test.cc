@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <vector>
@@ -23,8 +24,13 @@ constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::k
 // Returns seeded numbers of the function's domain.
 Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   const Tensor x = Normal(dtype, {n}, seed, 3);
-  if (kind != UnaryKind::kSqrt && kind != UnaryKind::kLogarithm) return x;
   std::vector<double> values = x.Values();
+  if (kind == UnaryKind::kExponential) {
+    // f16 has their e^x, times g as well.
+    for (double& value : values) value = std::min(value, 8.0);
+    return Of(dtype, {n}, values);
+  }
+  if (kind != UnaryKind::kSqrt && kind != UnaryKind::kLogarithm) return x;
   for (double& value : values) value = std::fabs(value) + 0.01;
   return Of(dtype, {n}, values);
 }
