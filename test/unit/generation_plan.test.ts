@@ -213,6 +213,7 @@ describe('the options of a call', () => {
     n: 1,
     ownLimit: false,
     servedTemperature: undefined,
+    speculate: false,
   };
 
   test('stand before the defaults, zero included', () => {

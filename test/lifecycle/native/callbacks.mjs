@@ -26,7 +26,16 @@ const releasing = (...references) => ({
   configurable: true,
 });
 const matrix = () => f32([1, 2, 3, 4], [2, 2]);
-const branch = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1 });
+const branch = (weight) => ({
+  weight,
+  bias: null,
+  up: null,
+  down: null,
+  scale: 1,
+  dropout: null,
+  site: -1,
+  activations: 'exact',
+});
 
 const cases = {
   // The tensor that was taken before an object is read.

@@ -70,6 +70,7 @@ const plain = {
   scale: 1,
   dropout: null,
   site: -1,
+  activations: 'exact',
 };
 const backward = () =>
   native.loraLinearBackward(

@@ -17,7 +17,17 @@ const guard = native.createGuard();
 const empty = (device, ...shape) => native.alloc(device, 'f32', shape);
 const small = native.alloc(cpu, 'f32', [2, 2]);
 const weight = packed(native.fromBytes(cpu, 'f32', [2, 2], new Uint8Array(16)));
-const branch = { weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1, factor: null };
+const branch = {
+  weight,
+  bias: null,
+  up: null,
+  down: null,
+  scale: 1,
+  dropout: null,
+  site: -1,
+  factor: null,
+  activations: 'exact',
+};
 
 const lists = {};
 for (const op of ['adamw', 'adamw8bit', 'sgd', 'lion'])

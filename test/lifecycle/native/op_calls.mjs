@@ -10,6 +10,7 @@ const branch = {
   scale: 1,
   dropout: null,
   site: -1,
+  activations: 'exact',
 };
 const [[y], [h]] = native.loraLinearForward(x, [branch], 'auto', null, null, true);
 const shapes = (results) =>

@@ -57,6 +57,7 @@ const branch = (inner, outer) =>
     scale: 0.5,
     dropout: dropout(),
     site: -1,
+    activations: 'exact',
   });
 const options = () => watched({ lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, step: 1 });
 const calls = [

@@ -18,6 +18,7 @@ print({
           scale: 1,
           dropout: null,
           site: -1,
+          activations: 'exact',
         },
       ],
       'auto',

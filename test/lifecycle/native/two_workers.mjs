@@ -6,7 +6,16 @@ async function compute() {
   const w = packed(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]));
   const back = packed(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]));
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
-  const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1 });
+  const layer = (weight) => ({
+    weight,
+    bias: null,
+    up: null,
+    down: null,
+    scale: 1,
+    dropout: null,
+    site: -1,
+    activations: 'exact',
+  });
   for (let i = 0; i < 200; i++) {
     const h = native.loraLinearForward(x, [layer(w)], 'auto', null, null, false)[0][0];
     const next = native.loraLinearForward(h, [layer(back)], 'auto', null, null, false)[0][0];
