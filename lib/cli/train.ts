@@ -56,8 +56,8 @@ export const train = defineCommand({
     ...['method', ...Object.keys({ ...adapterOptions, ...methodFlags })].map((option) => ['adapter', option]),
   ],
   json:
-    'a line per event: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }, as the events of Trainer; ' +
-    'the evaluation of the final adapter follows "end" where the run did not make it',
+    'a line per event of the Trainer: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }; ' +
+    'the evaluation of the final adapter may follow "end"',
 
   async run(values, console) {
     const { outDir, trainOn } = values;

@@ -7,7 +7,7 @@ export const objectiveOptions = {
     value: 'NAME',
     choices: ['sft', 'dpo', 'orpo', 'kto', 'cpo'],
     default: 'sft',
-    help: 'sft, or preferences: dpo, orpo, kto, cpo',
+    help: 'what is optimized',
   },
   beta: {
     type: 'number',

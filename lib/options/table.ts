@@ -209,7 +209,7 @@ export const trainerOptions = {
   maxTokens: { type: 'integer', minimum: 1, rare: true, help: 'tokens to train on, instead of --epochs' },
   batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
   gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
-  packing: { type: 'boolean', help: 'several examples in a row of --max-length tokens' },
+  packing: { type: 'boolean', rare: true, help: 'several examples in a row of --max-length tokens' },
   packLength: { type: 'integer', minimum: 1 },
   groupByLength: { type: 'boolean', rare: true, help: 'batches of examples of similar length: less padding' },
   shuffleWindow: { type: 'integer', minimum: 1, default: 1000 },
@@ -226,6 +226,7 @@ export const trainerOptions = {
     value: 'NAME',
     choices: ['constant', 'linear', 'cosine', 'wsd'],
     default: 'cosine',
+    rare: true,
     help: 'of the rate',
   },
   warmupSteps: {
@@ -297,6 +298,7 @@ export const trainerOptions = {
   keepBest: {
     type: 'boolean',
     needs: { evalEvery: true, outDir: true },
+    rare: true,
     help: 'end with the adapter of the best evaluation',
   },
   earlyStopping: { type: 'object', needs: { evalEvery: true } },
