@@ -76,8 +76,9 @@ struct LaneTraits<LaneDecoder<kFormat>> {
   static constexpr bool kScalesApart = HasScales(kFormat);
   // From output to output.
   static constexpr size_t kLaneBytes = kScalesApart ? sizeof(uint32_t) : 1;
-  // Codes are whole numbers that bf16 holds exactly, and not those of a table.
-  static constexpr bool kWhole = !HasCodes(kFormat);
+  // Codes are whole numbers that bf16 holds exactly, and not those of a table. (HasCodes is no
+  // constant where GCC adds checks for undefined behavior.)
+  static constexpr bool kWhole = kFormat != WeightFormat::kNF4 && kFormat != WeightFormat::kFP4;
 };
 
 // Calls use(LaneDecoder<format>()) where a decode step multiplies the codes of W, and returns
