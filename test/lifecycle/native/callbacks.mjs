@@ -1,6 +1,6 @@
 // JavaScript that runs inside a call (getters, setters, hooks) and releases what the call has taken:  node callbacks.mjs CASE
 import { promiseHooks } from 'node:v8';
-import { cpu, f32, native, packed, print, valuesSync } from './common.mjs';
+import { branchOf, cpu, f32, native, packed, print, valuesSync } from './common.mjs';
 
 native.setQueueLimits({ commands: 512, bytes: 2 ** 40 });
 /** Releases, and has the add-on give the memory back and take some of that size again. */
@@ -26,16 +26,6 @@ const releasing = (...references) => ({
   configurable: true,
 });
 const matrix = () => f32([1, 2, 3, 4], [2, 2]);
-const branch = (weight) => ({
-  weight,
-  bias: null,
-  up: null,
-  down: null,
-  scale: 1,
-  dropout: null,
-  site: -1,
-  activations: 'exact',
-});
 
 const cases = {
   // The tensor that was taken before an object is read.
@@ -44,7 +34,7 @@ const cases = {
     const w = packed(matrix());
     const [[y]] = native.loraLinearForward(
       x,
-      [reading(branch(w), 'scale', () => discard(x))],
+      [reading(branchOf(w), 'scale', () => discard(x))],
       'auto',
       null,
       null,
@@ -54,14 +44,14 @@ const cases = {
   },
   weight() {
     const w = packed(matrix());
-    const branches = [reading(branch(w), 'scale', () => discard(w))];
+    const branches = [reading(branchOf(w), 'scale', () => discard(w))];
     const [[y]] = native.loraLinearForward(matrix(), branches, 'auto', null, null, false);
     return valuesSync(y);
   },
   // The gradient's call reads the weight too.
   backwardWeight() {
     const w = packed(matrix());
-    const branches = [reading(branch(w), 'scale', () => discard(w))];
+    const branches = [reading(branchOf(w), 'scale', () => discard(w))];
     const [dx] = native.loraLinearBackward(
       null,
       branches,
@@ -89,10 +79,10 @@ const cases = {
   // A list that grows while it is read keeps the length that it had.
   growingList() {
     const w = packed(matrix());
-    const branches = [branch(w)];
+    const branches = [branchOf(w)];
     let more = 1000;
     branches[0] = reading(branches[0], 'scale', () => {
-      while (more-- > 0) branches.push(branch(w));
+      while (more-- > 0) branches.push(branchOf(w));
     });
     const [ys] = native.loraLinearForward(matrix(), branches, 'auto', null, null, false);
     return ys.map(valuesSync);
@@ -161,7 +151,7 @@ const cases = {
   // The answer is made while a setter of Array.prototype releases what was computed from.
   answer() {
     const [x, w] = [matrix(), packed(matrix())];
-    const branches = [branch(w)];
+    const branches = [branchOf(w)];
     let y;
     Object.defineProperty(Array.prototype, 0, {
       set(value) {

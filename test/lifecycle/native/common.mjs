@@ -14,6 +14,18 @@ export function f32(values, shape = [values.length], device = cpu) {
 }
 /** A frozen matrix of f32 for activations of f32. */
 export const packed = (matrix) => native.pack(matrix, null, 'f32', native.info(matrix).shape, 'f32');
+/** What loraLinear takes for a layer without an adapter. */
+export const branchOf = (weight, changes = {}) => ({
+  weight,
+  bias: null,
+  up: null,
+  down: null,
+  scale: 1,
+  dropout: null,
+  site: -1,
+  activations: 'exact',
+  ...changes,
+});
 export const valuesSync = (tensor) => [...new Float32Array(native.readSync(tensor))];
 export const values = async (tensor) => [...new Float32Array(await native.read(tensor))];
 export const rest = (ms = 20) => new Promise((done) => setTimeout(done, ms));

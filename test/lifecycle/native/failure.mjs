@@ -1,5 +1,5 @@
 // A failure when an op runs: what depends on it, and nothing else.
-import { complaint, cpu, f32, native, packed, print, values, valuesSync } from './common.mjs';
+import { branchOf, complaint, cpu, f32, native, packed, print, values, valuesSync } from './common.mjs';
 
 const a = f32([1, 2]);
 const bad = () => {
@@ -62,16 +62,7 @@ native.injectFailure('pack', 'broken on purpose');
 report.unpacked = await complaint(() => native.read(native.unpack(packed(square))));
 // A product with a weight that was not packed fails, and so does its gradient.
 native.injectFailure('pack', 'broken on purpose');
-const plain = {
-  weight: packed(f32([1, 2, 3, 4], [2, 2])),
-  bias: null,
-  up: null,
-  down: null,
-  scale: 1,
-  dropout: null,
-  site: -1,
-  activations: 'exact',
-};
+const plain = branchOf(packed(f32([1, 2, 3, 4], [2, 2])));
 const backward = () =>
   native.loraLinearBackward(
     null,

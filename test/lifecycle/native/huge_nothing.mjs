@@ -1,5 +1,5 @@
 // Operands that seem huge and hold nothing: lists of holes, and tensors of which a dimension is 0. They cost no time and no memory.
-import { complaint, cpu, native, packed, print } from './common.mjs';
+import { branchOf, complaint, cpu, native, packed, print } from './common.mjs';
 
 const reference = native.openDevice('reference');
 const holes = () => new Array(2 ** 32 - 1);
@@ -17,17 +17,7 @@ const guard = native.createGuard();
 const empty = (device, ...shape) => native.alloc(device, 'f32', shape);
 const small = native.alloc(cpu, 'f32', [2, 2]);
 const weight = packed(native.fromBytes(cpu, 'f32', [2, 2], new Uint8Array(16)));
-const branch = {
-  weight,
-  bias: null,
-  up: null,
-  down: null,
-  scale: 1,
-  dropout: null,
-  site: -1,
-  factor: null,
-  activations: 'exact',
-};
+const branch = branchOf(weight, { factor: null });
 
 const lists = {};
 for (const op of ['adamw', 'adamw8bit', 'sgd', 'lion'])

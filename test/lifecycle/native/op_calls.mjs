@@ -1,17 +1,8 @@
 // What the functions that follow from the descriptions of ops take and answer.
-import { complaint, f32, native, packed, print, valuesSync } from './common.mjs';
+import { branchOf, complaint, f32, native, packed, print, valuesSync } from './common.mjs';
 
 const x = f32([1, 2, 3, 4], [2, 2]);
-const branch = {
-  weight: packed(x),
-  bias: null,
-  up: f32([1, 2], [2, 1]),
-  down: f32([3, 4], [1, 2]),
-  scale: 1,
-  dropout: null,
-  site: -1,
-  activations: 'exact',
-};
+const branch = branchOf(packed(x), { up: f32([1, 2], [2, 1]), down: f32([3, 4], [1, 2]) });
 const [[y], [h]] = native.loraLinearForward(x, [branch], 'auto', null, null, true);
 const shapes = (results) =>
   results.map((result) =>

@@ -1,6 +1,6 @@
 // Ops whose arguments release others while they are read, at random:  node releasing.mjs CALLS. No crash, and no result of
 // memory that was given away: a result is that of the same call without the releasing, or there is an error.
-import { cpu, f32, native, packed, print } from './common.mjs';
+import { branchOf, cpu, f32, native, packed, print } from './common.mjs';
 
 /** A small generator, so that a failure can be repeated: numbers below n. */
 function generator(seed) {
@@ -49,16 +49,15 @@ function watched(object) {
 }
 const dropout = () => (random(2) ? watched({ p: 0.5, seed: 1, layer: 2, forward: 3 }) : null);
 const branch = (inner, outer) =>
-  watched({
-    weight: weight(outer, inner),
-    bias: random(2) ? tensor(outer) : null,
-    up: tensor(outer, 2),
-    down: tensor(2, inner),
-    scale: 0.5,
-    dropout: dropout(),
-    site: -1,
-    activations: 'exact',
-  });
+  watched(
+    branchOf(weight(outer, inner), {
+      bias: random(2) ? tensor(outer) : null,
+      up: tensor(outer, 2),
+      down: tensor(2, inner),
+      scale: 0.5,
+      dropout: dropout(),
+    }),
+  );
 const options = () => watched({ lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, step: 1 });
 const calls = [
   () =>
