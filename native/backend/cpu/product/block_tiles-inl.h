@@ -109,9 +109,9 @@ HWY_NOINLINE void AddTileRows(const Step& step, size_t rows, size_t panel, TileR
                                step.x_stride * sizeof(uint32_t), codes},
                               products);
           for (size_t i = row; i < begin + height; ++i) {
-            const float* const group_sums = step.group_sums + i * sums_stride + first;
-            const float x_low = kOffsets ? group_sums[low] : 0;
-            const float x_high = kOffsets ? group_sums[high] : 0;
+            const size_t group = i * sums_stride + first;
+            const float x_low = kOffsets ? step.group_sums[group + low] : 0;
+            const float x_high = kOffsets ? step.group_sums[group + high] : 0;
             const float* const mine = products + (i - begin) * kPanelWidth;
             HWY_UNROLL(4)
             for (size_t j = 0; j < kPanelWidth; j += kLanes) {
