@@ -1,6 +1,6 @@
 // The ops of a Llama-family model: gradients against central differences, cpu against reference.
 import { tensor, type Tensor } from '../../lib/index';
-import type { Device, DType } from '../../lib/index';
+import type { Device, DType, TensorValues } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   addRmsNorm,
@@ -245,6 +245,35 @@ test.each(['reference', 'cpu'] as const)(
     expect((await fused.entropies!.data())[2]).toBe(0);
   },
 );
+
+test('the gradient of a head whose logits do not fit at once is that of its parts', async () => {
+  const [vocab, n] = [2 ** 20, 18]; // the logits of 16 rows fit
+  const labels = Array.from({ length: n }, (_, i) => i * 50_000);
+  const g = labels.map((_, i) => 1 + i);
+  const x = await seeded([n, 2], 1, { device: 'cpu' }).data();
+  const gradient = async (calls: readonly (readonly [from: number, to: number])[]): Promise<TensorValues> => {
+    const weight = FrozenWeight.pack(seeded([vocab, 2], 2, { device: 'cpu' }));
+    const master = weight.train('head');
+    for (const [from, to] of calls) {
+      const rows = tensor(x.slice(2 * from, 2 * to), { shape: [to - from, 2], device: 'cpu' });
+      const { losses } = rowLinearCrossEntropy(
+        rows,
+        weight,
+        ints(labels.slice(from, to), [to - from], 'cpu'),
+      );
+      losses
+        .mul(tensor(g.slice(from, to), { device: 'cpu' }))
+        .sum()
+        .backward();
+    }
+    return master.grad!.data();
+  };
+  const parts = await gradient([
+    [0, 7],
+    [7, n],
+  ]);
+  expect(relativeError(await gradient([[0, n]]), parts)).toBeLessThan(1e-5);
+});
 
 test('layer_norm of a row: its values, and the gradients of weight and bias in f32', async () => {
   const g = [0.1234567, 0.7654321];

@@ -53,6 +53,13 @@ test('a group without a spread, and one without rewards, have advantages of 0', 
   });
 });
 
+test('rewards that differ by a rounding have no spread', () => {
+  const share = (difference: number): number =>
+    advantagesOf([1, 1 + difference, 2, 3], { numGenerations: 2 }).metrics['frac_reward_zero_std']!;
+  expect(share(1e-9)).toBe(0.5);
+  expect(share(1e-6)).toBe(0);
+});
+
 test('what is wrong is said', () => {
   const refused = (rewards: unknown, options: object, text: RegExp): void =>
     void expectThrow(

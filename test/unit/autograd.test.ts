@@ -237,6 +237,13 @@ describe('backward', () => {
     expectNoMore(before);
   });
 
+  test.each(['mean', 'sum', 'none'] as const)('nor do labels that a %s of losses has read', (reduction) => {
+    const logits = tensor(new Float32Array(1000), { device, shape: [10, 100] });
+    const before = memoryUsage();
+    logits.crossEntropy(Array<number>(10).fill(3), { reduction }).dispose();
+    expectNoMore(before);
+  });
+
   test('nothing of the graph stays alive when a backward function throws', () => {
     const w = parameter(tensor(new Float32Array(1000), { device }));
     const run = (): Tensor => {
