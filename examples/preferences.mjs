@@ -5,7 +5,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { CausalLM, Trainer, loadDataset } from 'lora-native';
 
-const [dir = new URL('base-model', import.meta.url), steps = '80', outDir = 'preferences-run'] =
+const [dir = new URL('base-model', import.meta.url), steps = '40', outDir = 'preferences-run'] =
   process.argv.slice(2);
 const model = await CausalLM.fromPretrained(dir);
 
@@ -23,11 +23,11 @@ async function pairs(name, count) {
   return loadDataset(`${outDir}/${name}.jsonl`, { tokenizer: model.tokenizer, objective: 'dpo' });
 }
 const data = await pairs('train', 1000);
-const evalData = await pairs('heldout', 32);
+const evalData = await pairs('heldout', 40);
 
 model.addAdapter({ r: 8, loraAlpha: 16, targetModules: 'all-linear' });
-const run = { maxSteps: Number(steps), batchSize: 4, lr: 1e-3, warmupSteps: 5 };
-const evalEvery = Math.ceil(Number(steps) / 4);
+const run = { maxSteps: Number(steps), batchSize: 4, lr: 1e-3, warmupSteps: 10 };
+const evalEvery = Math.ceil(Number(steps) / 10);
 const trainer = new Trainer({ model, data, evalData, objective: 'dpo', beta: 0.1, ...run, evalEvery });
 for await (const e of trainer.run()) {
   if (e.type !== 'eval') continue;
