@@ -9,15 +9,18 @@
 namespace lora {
 namespace {
 
+// Where there are no slabs.
 constexpr size_t kMapFrom = size_t{256} << 10;
-constexpr size_t kHugePagesFrom = size_t{2} << 20;
+
+bool FitsSlab(size_t bytes) { return HugeSlabs::kFrom <= bytes && bytes < HugeSlabs::kBelow; }
 
 }  // namespace
 
 void* HostMemory::Map(size_t bytes) {
   if (!budget_.TryReserve(bytes)) return nullptr;
-  void* data = nullptr;
-  if (bytes >= kHugePagesFrom) {
+  void* data = FitsSlab(bytes) ? slabs_.Take(bytes) : nullptr;
+  if (data != nullptr) return data;
+  if (bytes >= HugeSlabs::kBelow) {
     data = platform::MapHugePages(bytes);
   } else if (bytes >= kMapFrom) {
     data = platform::MapPages(bytes);
@@ -29,10 +32,12 @@ void* HostMemory::Map(size_t bytes) {
 }
 
 void HostMemory::Unmap(void* data, size_t bytes) {
-  if (bytes >= kMapFrom)
+  if (FitsSlab(bytes) && slabs_.Give(data, bytes)) {
+  } else if (bytes >= kMapFrom) {
     platform::UnmapPages(data, bytes);
-  else
+  } else {
     platform::FreeAligned(data);
+  }
   budget_.Release(bytes);
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <vector>
 
+#include "core/runtime/huge_slabs.h"
 #include "core/runtime/memory_limit.h"
 
 namespace lora {
@@ -21,8 +22,8 @@ class MemorySource {
   virtual size_t free() const = 0;
 };
 
-// Takes memory from malloc for small blocks and from anonymous mappings (huge pages from 2 MiB on)
-// for large ones, and accounts for it against a budget.
+// Takes memory from malloc for small blocks, from slabs of huge pages for larger ones and from
+// mappings of their own from 2 MiB on, and accounts for it against a budget.
 class HostMemory final : public MemorySource {
  public:
   explicit HostMemory(MemoryBudget& budget) : budget_(budget) {}
@@ -32,6 +33,7 @@ class HostMemory final : public MemorySource {
 
  private:
   MemoryBudget& budget_;
+  HugeSlabs slabs_;
 };
 
 struct Block {

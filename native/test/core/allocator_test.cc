@@ -8,7 +8,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "core/runtime/platform/platform.h"
 
@@ -93,6 +95,64 @@ TEST_CASE("huge pages begin at a multiple of their size, and can be written to t
     platform::UnmapPages(other, 4096);
   }
 }
+
+#if !defined(__SANITIZE_ADDRESS__)
+TEST_CASE("blocks share huge pages, do not overlap, and leave no page behind") {
+  if (!platform::kAdvisesHugePages) return;
+  constexpr uintptr_t kHugePage = 2 * kMiB;
+  HugeSlabs slabs;
+  struct Taken {
+    unsigned char* data;
+    size_t bytes;
+    unsigned char mark;
+  };
+  std::vector<Taken> taken;
+  std::mt19937 random(7);
+  const auto give = [&](size_t i) {
+    const Taken block = taken[i];
+    size_t wrong = 0;
+    for (size_t at = 0; at < block.bytes; ++at) wrong += block.data[at] != block.mark;
+    CHECK(wrong == 0);
+    CHECK(slabs.Give(block.data, block.bytes));
+    taken.erase(taken.begin() + static_cast<ptrdiff_t>(i));
+  };
+  for (int turn = 0; turn < 400; ++turn) {
+    if (taken.size() > 60 || (!taken.empty() && random() % 3 == 0)) {
+      give(random() % taken.size());
+      continue;
+    }
+    const size_t bytes = HugeSlabs::kFrom + random() % (HugeSlabs::kBelow - HugeSlabs::kFrom);
+    const size_t rounded = Allocator::RoundUp(bytes);
+    auto* const data = static_cast<unsigned char*>(slabs.Take(rounded));
+    REQUIRE(data != nullptr);
+    CHECK(reinterpret_cast<uintptr_t>(data) % 64 == 0);
+    const auto mark = static_cast<unsigned char>(turn);
+    std::memset(data, mark, rounded);
+    taken.push_back({data, rounded, mark});
+  }
+  CHECK(slabs.count() > 1);
+  CHECK_FALSE(slabs.Give(&slabs, 64 * 1024));
+  while (!taken.empty()) give(random() % taken.size());
+  CHECK(slabs.count() == 0);
+
+  // Those of one slab lie side by side, from the beginning of a huge page on, and again once they
+  // are given back in any order.
+  for (const bool ascending : {true, false}) {
+    void* const first = slabs.Take(100 * 1024);
+    void* const second = slabs.Take(100 * 1024);
+    CHECK(reinterpret_cast<uintptr_t>(first) % kHugePage == 0);
+    CHECK(static_cast<char*>(second) == static_cast<char*>(first) + 100 * 1024);
+    // The pages of a block that is given back are gone, and its neighbor's are not.
+    auto* const data = static_cast<unsigned char*>(first);
+    std::memset(data, 1, 200 * 1024);
+    CHECK(slabs.Give(ascending ? first : second, 100 * 1024));
+    CHECK(data[ascending ? 0 : 150 * 1024] == 0);
+    CHECK(data[ascending ? 150 * 1024 : 0] == 1);
+    CHECK(slabs.Give(ascending ? second : first, 100 * 1024));
+    CHECK(slabs.count() == 0);
+  }
+}
+#endif
 
 TEST_CASE("a slightly larger block serves, a much larger one does not") {
   MemoryBudget budget(64 * kMiB);

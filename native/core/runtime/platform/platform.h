@@ -23,6 +23,16 @@ void UnmapPages(void* data, size_t bytes);
 
 // Asks for huge pages where the memory spans some. A refusal changes nothing.
 void AdviseHugePages(void* data, size_t bytes);
+// Whether the system takes that advice.
+#if defined(__linux__)
+inline constexpr bool kAdvisesHugePages = true;
+#else
+inline constexpr bool kAdvisesHugePages = false;
+#endif
+
+// Gives the whole pages within memory of MapPages or MapHugePages back to the system, where it can
+// take a part of a mapping. What they held is lost.
+void DropPages(void* data, size_t bytes);
 
 // `bytes` must be a multiple of the alignment, a power of two.
 void* AllocateAligned(size_t alignment, size_t bytes);

@@ -35,6 +35,12 @@ struct Descriptor {
 // This is safe on any thread, unlike strerror.
 std::string Reason(int error) { return std::generic_category().message(error); }
 
+// Pages have 4 KiB on most machines, 16 or 64 KiB on some with ARM.
+size_t PageBytes() {
+  static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return page;
+}
+
 FileMapping Problem(std::string why, bool no_room = false) {
   return {nullptr, 0, std::move(why), no_room};
 }
@@ -47,8 +53,7 @@ void* MapPages(size_t bytes) {
 }
 
 void* MapHugePages(size_t bytes) {
-  // Pages have 4 KiB on most machines, 16 or 64 KiB on some with ARM.
-  static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t page = PageBytes();
   const size_t total = bytes + kHugePage;
   void* raw = MapPages(total);
   if (raw == nullptr) return nullptr;
@@ -63,6 +68,12 @@ void* MapHugePages(size_t bytes) {
 }
 
 void UnmapPages(void* data, size_t bytes) { munmap(data, bytes); }
+
+void DropPages(void* data, size_t bytes) {
+  const uintptr_t page = PageBytes(), at = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (at + page - 1) / page * page, end = (at + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
 
 void* AllocateAligned(size_t alignment, size_t bytes) {
   return std::aligned_alloc(alignment, bytes);

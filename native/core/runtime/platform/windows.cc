@@ -53,6 +53,8 @@ void* MapPages(size_t bytes) {
 void* MapHugePages(size_t bytes) { return MapPages(bytes); }
 void AdviseHugePages(void*, size_t) {}
 
+void DropPages(void*, size_t) {}
+
 void UnmapPages(void* data, size_t) { VirtualFree(data, 0, MEM_RELEASE); }
 
 void* AllocateAligned(size_t alignment, size_t bytes) { return _aligned_malloc(bytes, alignment); }
