@@ -174,7 +174,7 @@ HWY_INLINE VF SumOf(const ChainSums<kChain>& sums) {
   return sums[0];
 }
 
-// Panels that one row of x is multiplied by in turns, block by block.
+// Panels that one row of x is multiplied by.
 struct BlockStreams {
   const float* values;      // of x
   const uint32_t* pairs;    // the same, if it is bf16
@@ -191,19 +191,20 @@ struct BlockStreams {
   }
 };
 
-// How many bytes ahead of its products a panel is prefetched, about.
-constexpr size_t kBlockAhead = 1024;
+// How many bytes of the panels that are read side by side are prefetched before they are used: what
+// a core reads while memory answers.
+constexpr size_t kBlockAhead = 4096;
 
 // A run fetches what is read kBlockAhead bytes after it, a part with each two values: all at once
 // would fill the buffers for lines that are on their way. The end of each panel fetches the
 // beginning of the one that its stream goes on with.
-template <class Sizes>
+template <class Sizes, size_t kPanels>
 class RunAhead {
  public:
   HWY_INLINE RunAhead(const BlockStreams& s, size_t panel, size_t block, size_t run) {
     const size_t end = s.blocks * Sizes::kPanelBlock;
-    size_t at = block * Sizes::kPanelBlock + run * kBytes + kBlockAhead;
-    if (at >= end) at += s.panels * s.stride - end;
+    size_t at = block * Sizes::kPanelBlock + run * kBytes + kBlockAhead / kPanels;
+    if (at >= end) at += kPanels * s.stride - end;
     at_ = s.first.blocks + panel * s.stride + at;
   }
   HWY_INLINE void Fetch(size_t part) const {
@@ -244,7 +245,7 @@ HWY_INLINE void MultiplyBlock(const BlockStreams& s, size_t panel, size_t b,
       const TwoValues<kChain> x_high(s.values, s.pairs, (first + high) * kGroupValues + i);
       HWY_UNROLL(4)
       for (size_t p = 0; p < kPanels; ++p) {
-        RunAhead<Sizes>(s, panel + p, b, run).Fetch(i / 2);
+        RunAhead<Sizes, kPanels>(s, panel + p, b, run).Fetch(i / 2);
         HWY_UNROLL(4)
         for (size_t j = 0; j < kVectors; ++j) {
           const LaneBytes block = {blocks + p * s.stride + j * kLanes * kLaneBytes};
@@ -281,12 +282,13 @@ HWY_INLINE void MultiplyBlock(const BlockStreams& s, size_t panel, size_t b,
   }
 }
 
-// sums += x · panels, whose number is a multiple of kPanels.
+// sums += x · panels, whose number is a multiple of kPanels. So many are read side by side, from
+// beginning to end: a single one and the next are one run of memory.
 template <Chain kChain, class Decoder, size_t kPanels>
 HWY_NOINLINE void MultiplyBlockStreams(const BlockStreams& s) {
   BlockScales<Decoder> scales[kPanels];
-  for (size_t b = 0; b < s.blocks; ++b) {
-    for (size_t p = 0; p < s.panels; p += kPanels) {
+  for (size_t p = 0; p < s.panels; p += kPanels) {
+    for (size_t b = 0; b < s.blocks; ++b) {
       MultiplyBlock<kChain, Decoder, kPanels>(s, p, b, scales);
     }
   }
