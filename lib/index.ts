@@ -121,6 +121,15 @@ export type { AdapterConfig, AdapterConfigInput, AdapterConfigs, AdapterMethodNa
 export { createOpenAIFetchHandler } from './serve/fetch_handler';
 export { createOpenAIHandler } from './serve/handler';
 export { groupAdvantages, type GroupAdvantagesOptions, type Reward } from './train/objectives/advantages';
+export type {
+  Rewarded,
+  RewardFunction,
+  RewardOptions,
+  Rollout,
+  RolloutGeneration,
+  RolloutPrompt,
+} from './train/objectives/grpo_settings';
+export type { PromptRow } from './data/prompt_rows';
 export {
   policyLoss,
   type PolicyLoss,

@@ -9,7 +9,7 @@ import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { OutputDirectory } from '../train/output';
-import { preferenceOf, runEnds, unknownEnd, type TrainerOptions } from '../train/options';
+import { objectiveSettings, runEnds, unknownEnd, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { flagName } from './args';
@@ -63,7 +63,7 @@ export const train = defineCommand({
     const { outDir, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     checkSchedule(values);
-    preferenceOf(optionsOf(values));
+    objectiveSettings(optionsOf(values));
     const started = await readStart(values, console);
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     const files = await dataFiles(values);

@@ -28,6 +28,8 @@ import {
 } from './lines';
 import { MemoryDataset, type RowColumns } from './memory_dataset';
 import type { LabeledRow, PreferenceRow } from './preference_rows';
+import { promptShape } from './prompt_columns';
+import type { PromptRow } from './prompt_rows';
 import { exampleShape, labeledShape, pairShape, type RowShape } from './row_shapes';
 import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
 import type { Line } from './sources';
@@ -84,7 +86,7 @@ export interface LoadPreferencesOptions extends Omit<
   LoadDatasetOptions,
   'objective' | 'trainOn' | 'inMemory'
 > {
-  /** What the rows are for: a better and a worse answer to a prompt for 'dpo', 'orpo' and 'cpo', an answer that is good or bad for 'kto'. */
+  /** What the rows are for: a better and a worse answer to a prompt for 'dpo', 'orpo' and 'cpo', an answer that is good or bad for 'kto', prompts for 'grpo'. */
   objective: Exclude<ObjectiveName, 'sft'>;
 }
 
@@ -109,7 +111,8 @@ export interface PreferenceDataset<Row = PreferenceRow> extends DatasetCounts, I
  *
  * With an `objective` of preferences, rows are { prompt?, chosen, rejected } or { prompt, completion, label } of texts or messages, or of ids
  * ({ promptIds, chosenIds, rejectedIds }, { promptIds, completionIds, label }). Without a prompt, it is what both answers begin with. An answer is what the prompt
- * with it and the end has more than the prompt; `maxLength` cuts its end. Texts are encoded as they are, messages by the chat template.
+ * with it and the end has more than the prompt; `maxLength` cuts its end. Texts are encoded as they are, messages by the chat template. With 'grpo' rows are { prompt } or
+ * { promptIds }, and keep what other fields they have; one whose prompt fills `maxLength` is left out.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
  * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for spreadsheets, archives and other kinds of files; ERR_FILE for one
  * that cannot be read or is no regular file; ERR_OUT_OF_MEMORY for examples that do not fit; the reason of the signal.
@@ -132,12 +135,18 @@ export async function loadDataset(
 ): Promise<PreferenceDataset>;
 export async function loadDataset(
   path: string | URL,
+  options: LoadPreferencesOptions & { objective: 'grpo' },
+): Promise<PreferenceDataset<PromptRow>>;
+export async function loadDataset(
+  path: string | URL,
   options: LoadPreferencesOptions,
-): Promise<PreferenceDataset | PreferenceDataset<LabeledRow>>;
+): Promise<PreferenceDataset | PreferenceDataset<LabeledRow> | PreferenceDataset<PromptRow>>;
 export async function loadDataset(
   path: string | URL,
   options: LoadDatasetOptions | LoadPreferencesOptions = {},
-): Promise<Dataset | FileDataset | PreferenceDataset | PreferenceDataset<LabeledRow>> {
+): Promise<
+  Dataset | FileDataset | PreferenceDataset | PreferenceDataset<LabeledRow> | PreferenceDataset<PromptRow>
+> {
   const { trainOn, inMemory = true } = options as LoadDatasetOptions;
   const objective: ObjectiveName = options.objective ?? 'sft';
   checkOneOf('loadDataset', 'objective', objective, objectiveOptions.objective.choices);
@@ -145,9 +154,10 @@ export async function loadDataset(
   check(
     trainOn === undefined && inMemory,
     'loadDataset',
-    `expected neither trainOn nor inMemory: false with the objective ${objective}, of which the answers count, in memory`,
+    `expected neither trainOn nor inMemory: false with the objective ${objective}, whose rows are answers or prompts in memory`,
   );
   if (objective === 'kto') return read(path, options, labeledShape);
+  if (objective === 'grpo') return read(path, options, promptShape);
   return read(path, options, pairShape);
 }
 

@@ -39,6 +39,11 @@ export interface TextEncoder {
   readonly eosTokenId?: number | null;
   /** Whether the model has a chat template; {@link Tokenizer} says so. */
   readonly hasChatTemplate?: boolean;
+  /** The tokens of a conversation that the assistant is to continue: {@link Tokenizer.applyChatTemplate}. */
+  applyChatTemplate?(
+    messages: readonly ChatMessage[],
+    options: { addGenerationPrompt: true; tools?: readonly unknown[] },
+  ): number[];
   /** A conversation as text, and what the assistant says in it: {@link Tokenizer.turns}. */
   turns?(messages: readonly ChatMessage[], options?: EncodeTurnsOptions): Turns;
   /** The same in slices; taken where there is one: {@link Tokenizer.turnsAsync}. */

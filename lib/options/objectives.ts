@@ -5,7 +5,7 @@ export const objectiveOptions = {
   objective: {
     type: 'string',
     value: 'NAME',
-    choices: ['sft', 'dpo', 'orpo', 'kto', 'cpo'],
+    choices: ['sft', 'dpo', 'orpo', 'kto', 'cpo', 'grpo'],
     default: 'sft',
     help: 'what is optimized',
   },
@@ -14,8 +14,8 @@ export const objectiveOptions = {
     value: 'B',
     minimum: 0,
     rare: true,
-    help: 'preferences: how much a change of probabilities weighs',
-    defaultText: '0.1',
+    help: 'preferences: how much a change of probabilities weighs; grpo: the weight of the KL divergence',
+    defaultText: '0.1; of grpo 0',
   },
   reference: { type: 'object' },
   precomputeReference: {
@@ -28,8 +28,8 @@ export const objectiveOptions = {
     value: 'LIST',
     own: true,
     rare: true,
-    help: 'dpo: sigmoid, ipo, robust, sft, or several; cpo: sigmoid, simpo',
-    defaultText: 'sigmoid',
+    help: 'dpo: sigmoid, ipo, robust, sft, or several; cpo: sigmoid, simpo; grpo: dapo, grpo, bnpo, dr_grpo',
+    defaultText: 'sigmoid; of grpo dapo',
   },
   lossWeights: {
     type: 'names',
@@ -83,9 +83,90 @@ export const objectiveOptions = {
     type: 'boolean',
     default: true,
     rare: true,
-    help: 'preferences: trains without dropout',
+    help: 'preferences, grpo: trains without dropout',
   },
+  rewards: { type: 'object' },
+  rewardWeights: { type: 'object' },
+  rewardTimeout: {
+    type: 'number',
+    value: 'MS',
+    above: 0,
+    rare: true,
+    help: 'grpo: how long a reward may take',
+    defaultText: '300000',
+  },
+  numGenerations: {
+    type: 'integer',
+    minimum: 2,
+    help: 'grpo: completions of each prompt',
+    defaultText: '8',
+  },
+  numIterations: {
+    type: 'integer',
+    minimum: 1,
+    rare: true,
+    help: 'grpo: steps on the same completions',
+    defaultText: '1',
+  },
+  maxCompletionLength: {
+    type: 'integer',
+    minimum: 1,
+    help: 'grpo: most tokens of a completion',
+    defaultText: '256',
+  },
+  temperature: {
+    type: 'number',
+    value: 'T',
+    above: 0,
+    rare: true,
+    help: 'grpo: of the draws, and of the probabilities that are trained',
+    defaultText: '1',
+  },
+  epsilon: {
+    type: 'number',
+    value: 'E',
+    minimum: 0,
+    rare: true,
+    help: 'grpo: how far ratios may fall below 1',
+    defaultText: '0.2',
+  },
+  epsilonHigh: {
+    type: 'number',
+    value: 'E',
+    minimum: 0,
+    rare: true,
+    help: 'grpo: how far they may rise above 1',
+    defaultText: '--epsilon',
+  },
+  scaleRewards: {
+    type: 'string',
+    value: 'BY',
+    choices: ['group', 'batch', 'none'],
+    rare: true,
+    help: 'grpo: whose deviation divides rewards',
+    defaultText: 'group',
+  },
+  multiObjectiveAggregation: {
+    type: 'string',
+    value: 'HOW',
+    choices: ['sum_then_normalize', 'normalize_then_sum'],
+    rare: true,
+    help: 'grpo: how several rewards become one',
+    defaultText: 'sum_then_normalize',
+  },
+  importanceSamplingLevel: {
+    type: 'string',
+    value: 'OF',
+    choices: ['token', 'sequence'],
+    rare: true,
+    help: 'grpo: what has a ratio; sequence is GSPO',
+    defaultText: 'token',
+  },
+  generation: { type: 'object' },
+  rollout: { type: 'object' },
 } as const satisfies Options;
 
-/** What a run optimizes: supervised fine-tuning, or preferences. */
+/** What a run optimizes: supervised fine-tuning, preferences, or rewards. */
 export type ObjectiveName = (typeof objectiveOptions.objective.choices)[number];
+/** The objectives that read preferences. */
+export type PreferenceObjectiveName = Exclude<ObjectiveName, 'sft' | 'grpo'>;

@@ -88,7 +88,7 @@ export class TrainingLoop {
       ...{ type: 'start', step: this.#start, maxSteps: options.totalSteps, trainableParameters },
       ...(earlier === undefined ? {} : { previousMaxSteps: earlier }),
     };
-    const groups = stepBatches(data, objective.rows, options, this.#signal);
+    const groups = stepBatches(data, objective.rows, options, objective.stepsPerRows ?? 1, this.#signal);
     let left = true;
     try {
       if (this.#from !== undefined) yield* this.#goOn(this.#from, groups);
@@ -123,10 +123,11 @@ export class TrainingLoop {
     from: Resumed,
     groups: AsyncGenerator<StepBatches, void, void>,
   ): AsyncGenerator<TrainerEvent, void, void> {
-    const { options, subject, optimizer } = this.#parts;
+    const { options, objective, subject, optimizer } = this.#parts;
     const { maxTokens } = options;
     this.#tokens = await replay(from, groups, this.#taken, { maxTokens, signal: this.#signal });
     await subject.load(from.dir, optimizer);
+    if (from.objective !== undefined) objective.restore?.(from.objective, from.step);
     // An abort may have come between the step and its evaluation.
     if (this.#start > 0 && this.#evaluationIsDue && (yield* this.#evaluate())) this.#best = from.dir;
   }
@@ -187,9 +188,12 @@ export class TrainingLoop {
   }
 
   async #checkpoint(output: OutputDirectory): Promise<CheckpointEvent> {
-    const { subject, optimizer, settings, command } = this.#parts;
+    const { subject, objective, optimizer, settings, command } = this.#parts;
     const step = this.#step;
-    const state = { step, settings, data: this.#taken.value, evaluations: this.#evaluations.state, command };
+    const state = {
+      ...{ step, settings, data: this.#taken.value, evaluations: this.#evaluations.state, command },
+      objective: objective.state,
+    };
     const more = { ...this.#kept, card: this.#parts.card() };
     const dir = await output.saveCheckpoint(state, subject, optimizer, more);
     this.#savedAt = step;

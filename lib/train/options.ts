@@ -1,6 +1,7 @@
 import { checkGroupable, checkRereadable, checkSource } from '../data/batches';
 import type { DataSource, Example } from '../data/example';
 import type { LabeledRow, PreferenceRow } from '../data/preference_rows';
+import { promptRows, type PromptRow } from '../data/prompt_rows';
 import { exampleRows } from '../data/row_groups';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
@@ -19,10 +20,17 @@ import { checkedOptions, checkValue, lackOf, type CheckedValues } from '../optio
 import type { ObjectiveName } from '../options/objectives';
 import { trainerOptions, type OptimizerName } from '../options/table';
 import { check, checkOptions, describe } from '../validate';
+import {
+  grpoSettings,
+  refuseKnownRows,
+  type GRPOSettings,
+  type RewardOptions,
+} from './objectives/grpo_settings';
 import { rowsOf } from './objectives/preference';
 import {
   preferenceSettings,
   refuseForeign,
+  type LossType,
   type PreferenceOptions,
   type PreferenceSettings,
 } from './objectives/settings';
@@ -43,21 +51,27 @@ export type ScheduleName = keyof typeof schedules;
  * @example
  * const options: TrainerOptions = { model, data, outDir: 'run', epochs: 3, batchSize: 4, lr: 2e-4 };
  */
-export interface TrainerOptions extends PreferenceOptions {
+export interface TrainerOptions
+  extends Omit<PreferenceOptions, 'beta' | 'lossType'>, Omit<RewardOptions, 'beta' | 'lossType'> {
   /** The model, with a trainable active adapter, or after `trainAll()`. */
   model: CausalLM;
   /** The examples, shuffled in every epoch, by `seed`: as a whole if `data` has a length, else in a window. */
-  data: DataSource<Example | PreferenceRow | LabeledRow>;
+  data: DataSource<Example | PreferenceRow | LabeledRow | PromptRow>;
   /** Held-out examples, for `evalEvery`. */
-  evalData?: DataSource<Example | PreferenceRow | LabeledRow> | undefined;
+  evalData?: DataSource<Example | PreferenceRow | LabeledRow | PromptRow> | undefined;
   /**
    * What is optimized: 'sft', the likelihood of the tokens that count, or preferences between answers: 'dpo', 'orpo' and 'cpo' read rows
-   * { promptIds, chosenIds, rejectedIds }, 'kto' rows { promptIds, completionIds, label }. Default 'sft'.
+   * { promptIds, chosenIds, rejectedIds }, 'kto' rows { promptIds, completionIds, label }; or with 'grpo' the `rewards` of what the model completes prompts with,
+   * of rows { prompt } or { promptIds }. Default 'sft'.
    */
   objective?: ObjectiveName | undefined;
+  /** Preferences: how much a change of an answer's probability against the reference weighs, by default 0.1. 'grpo': the weight of the KL divergence from the base, by default 0. */
+  beta?: number | undefined;
+  /** The loss of 'dpo' ('sigmoid', 'ipo', 'robust', 'sft', or a list of them), of 'cpo' ('sigmoid', 'simpo') and of 'grpo' ('dapo', 'grpo', 'bnpo', 'dr_grpo'). Default: the first of these. */
+  lossType?: LossType | readonly LossType[] | RewardOptions['lossType'] | undefined;
   /** Computes the reference of 'dpo' once, before the first step; the only way where all weights are trained. Default false. */
   precomputeReference?: boolean | undefined;
-  /** Preferences: trains without dropout. Default true. */
+  /** Preferences and 'grpo': trains without dropout. Default true. */
   disableDropout?: boolean | undefined;
   /**
    * The folder for the final adapter or model, and for checkpoint-N folders during the run. If absent, nothing is written. A checkpoint of a whole model is a
@@ -70,7 +84,7 @@ export interface TrainerOptions extends PreferenceOptions {
   epochs?: number | undefined;
   /** Tokens, without padding; the run ends with the step that reaches this number. */
   maxTokens?: number | undefined;
-  /** Examples in a batch, padded to the longest of them. Default 4. */
+  /** Examples in a batch, padded to the longest of them; of 'grpo' prompts, of which each has `numGenerations` completions. Default 4. */
   batchSize?: number | undefined;
   /** Number of batches whose gradients are summed for a step. Default 1. */
   gradientAccumulationSteps?: number | undefined;
@@ -150,6 +164,8 @@ export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
   readonly lr: number;
   /** Of an objective of preferences. */
   readonly preference: PreferenceSettings | undefined;
+  /** Of rewards. */
+  readonly grpo: GRPOSettings | undefined;
   readonly evalData: DataSource<unknown> | undefined;
   readonly earlyStopping: EarlyStopping | undefined;
   readonly resume: boolean | string;
@@ -178,13 +194,13 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     op,
     `expected model to be a CausalLM but received ${describe(model)}`,
   );
-  const preference = preferenceOf(options);
-  const rows = preference ? rowsOf(preference) : exampleRows;
+  const { preference, grpo } = objectiveSettings(options);
+  const rows = grpo ? promptRows(() => model.tokenizer) : preference ? rowsOf(preference) : exampleRows;
   checkSource(op, 'data', data, rows);
   if (evalData !== undefined) checkSource(op, 'evalData', evalData, rows);
   const optimizer = checkOptimizer(options);
   const own = typeof options.optimizer === 'object' ? options.optimizer.lr : undefined;
-  const lr = options.lr ?? own ?? usualRate(preference !== undefined, model);
+  const lr = options.lr ?? own ?? usualRate((preference ?? grpo) !== undefined, model);
   const values = { ...checkedOptions(op, trainerOptions, { ...options, lr }), lr };
   check(
     typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
@@ -196,31 +212,48 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
 
   const { maxSteps, maxTokens } = values;
   const epochs = maxSteps === undefined && maxTokens === undefined ? (values.epochs ?? 1) : undefined;
-  const totalSteps = maxSteps ?? (epochs && stepsOfEpochs(epochs, data, values));
+  const totalSteps = maxSteps ?? (epochs && stepsOfEpochs(epochs, data, values, grpo?.numIterations));
   const evaluations =
     values.evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / values.evalEvery);
   if (evaluations > 1) checkRereadable(op, evalData as DataSource);
   const steps = resolveSchedule(options, values, totalSteps);
-  return { ...values, preference, evalData, earlyStopping, resume, epochs, ...steps, optimizer, totalSteps };
+  const objectives = { preference, grpo };
+  return {
+    ...values,
+    ...objectives,
+    evalData,
+    earlyStopping,
+    resume,
+    epochs,
+    ...steps,
+    optimizer,
+    totalSteps,
+  };
 }
 
-/** Preferences change what a model has learned already: TRL's rate for all weights, and ten times that for an adapter. */
-function usualRate(preferences: boolean, model: CausalLM): number {
-  if (!preferences) return 2e-4;
+/** Preferences and rewards change what a model has learned already: TRL's rate for all weights, and ten times that for an adapter. */
+function usualRate(afterwards: boolean, model: CausalLM): number {
+  if (!afterwards) return 2e-4;
   return model.core.trainedParameters.length > 0 ? 1e-6 : 1e-5;
 }
 
-/** What an objective of preferences asks of the other options; undefined: it is supervised fine-tuning. */
-export function preferenceOf(
+type ObjectiveSettings = Pick<ResolvedOptions, 'preference' | 'grpo'>;
+
+/** What an objective beside supervised fine-tuning asks of the options. */
+export function objectiveSettings(
   options: Omit<TrainerOptions, 'model' | 'data' | 'evalData'>,
-): PreferenceSettings | undefined {
+): ObjectiveSettings {
   const objective = options.objective ?? 'sft';
   checkValue(op, 'objective', trainerOptions.objective, objective);
   if (objective === 'sft') {
     refuseForeign(op, objective, options);
-    return undefined;
+    return { preference: undefined, grpo: undefined };
   }
-  const settings = preferenceSettings(op, objective, options);
+  if (objective === 'grpo') {
+    refuseKnownRows(op, options);
+    return { preference: undefined, grpo: grpoSettings(op, options as RewardOptions) };
+  }
+  const settings = preferenceSettings(op, objective, options as PreferenceOptions);
   for (const name of ['packing', 'packLength', 'neftuneNoiseAlpha'] as const)
     if (options[name])
       throw loraError(
@@ -233,7 +266,7 @@ export function preferenceOf(
     op,
     'expected a batchSize of at least 2, since kto pairs prompts with the answers of other rows',
   );
-  return settings;
+  return { preference: settings, grpo: undefined };
 }
 
 /** What options ask of each other. */
@@ -267,10 +300,11 @@ function stepsOfEpochs(
   epochs: number,
   data: DataSource<unknown>,
   { batchSize, gradientAccumulationSteps, packing }: CheckedValues<typeof trainerOptions>,
+  stepsPerRows = 1,
 ): number | undefined {
   const { length } = data as { length?: unknown };
   if (typeof data === 'function' || typeof length !== 'number' || packing) return undefined;
-  return epochs * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps);
+  return epochs * stepsPerRows * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps);
 }
 
 /** The option by which only the data tell how many steps a run has; undefined where there is none. */

@@ -66,7 +66,7 @@ export class OutputDirectory {
     optimizer: Optimizer,
     { limit, keep, card }: CheckpointOptions = {},
   ): Promise<string> {
-    const { step, settings, data, evaluations, command } = state;
+    const { step, settings, data, evaluations, command, objective } = state;
     const dir = this.checkpoint(step);
     await refuseLink(dir);
     await saveTogether(dir, async (temporary) => {
@@ -79,6 +79,7 @@ export class OutputDirectory {
         data,
         evaluations,
         ...(command === undefined ? {} : { command }),
+        ...(objective === undefined ? {} : { objective }),
       });
       if (card !== undefined) await writeCard(dir, temporary, card);
     });

@@ -171,6 +171,8 @@ export interface RunState {
   readonly evaluations: BestState;
   /** The options that a command line gave, as JSON. */
   readonly command?: string | undefined;
+  /** What the objective goes on with, where it does. */
+  readonly objective?: string | undefined;
 }
 
 /** A checkpoint that a run goes on from, and where it lies. */
@@ -281,7 +283,8 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
       `${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
     );
   if (step > (own.maxSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.maxSteps!);
-  return { step, settings, data, evaluations: { best, waited, at } };
+  const objective = values['objective'] === undefined ? undefined : text('objective', values['objective']);
+  return { step, settings, data, evaluations: { best, waited, at }, objective };
 }
 
 /**

@@ -9,11 +9,12 @@ export interface StepBatches {
   readonly epoch: number;
 }
 
-/** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
+/** Groups of `gradientAccumulationSteps` batches, each for `steps` steps; a last smaller group of an epoch makes steps of its own. */
 export async function* stepBatches(
   data: DataSource<unknown>,
   rows: RowKind,
   options: ResolvedOptions,
+  steps: number,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<StepBatches, void, void> {
   const { batchSize, seed, shuffleWindow, packing, packLength, groupByLength } = options;
@@ -24,14 +25,14 @@ export async function* stepBatches(
   const source = epochs(data, order, rows);
   for await (const { epoch, ...batch } of source) {
     if (epoch !== groupEpoch && group.length > 0) {
-      yield { batches: group, epoch: groupEpoch };
+      for (let i = 0; i < steps; i++) yield { batches: group, epoch: groupEpoch };
       group = [];
     }
     if (lastEpoch !== undefined && epoch >= lastEpoch) return;
     groupEpoch = epoch;
     group.push(batch);
     if (group.length === gradientAccumulationSteps) {
-      yield { batches: group, epoch };
+      for (let i = 0; i < steps; i++) yield { batches: group, epoch };
       group = [];
     }
   }

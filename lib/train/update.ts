@@ -41,9 +41,12 @@ export class Updates {
    * Takes step `step` + 1 on its batches.
    * @throws ERR_DATA for batches of which nothing counts, ERR_NON_FINITE before the weights change, the reason of the signal between two batches.
    */
-  async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
+  async make(step: number, given: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
     const { lr } = this.options;
-    const plan = new SequencePlan(this.subject.adapter);
+    const { adapter } = this.subject;
+    const made = await this.objective.prepareStep?.(this.model, given, { adapter, step, signal });
+    const group = made?.batches ?? given;
+    const plan = new SequencePlan(adapter);
     const weights = group.map((batch) => this.objective.weightOf(batch, plan));
     const weight = weights.reduce((sum, own) => sum + own, 0);
     if (weight === 0)
@@ -98,7 +101,8 @@ export class Updates {
     this.optimizer.lr = lr * this.options.scheduleOf(step);
     this.optimizer.step();
     this.clearGradients();
-    const means = metrics.length > 0 && { metrics: meanMetrics(metrics) };
+    const own = made || metrics.length > 0;
+    const means = own && { metrics: { ...made?.metrics, ...meanMetrics(metrics) } };
     return { loss, lr: this.optimizer.lr, gradNorm, tokens, ...means };
   }
 

@@ -16,6 +16,13 @@ import { disposeWeights, linearsOf } from '../files/tensor_table';
 import { TrainedBase } from './trained_base';
 import type { ModelDType } from './weights';
 
+/** The engine for a while, for work whose size is known. */
+export interface EngineLoan {
+  readonly maxBatchSize: number;
+  /** Restores the limits, and frees the memory of keys and values, which what comes next may need. */
+  readonly giveBack: () => void;
+}
+
 export class ModelCore {
   readonly directory: string;
   readonly config: ModelConfig;
@@ -26,6 +33,8 @@ export class ModelCore {
   readonly decoder: Decoder;
   readonly adapters = new AdapterSet();
   readonly #tokenizer: Tokenizer | undefined;
+  /** Lends an engine whose steps take so many sequences, up to 64; the one that there is while it generates for others. */
+  lendEngine: (sequences: number) => EngineLoan = () => ({ maxBatchSize: 1, giveBack: () => {} });
   /** Whether the model is disposed of, or about to be. */
   disposed = false;
 

@@ -28,7 +28,7 @@ import {
   type Prompt,
 } from './generate';
 import { Generations } from './generations';
-import type { ModelCore } from '../core/model_core';
+import type { EngineLoan, ModelCore } from '../core/model_core';
 import type { GenerateOptions } from '../core/options';
 
 /** @internal The methods are those of CausalLM, where they are documented. */
@@ -42,6 +42,7 @@ export class TextGenerator {
 
   constructor(model: ModelCore) {
     this.#model = model;
+    model.lendEngine = (sequences) => this.#lend(sequences);
     const { defaults, hasTokenizer, decoder } = model;
     this.#grammars = new Grammars(decoder.config.vocabSize, [...defaults.eosTokenIds]);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
@@ -141,6 +142,19 @@ export class TextGenerator {
     this.#engine?.dispose();
     this.#engine = undefined;
     this.#limits = limits;
+  }
+
+  #lend(sequences: number): EngineLoan {
+    const own = this.#limits;
+    const maxBatchSize = Math.min(sequences, 64);
+    if (maxBatchSize > own.maxBatchSize && !this.#engine?.busy)
+      this.configureEngine({ ...own, maxBatchSize });
+    const lent = this.#limits;
+    const giveBack = (): void => {
+      // One who configured it meanwhile, or whose texts it makes, keeps it.
+      if (this.#limits === lent && !this.#engine?.busy) this.configureEngine(own);
+    };
+    return { maxBatchSize: lent.maxBatchSize, giveBack };
   }
 
   /** What a server's requests are drawn with that name no temperature. */

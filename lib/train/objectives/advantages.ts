@@ -28,9 +28,9 @@ const tiny = 1e-4;
 const known = (values: readonly number[]): number[] => values.filter((value) => !Number.isNaN(value));
 const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 /** Of what is no NaN. */
-const mean = (values: readonly number[]): number => sum(known(values)) / known(values).length;
+export const mean = (values: readonly number[]): number => sum(known(values)) / known(values).length;
 /** The deviation of a sample, NaN of one value. */
-function deviation(values: readonly number[]): number {
+export function deviation(values: readonly number[]): number {
   const [own, center] = [known(values), mean(values)];
   return Math.sqrt(sum(own.map((value) => (value - center) ** 2)) / (own.length > 1 ? own.length - 1 : NaN));
 }

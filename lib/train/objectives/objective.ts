@@ -33,6 +33,20 @@ export interface BatchLoss {
   readonly measured?: Measured;
 }
 
+/** A step that is about to be taken. */
+export interface StepPass {
+  readonly adapter: Adapter | null;
+  /** How many steps were taken before it. */
+  readonly step: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** What a step learns from, and the figures of how it was made. */
+export interface StepRows {
+  readonly batches: readonly Batch[];
+  readonly metrics: Metrics;
+}
+
 /** What an evaluation gives. */
 export interface ObjectiveEvaluation {
   /** What its event tells. Early stopping and keepBest compare its score where it has one, else its loss. */
@@ -69,6 +83,14 @@ export interface Objective {
     sources: readonly (DataSource<unknown> | undefined)[],
     pass: EvaluationPass,
   ): Promise<void>;
+  /** How many steps the rows of a step serve, one after the other. Default: one. */
+  readonly stepsPerRows?: number;
+  /** Makes what a step learns from of the rows of the data. Default: the rows themselves. */
+  prepareStep?(model: CausalLM, batches: readonly Batch[], pass: StepPass): Promise<StepRows>;
+  /** What later steps depend on beside the weights and the data, for checkpoints. */
+  readonly state?: string | undefined;
+  /** Takes it from a checkpoint of step `step`. */
+  restore?(state: string, step: number): void;
   /** Another adapter that it reads, which nobody may remove meanwhile. */
   readonly reads?: Adapter | null;
   /** A batch, with its graph. */

@@ -4,6 +4,8 @@ import { loraError } from '../../errors';
 import type { CausalLM } from '../../models/causal_lm';
 import { check } from '../../validate';
 import type { TrainingSubject } from '../subject';
+import { GRPOObjective } from './grpo';
+import type { GRPOSettings } from './grpo_settings';
 import type { Objective } from './objective';
 import { PreferenceObjective } from './preference';
 import { Reference } from './reference';
@@ -16,17 +18,39 @@ const op = 'Trainer';
 export interface ObjectiveChoice {
   /** Absent: supervised fine-tuning. */
   readonly preference: PreferenceSettings | undefined;
+  readonly grpo: GRPOSettings | undefined;
+  readonly seed: number;
   readonly precomputeReference: boolean;
   readonly disableDropout: boolean;
 }
 
+/** @throws ERR_UNSUPPORTED where there is no reference to compare with. */
+function rewardsObjective(
+  grpo: GRPOSettings,
+  { seed, disableDropout }: ObjectiveChoice,
+  model: CausalLM,
+  { adapter }: TrainingSubject,
+): Objective {
+  if (adapter === null && grpo.policy.beta > 0)
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      'beta above 0 compares with the base, and all weights are trained: train an adapter, or leave beta at 0',
+    );
+  return new GRPOObjective(grpo, model, seed, !disableDropout);
+}
+
 /** @throws ERR_ARGUMENT for a reference that there is not, or that is trained itself. */
 export function objectiveOf(
-  { preference, precomputeReference, disableDropout }: ObjectiveChoice,
-  { core }: CausalLM,
-  { adapter }: TrainingSubject,
+  choice: ObjectiveChoice,
+  model: CausalLM,
+  subject: TrainingSubject,
   data: DataSource<unknown>,
 ): Objective {
+  const { preference, grpo, precomputeReference, disableDropout } = choice;
+  const { core } = model;
+  const { adapter } = subject;
+  if (grpo) return rewardsObjective(grpo, choice, model, subject);
   if (preference === undefined) return supervised;
   const { maxLength } = data as { maxLength?: number };
   const make = (reference?: Reference): Objective =>

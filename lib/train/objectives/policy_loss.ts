@@ -73,7 +73,7 @@ export interface PolicyLoss {
 const op = 'policyLoss';
 
 /** What the loss is made of, beside log-probabilities. */
-interface Completions {
+export interface PolicyCompletions {
   readonly advantages: readonly number[];
   readonly old: readonly (readonly number[])[] | undefined;
   readonly reference: readonly (readonly number[])[] | undefined;
@@ -101,9 +101,9 @@ function tokenWeights(
  * With the ratio r = exp(log π − log π_old) and the advantage A: Σ w·(−min(r·A, clip(r)·A) + β·(e^d − d − 1)). As the sign of A is known, the
  * minimum is A times r cut at one side.
  */
-function lossOf(
+export function policyLossOf(
   { logProbs, entropies, counts }: LabelLogProbs,
-  { advantages, old, reference, numItemsInBatch }: Completions,
+  { advantages, old, reference, numItemsInBatch }: PolicyCompletions,
   settings: Required<PolicySettings>,
 ): { sum: Tensor; values: Tensor; read: (values: TensorValues) => Record<string, number> } {
   const { beta, epsilon, epsilonHigh, importanceSamplingLevel } = settings;
@@ -253,7 +253,7 @@ export function policyLoss(options: PolicyLossOptions): PolicyLoss {
       ...{ advantages, old: options.oldLogProbs, reference: options.refLogProbs },
       numItemsInBatch: options.numItemsInBatch,
     };
-    return lossOf(labelLogProbs(model.core, ids, labels, pass), completions, settings);
+    return policyLossOf(labelLogProbs(model.core, ids, labels, pass), completions, settings);
   });
   let metrics: Promise<Record<string, number>> | undefined;
   const readOnce = async (): Promise<Record<string, number>> => {

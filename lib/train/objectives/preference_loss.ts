@@ -3,7 +3,7 @@ import { batchOf } from '../../data/batches';
 import type { LabeledRow, PreferenceRow } from '../../data/preference_rows';
 import { loraError } from '../../errors';
 import type { CausalLM } from '../../models/causal_lm';
-import { objectiveOptions, type ObjectiveName } from '../../options/objectives';
+import { objectiveOptions, type PreferenceObjectiveName } from '../../options/objectives';
 import type { Adapter } from '../../peft/adapter';
 import { tidy } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
@@ -18,7 +18,7 @@ export interface PreferenceLossOptions extends PreferenceOptions {
   /** The rows of the batch: { promptIds, chosenIds, rejectedIds }, of 'kto' { promptIds, completionIds, label }. */
   rows: readonly PreferenceRow[] | readonly LabeledRow[];
   /** Whose loss it is. */
-  objective: Exclude<ObjectiveName, 'sft'>;
+  objective: PreferenceObjectiveName;
   /** The adapter that is trained: a name, or an Adapter. Default: the active one. */
   adapter?: string | Adapter | undefined;
   /** Keeps only the input of each block for backward(). Default false. */

@@ -1,6 +1,6 @@
 /** The options of objectives of preferences, checked. */
 import { checkedOptions } from '../../options/option';
-import { objectiveOptions, type ObjectiveName } from '../../options/objectives';
+import { objectiveOptions, type ObjectiveName, type PreferenceObjectiveName } from '../../options/objectives';
 import { check, describe, isListOf } from '../../validate';
 
 /** What preferences are trained with, in the words of TRL. */
@@ -65,6 +65,11 @@ const taken = {
   kto: ['reference', 'desirableWeight', 'undesirableWeight'],
   orpo: [],
   cpo: ['lossType', 'simpoGamma', 'cpoAlpha'],
+  grpo: [
+    ...['lossType', 'rewards', 'rewardWeights', 'rewardTimeout', 'numGenerations', 'numIterations'],
+    ...['maxCompletionLength', 'temperature', 'epsilon', 'epsilonHigh', 'scaleRewards'],
+    ...['multiObjectiveAggregation', 'importanceSamplingLevel', 'generation', 'rollout'],
+  ],
 } as const satisfies Record<Exclude<ObjectiveName, 'sft'>, readonly string[]>;
 
 /** The objectives that take an option. */
@@ -116,7 +121,7 @@ function weightsOf(op: string, given: unknown, count: number): number[] {
 /** The settings of an objective, with its defaults. @throws ERR_ARGUMENT. */
 export function preferenceSettings(
   op: string,
-  objective: Exclude<ObjectiveName, 'sft'>,
+  objective: PreferenceObjectiveName,
   options: PreferenceOptions,
 ): PreferenceSettings {
   refuseForeign(op, objective, options);
