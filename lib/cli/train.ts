@@ -16,6 +16,7 @@ import { flagName } from './args';
 import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
 import { flagsOfRun } from './resumed';
+import { readRewards } from './rewards';
 import { methodFlag, methodFlags, readStart } from './train_method';
 import { JsonReport, TextReport } from './training_report';
 
@@ -36,6 +37,12 @@ export const trainFlags = {
   ...methodFlags,
   ...datasetOptions,
   ...flagsOf(trainerOptions),
+  rewards: {
+    type: 'string',
+    value: 'FILE',
+    rare: true,
+    help: 'grpo: a module (.mjs) that exports reward functions',
+  },
   outDir: { ...outDir, default: 'lora-run' },
   report: { ...report, default: true },
   patience: earlyStoppingOptions.patience,
@@ -63,7 +70,9 @@ export const train = defineCommand({
     const { outDir, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     checkSchedule(values);
-    objectiveSettings(optionsOf(values));
+    const rewards = values.rewards === undefined ? undefined : await readRewards(values.rewards);
+    const options = { ...optionsOf(values), rewards };
+    objectiveSettings(options);
     const started = await readStart(values, console);
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     const files = await dataFiles(values);
@@ -71,8 +80,7 @@ export const train = defineCommand({
     for (const path of [files.data, files.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
     const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
-    // A pair is two texts.
-    const texts = values.batchSize * (['dpo', 'orpo', 'cpo'].includes(values.objective) ? 2 : 1);
+    const texts = values.batchSize * textsOf(values);
     await checkMemory({ ...values, batchSize: texts }, started.memory, console);
     const model = await loadModel(values, console);
     try {
@@ -91,7 +99,7 @@ export const train = defineCommand({
       const data = await load(files.data);
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
       note(console, countsOf(data));
-      const trainer = new Trainer({ ...optionsOf(values), model, data, evalData });
+      const trainer = new Trainer({ ...options, model, data, evalData });
       trainer.remember(flagsOfRun({ flags: trainFlags }, values));
       const report = values.json
         ? new JsonReport(console)
@@ -105,6 +113,12 @@ export const train = defineCommand({
     }
   },
 });
+
+/** How many texts a row of the data is. */
+function textsOf({ objective, numGenerations = 8 }: TrainValues): number {
+  if (objective === 'grpo') return numGenerations;
+  return ['dpo', 'orpo', 'cpo'].includes(objective) ? 2 : 1;
+}
 
 function checkSchedule(values: TrainValues): void {
   const end = unknownEnd(values);
@@ -127,7 +141,7 @@ async function dataFiles({
 
 /** The options of a Trainer that flags give. */
 function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data' | 'evalData'> {
-  const { data: _, evalData: __, ...options } = valuesOf(trainerOptions, values);
+  const { data: _, evalData: __, rewards: ___, ...options } = valuesOf(trainerOptions, values);
   const { patience } = values;
   // The Trainer checks its words.
   const lossType = options.lossType as TrainerOptions['lossType'];

@@ -18,8 +18,11 @@ function stepLine(event: StepEvent, totalSteps: number | undefined): string {
   const of = totalSteps === undefined ? '' : `/${totalSteps}`;
   const eta = event.etaSeconds === undefined ? '' : `  ${duration(event.etaSeconds)} left`;
   const rss = Math.round(process.memoryUsage().rss / mebi);
+  const reward = event.metrics?.['reward'];
+  // The loss of a policy says little of what it has learned.
+  const rewarded = reward === undefined ? '' : `  reward ${reward.toFixed(3)}`;
   return (
-    `step ${event.step}${of}  loss ${event.loss.toFixed(4)}  lr ${event.lr.toExponential(1)}  ` +
+    `step ${event.step}${of}  loss ${event.loss.toFixed(4)}${rewarded}  lr ${event.lr.toExponential(1)}  ` +
     `${Math.round(event.tokensPerSecond)} tokens/s${eta}  ${rss} MiB`
   );
 }

@@ -98,6 +98,7 @@ export const objectiveOptions = {
   numGenerations: {
     type: 'integer',
     minimum: 2,
+    rare: true,
     help: 'grpo: completions of each prompt',
     defaultText: '8',
   },
@@ -111,6 +112,7 @@ export const objectiveOptions = {
   maxCompletionLength: {
     type: 'integer',
     minimum: 1,
+    rare: true,
     help: 'grpo: most tokens of a completion',
     defaultText: '256',
   },

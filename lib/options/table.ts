@@ -159,6 +159,7 @@ export const datasetOptions = {
     type: 'string',
     value: 'WHICH',
     choices: ['all', 'completion'],
+    rare: true,
     help: 'tokens that count',
     defaultText: 'completion',
   },
@@ -234,6 +235,7 @@ export const trainerOptions = {
     minimum: 0,
     default: 0,
     own: true,
+    rare: true,
     help: 'rising steps, or below 1 a share',
   },
   decaySteps: {
@@ -267,6 +269,7 @@ export const trainerOptions = {
     choices: ['adamw', 'adamw8bit', 'sgd', 'lion'],
     default: 'adamw',
     own: true,
+    rare: true,
     help: 'optimizer',
   },
   loraPlusRatio: {
@@ -276,12 +279,7 @@ export const trainerOptions = {
     rare: true,
     help: 'LoRA+: up learns at RATIO times --lr',
   },
-  evalEvery: {
-    type: 'integer',
-    minimum: 1,
-    needs: { evalData: true },
-    help: 'steps between evaluations',
-  },
+  evalEvery: { type: 'integer', minimum: 1, needs: { evalData: true }, help: 'steps between evaluations' },
   saveEvery: {
     type: 'integer',
     minimum: 1,

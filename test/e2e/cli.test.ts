@@ -301,3 +301,27 @@ test('a wrong LORA_THREADS is a sentence, not a stack', () => {
     'lora-native: [device] expected LORA_THREADS to be a number from 1 to 1024 but received "x" (ERR_ARGUMENT)\n',
   );
 });
+
+test('train --rewards learns from the functions of a module, and names one that has none', () => {
+  writeFileSync(
+    join(scratch, 'prompts.jsonl'),
+    '{"prompt":"On Monday","word":"a"}\n{"prompt":"Mia","word":"e"}\n',
+  );
+  writeFileSync(
+    join(scratch, 'rewards.mjs'),
+    'export const says = ({ completion, row }) => Number(completion.includes(row.word));\n' +
+      'export const short = async ({ completion }) => -completion.length / 100;\n',
+  );
+  writeFileSync(join(scratch, 'none.mjs'), 'export const x = 3;\n');
+  const flags = ['--model', base, '--data', 'prompts.jsonl', '--objective', 'grpo', '--out-dir', 'rewarded'];
+  const short = ['--num-generations', '2', '--max-completion-length', '4', '--max-steps', '2'];
+  const wrong = run('train', ...flags, ...short, '--rewards', 'none.mjs');
+  expect(wrong.err).toContain('expected --rewards none.mjs to export functions');
+  expect(wrong.status).toBe(2);
+  const { out, err, status } = run('train', ...flags, ...short, '--rewards', 'rewards.mjs', '--json');
+  expect([status, err]).toEqual([0, expect.anything()]);
+  const steps = out.split('\n').filter((line) => line.includes('"type":"step"'));
+  expect(steps).toHaveLength(2);
+  const { metrics } = JSON.parse(steps[0]!) as { metrics: Record<string, number> };
+  expect(metrics['reward']).toBeCloseTo(metrics['rewards/says/mean']! + metrics['rewards/short/mean']!, 6);
+});
