@@ -43,6 +43,10 @@ const normalized = (values: readonly number[]): number[] => {
   return centered(values).map((value) => value / scale);
 };
 
+/** Rewards of several functions as one; NaN: none. */
+export const weighedSum = (row: readonly number[], weights: readonly number[]): number =>
+  sum(row.map((value, f) => (Number.isNaN(value) ? 0 : value * weights[f]!)));
+
 /** Rewards as a list of one for each function; NaN: none. */
 function rewardTable(rewards: readonly (Reward | readonly Reward[])[]): number[][] {
   const width = Array.isArray(rewards[0]) ? rewards[0].length : 1;
@@ -92,11 +96,7 @@ export function advantagesOf(
   const grouped = (values: readonly number[], f: (group: number[]) => number[]): number[] =>
     Array.from({ length: values.length / size }, (_, i) => f(values.slice(i * size, (i + 1) * size))).flat();
   const weighed = (rows: readonly (readonly number[])[]): number[] =>
-    rows.map((row, i) =>
-      table[i]!.every(Number.isNaN)
-        ? NaN
-        : sum(row.map((value, f) => (Number.isNaN(value) ? 0 : value * weights[f]!))),
-    );
+    rows.map((row, i) => (table[i]!.every(Number.isNaN) ? NaN : weighedSum(row, weights)));
   const total = weighed(table);
   let advantages: number[];
   let deviations: number[];

@@ -13,7 +13,7 @@ import type { Adapter } from '../../peft/adapter';
 import { noGrad } from '../../tensor/scope';
 import { isRecord } from '../../validate';
 import type { Metrics } from '../metrics';
-import { advantagesOf } from './advantages';
+import { advantagesOf, weighedSum, type Reward } from './advantages';
 import { completionMetrics, samplingMetrics } from './completion_metrics';
 import { turnsOf, type GRPOSettings, type Rewarded } from './grpo_settings';
 import type {
@@ -24,6 +24,7 @@ import type {
   StepPass,
   StepRows,
   TrainingPass,
+  Written,
 } from './objective';
 import { policyLossOf } from './policy_loss';
 import { rewardMetrics, rewardsOf } from './rewards';
@@ -190,13 +191,18 @@ export class GRPOObjective implements Objective {
     return { index, batches, metrics };
   }
 
-  /** Completions of prompts, rewarded. */
-  async #score(model: CausalLM, prompts: readonly RowGroup[], pass: RolloutPass): Promise<Scored> {
+  /** Completions of prompts, and what each function says of each. */
+  async #complete(
+    model: CausalLM,
+    options: GRPOSettings,
+    prompts: readonly RowGroup[],
+    pass: RolloutPass,
+  ): Promise<{ groups: Made[][]; table: Reward[][] }> {
     const asked = prompts.map(({ examples, row }) => ({
       promptIds: examples[0]!.inputIds,
       row: row as Rewarded['row'],
     }));
-    const groups = await completionsOf(model, this.options, asked, pass);
+    const groups = await completionsOf(model, options, asked, pass);
     const completions = groups.flatMap((group, i) => {
       const { promptIds, row } = asked[i]!;
       const known = row['prompt'];
@@ -204,7 +210,11 @@ export class GRPOObjective implements Objective {
         typeof known === 'string' ? known : model.hasTokenizer ? model.tokenizer.decode([...promptIds]) : '';
       return group.map(({ ids, text }) => ({ prompt, completion: text, promptIds, completionIds: ids, row }));
     });
-    const table = await rewardsOf(completions, this.options, pass.signal);
+    return { groups, table: await rewardsOf(completions, options, pass.signal) };
+  }
+
+  async #score(model: CausalLM, prompts: readonly RowGroup[], pass: RolloutPass): Promise<Scored> {
+    const { groups, table } = await this.#complete(model, this.options, prompts, pass);
     const { advantages, metrics } = advantagesOf(table, this.options.advantages);
     return {
       groups,
@@ -271,6 +281,18 @@ export class GRPOObjective implements Objective {
     };
   }
 
+  async write(
+    model: CausalLM,
+    row: RowGroup,
+    { adapter, signal }: Omit<EvaluationPass, 'batchSize'>,
+  ): Promise<Written | undefined> {
+    if (this.options.rollout && adapter === null) return undefined;
+    const one = { ...this.options, advantages: { ...this.options.advantages, numGenerations: 1 } };
+    const pass = { adapter, seed: `${this.seed}/sample`, signal };
+    const { groups, table } = await this.#complete(model, one, [row], pass);
+    return { text: groups[0]![0]!.text, note: rewardNote(table[0]!, this.options) };
+  }
+
   async evaluate(
     model: CausalLM,
     data: DataSource<unknown>,
@@ -295,6 +317,18 @@ export class GRPOObjective implements Objective {
     const score = metrics['reward'] ?? NaN;
     return { figures: { loss: -score, score, tokens, metrics }, higherIsBetter: true };
   }
+}
+
+/** The reward of a completion, and what it is made of. */
+function rewardNote(row: readonly Reward[], { names, advantages }: GRPOSettings): string {
+  if (row.every((reward) => reward === null)) return 'no reward';
+  const { rewardWeights = row.map(() => 1) } = advantages;
+  const total = weighedSum(
+    row.map((reward) => reward ?? NaN),
+    rewardWeights,
+  );
+  const parts = row.map((reward, f) => `${names[f]} ${reward?.toFixed(3) ?? 'null'}`);
+  return `reward ${total.toFixed(3)}${row.length > 1 ? ` (${parts.join(', ')})` : ''}`;
 }
 
 /** The mean of each figure over the prompts of the batches that have it. */

@@ -1,7 +1,7 @@
 /** What a run optimizes. An objective is a file beside this one; they meet in objectives.ts. */
 import type { Batch } from '../../data/batches';
 import type { DataSource } from '../../data/example';
-import type { RowKind } from '../../data/row_groups';
+import type { RowGroup, RowKind } from '../../data/row_groups';
 import type { SequencePlan } from '../../data/sequence_plan';
 import type { CausalLM } from '../../models/causal_lm';
 import type { EmbeddingNoise } from '../../models/inputs/noise';
@@ -61,6 +61,13 @@ export interface EvaluationPass {
   readonly signal: AbortSignal | undefined;
 }
 
+/** What the model writes to a prompt, for a report. */
+export interface Written {
+  readonly text: string;
+  /** What the objective says of it. */
+  readonly note?: string;
+}
+
 /** The loop, checkpoints and reports know nothing else of what a run optimizes. */
 export interface Objective {
   /** The rows that it reads, and which of their texts belong together. */
@@ -93,6 +100,12 @@ export interface Objective {
   restore?(state: string, step: number): void;
   /** Another adapter that it reads, which nobody may remove meanwhile. */
   readonly reads?: Adapter | null;
+  /** Answers the prompt of a row, for a report; undefined where the adapter is not its choice. Default: greedily. */
+  write?(
+    model: CausalLM,
+    row: RowGroup,
+    pass: Omit<EvaluationPass, 'batchSize'>,
+  ): Promise<Written | undefined>;
   /** A batch, with its graph. */
   loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss>;
   /** The held-out rows. */

@@ -25,6 +25,7 @@ import {
   type ChartLine,
 } from './document';
 import { escapeHtml, generator } from './html';
+import type { Written } from '../objectives/objective';
 import type { Sample, Samples } from './samples';
 
 export interface Memory {
@@ -80,16 +81,24 @@ function tables({ points, evaluations, stride }: RunRecord, isPerToken: boolean)
   ].join('\n');
 }
 
-function sampleTexts({ samples, heldOut, missing }: Samples): string {
+function sampleTexts({ samples, heldOut, missing }: Samples, { subject, objective }: RunFacts): string {
+  const written = (who: string, { text, note }: Written): string =>
+    textBlock(note === undefined ? who : `${who}: ${note}`, text);
   const article = ({ prompt, expected, before, after }: Sample): string =>
-    `<article>
-${textBlock('Prompt', prompt)}
-${before === undefined ? '' : `${textBlock('The base model', before)}\n`}${textBlock(before === undefined ? 'The trained model' : 'With the adapter', after)}
-${textBlock('In the data', expected)}
-</article>`;
+    [
+      '<article>',
+      textBlock('Prompt', prompt),
+      ...(before === undefined ? [] : [written('The base model', before)]),
+      written(subject.adapter === null ? 'The trained model' : 'With the adapter', after),
+      ...(expected === undefined ? [] : [textBlock('In the data', expected)]),
+      '</article>',
+    ].join('\n');
   const from = heldOut ? 'held-out examples, which were not trained on' : 'examples that were trained on';
   const note = missing === undefined ? '' : `<p>Some samples are missing: ${escapeHtml(missing)}.</p>\n`;
-  const intro = samples.length === 0 ? '' : `<p>The first ${from}, with different prompts; greedy.</p>\n`;
+  const intro =
+    samples.length === 0
+      ? ''
+      : `<p>The first ${from}, with different prompts; ${objective.write ? 'drawn as in the training' : 'greedy'}.</p>\n`;
   return `${intro}${note}${samples.map(article).join('\n')}`;
 }
 
@@ -185,7 +194,7 @@ ${factList([...subjectFacts(run), ...resultFacts(run)])}
 <h2>Settings</h2>
 ${factList(settingFacts(run))}
 <h2>Samples</h2>
-${sampleTexts(samples)}
+${sampleTexts(samples, run)}
 <h2>Values</h2>
 ${tables(record, isPerToken)}
 <h2>Machine</h2>
