@@ -244,14 +244,32 @@ struct LaneDecoder<WeightFormat::kQ6_K> : NibbleRuns<0, 4> {
   }
   template <size_t kPart>
   static HWY_INLINE VI CodeOf(const LaneBytes& block, size_t run, size_t i) {
-    const size_t group = GroupOf(run, kPart);
-    const int shift = static_cast<int>(group % 8 / 2 * 2);
-    const VI high = Bits(block[128 + group / 8 * 32 + group % 2 * 16 + i], shift, 3);
+    const VI high = Bits(HighByteOf(block, run, i), HighShift<kPart>(run), 3);
     return hn::Or(NibbleOf<kPart>(block, run, i), hn::ShiftLeft<4>(high));
   }
   template <size_t kPart>
   static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t run, size_t i) {
-    return ConvertedCode<LaneDecoder, kPart>(block, run, i);
+    if constexpr (kFindsCodes) {
+      // A shift of all lanes by a number that is no constant is two instructions, one by a vector
+      // is one.
+      const VI shift = hn::Set(DI(), HighShift<kPart>(run));
+      const VI high = hn::Shr(HighByteOf(block, run, i), shift);
+      return hn::Add(NibbleValueOf<kPart>(block, run, i),
+                     FindCodes(kHighPairs, hn::BitCast(DU(), high)));
+    } else {
+      return ConvertedCode<LaneDecoder, kPart>(block, run, i);
+    }
+  }
+
+ private:
+  // The byte that has the two high bits of value i of both parts, and where they are in it.
+  static HWY_INLINE VI HighByteOf(const LaneBytes& block, size_t run, size_t i) {
+    const size_t group = GroupOf(run, 0);
+    return block[128 + group / 8 * 32 + group % 2 * 16 + i];
+  }
+  template <size_t kPart>
+  static constexpr int HighShift(size_t run) {
+    return static_cast<int>(GroupOf(run, kPart) % 8 / 2 * 2);
   }
 };
 

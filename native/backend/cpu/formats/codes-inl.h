@@ -31,6 +31,8 @@ HWY_INLINE VF ValuesOfCodes(const CodeTable& table, VU codes) {
     return hn::TwoTablesLookupLanes(df, hn::LoadU(df, table.values),
                                     hn::LoadU(df, table.values + kLanes),
                                     hn::IndicesFromVec(df, codes));
+  } else if constexpr (HWY_TARGET == HWY_SSE2) {
+    return hn::GatherIndex(df, table.values, hn::BitCast(DI(), codes));  // has no shuffle of bytes
   } else {
     const hn::Repartition<uint8_t, DU> d8;
     const VU pairs = hn::Or(codes, hn::ShiftLeft<8>(codes));
@@ -48,6 +50,8 @@ HWY_INLINE VF ValuesOfCodes(const CodeTable& table, VU codes) {
 constexpr bool kFindsCodes = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
 // Whole numbers as codes.
 inline constexpr CodeTable kNibbles({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+// Two bits above four others, whatever the two bits above them are.
+inline constexpr CodeTable kHighPairs({0, 16, 32, 48, 0, 16, 32, 48, 0, 16, 32, 48, 0, 16, 32, 48});
 
 // Returns the values of the codes in the lower four bits of lanes.
 HWY_INLINE VF FindCodes(const CodeTable& table, VU bits) {

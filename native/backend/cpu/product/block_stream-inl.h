@@ -219,6 +219,20 @@ class RunAhead {
   const uint8_t* at_;
 };
 
+// The same for scales that lie apart from the codes, with the first block that each belongs to.
+template <size_t kPanels>
+HWY_INLINE void PrefetchScales(const BlockStreams& s, size_t panel, size_t block) {
+  const PanelCodes codes = s.Panel(panel);
+  const size_t value = block * kLaneBlockValues;
+  if (value % (size_t{1} << codes.scale_shift) != 0) return;
+  constexpr size_t kAhead = 4;  // about kBlockAhead bytes of codes of 4 bits
+  const float* const at =
+      codes.scales + ((value >> codes.scale_shift) + kAhead / kPanels) * kPanelWidth;
+  for (size_t line = 0; line < kPanelWidth * sizeof(float) / kCacheLine; ++line) {
+    hwy::Prefetch(reinterpret_cast<const uint8_t*>(at) + line * kCacheLine);
+  }
+}
+
 // sums += x · block b of kPanels panels from `panel` on. So many that their sums stay in registers.
 template <Chain kChain, class Decoder, size_t kPanels>
 HWY_INLINE void MultiplyBlock(const BlockStreams& s, size_t panel, size_t b,
@@ -229,7 +243,10 @@ HWY_INLINE void MultiplyBlock(const BlockStreams& s, size_t panel, size_t b,
   float* const totals = s.sums + panel * kPanelWidth;
   const size_t first = b * Sizes::kGroups;
   HWY_UNROLL(4)
-  for (size_t p = 0; p < kPanels; ++p) scales[p].Read(s.Panel(panel + p), b);
+  for (size_t p = 0; p < kPanels; ++p) {
+    scales[p].Read(s.Panel(panel + p), b);
+    if constexpr (LaneTraits<Decoder>::kScalesApart) PrefetchScales<kPanels>(s, panel + p, b);
+  }
   for (size_t run = 0; run < Sizes::kRuns; ++run) {
     ChainSums<kChain> low_sums[kPanels][kVectors], high_sums[kPanels][kVectors];
     HWY_UNROLL(4)
