@@ -1,5 +1,5 @@
 /** Texts whose next tokens are guessed: they are those of the same request without guesses, bit for bit. */
-import type { CausalLM, GeneratedToken, GenerationResult } from '../../lib/index';
+import type { CausalLM, FromPretrainedOptions, GeneratedToken, GenerationResult } from '../../lib/index';
 import { Speculation } from '../../lib/engine/proposals';
 import { Match } from '../../lib/grammar/match';
 import { adapterOf, addAdapters, loadedModels, text, wishes, type Wish } from '../support/engine_requests';
@@ -79,15 +79,21 @@ const mixture = (count: number): Wish[] =>
     ...(i % 8 === 3 && { temperature: 0.8, topK: 20, topP: 0.9 }),
   }));
 
-const models: [string, TinyModelOptions][] = [
-  ['f32', { config: { tie_word_embeddings: false } }],
-  ['bf16', { dtype: 'BF16', config: { tie_word_embeddings: false, torch_dtype: 'bfloat16' } }],
-  ['a sliding window', { config: { model_type: 'mistral', sliding_window: 5, tie_word_embeddings: false } }],
+const models: [string, TinyModelOptions, FromPretrainedOptions][] = [
+  ['f32', { config: { tie_word_embeddings: false } }, {}],
+  ['bf16', { dtype: 'BF16', config: { tie_word_embeddings: false, torch_dtype: 'bfloat16' } }, {}],
+  [
+    'a sliding window',
+    { config: { model_type: 'mistral', sliding_window: 5, tie_word_embeddings: false } },
+    {},
+  ],
+  ['NF4', { dtype: 'BF16' }, { quantize: 'nf4' }],
+  ['int8 activations', { dtype: 'BF16' }, { quantize: 'int8', activations: 'int8' }],
 ];
 
 describe.each([12, 100])('%i requests of every kind', (count) => {
-  test.each(models)('%s', async (_, options) => {
-    const model = await load(options);
+  test.each(models)('%s', async (_, options, loading) => {
+    const model = await load(options, 'cpu', loading);
     addAdapters(model);
     const all = mixture(count);
     const plain = await plainly(model, all);

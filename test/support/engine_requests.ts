@@ -1,11 +1,21 @@
 /** Requests for the engine of tiny models, which are run one by one or together. */
 import { rmSync } from 'node:fs';
-import { CausalLM, setThreads, type GenerateOptions, type GenerationResult } from '../../lib/index';
+import {
+  CausalLM,
+  setThreads,
+  type FromPretrainedOptions,
+  type GenerateOptions,
+  type GenerationResult,
+} from '../../lib/index';
 import { fillAdapter } from './fill_adapter';
 import { tinyModel, type TinyModelOptions } from './tiny_model';
 
 /** What loads tiny models, which are gone after each test. */
-export function loadedModels(): (options?: TinyModelOptions, device?: string) => Promise<CausalLM> {
+export function loadedModels(): (
+  options?: TinyModelOptions,
+  device?: string,
+  loading?: FromPretrainedOptions,
+) => Promise<CausalLM> {
   beforeAll(() => setThreads(1)); // tiny matrices
   const made: string[] = [];
   const models: CausalLM[] = [];
@@ -13,10 +23,10 @@ export function loadedModels(): (options?: TinyModelOptions, device?: string) =>
     await Promise.all(models.splice(0).map((model) => model.dispose()));
     for (const dir of made.splice(0)) rmSync(dir, { recursive: true });
   });
-  return async (options = {}, device = 'cpu') => {
+  return async (options = {}, device = 'cpu', loading = {}) => {
     const dir = await tinyModel(options);
     made.push(dir);
-    const model = await CausalLM.fromPretrained(dir, { device });
+    const model = await CausalLM.fromPretrained(dir, { ...loading, device });
     models.push(model);
     return model;
   };
