@@ -7,6 +7,7 @@ const order = [
   'formats',
   'hub',
   'options',
+  'distributed',
   'optim',
   'linear',
   'text',

@@ -21,6 +21,7 @@ export type ErrorCode =
   | 'ERR_ADAPTER'
   | 'ERR_DATA'
   | 'ERR_NON_FINITE'
+  | 'ERR_DISTRIBUTED'
   | 'ERR_BINARY';
 
 /** Names and values of files stand in messages, and may be as long as the file. */

@@ -75,6 +75,8 @@ export { constantSchedule, cosineSchedule, linearSchedule, wsdSchedule } from '.
 export type { Schedule, ScheduleOptions, WsdScheduleOptions } from './optim/schedules';
 export { loadCheckpoint, saveCheckpoint } from './formats/checkpoint';
 export type { LoadCheckpointOptions, StateDict, Stateful, StateValue } from './formats/checkpoint';
+export { mpi } from './distributed/mpi';
+export type { ProcessGroup } from './distributed/process_group';
 export { Trainer } from './train/trainer';
 export type { TrainerOptions } from './train/options';
 export { preferenceLoss } from './train/objectives/preference_loss';

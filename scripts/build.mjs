@@ -2,9 +2,11 @@
 // npm. Arguments are passed on as CMake definitions: node scripts/build.mjs -DLORA_TESTS=ON
 // LORA_CUDA_BUILD (all, native or off) and LORA_SIMD_BUILD (all or native) say which GPUs and instruction sets it compiles for:
 // scripts/cuda-build.mjs.
+// With --mpi it compiles build/mpi/lora_mpi.node alone, with the mpicc that MPICC names or the PATH has: the way to MPI differs between its
+// implementations, and needs nothing else of the build.
 // In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
@@ -13,8 +15,9 @@ import { cudaBuild, simdBuild } from './cuda-build.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const tools = join(root, 'build/tools');
-const toolNames = ['cmake-js', 'node-addon-api', 'node-api-headers'];
 const given = process.argv.slice(2);
+const onlyMpi = given.includes('--mpi');
+const toolNames = onlyMpi ? ['node-api-headers'] : ['cmake-js', 'node-addon-api', 'node-api-headers'];
 
 function run(command, args, options) {
   const { status, error } = spawnSync(command, args, { stdio: 'inherit', ...options });
@@ -47,9 +50,40 @@ function toolsFolder() {
 }
 
 const folder = toolsFolder();
+if (onlyMpi) {
+  buildMpi();
+  process.exit(0);
+}
 const cmakeJs = join(dirname(resolveFrom(folder, 'cmake-js/package.json')), 'bin/cmake-js');
 // CMake asks node where the headers are: it must see these packages too.
 const NODE_PATH = [join(folder, 'node_modules'), process.env.NODE_PATH].filter(Boolean).join(delimiter);
+
+/** A library whose functions of Node.js are those of the process that loads it. */
+function buildMpi() {
+  const mpicc = process.env.MPICC || 'mpicc';
+  const include = join(dirname(resolveFrom(folder, 'node-api-headers/package.json')), 'include');
+  const out = process.env.LORA_MPI_SHIM || join(root, 'build/mpi/lora_mpi.node');
+  mkdirSync(dirname(out), { recursive: true });
+  // Under another name first: a run that goes on has the old one open.
+  const made = `${out}.${process.pid}`;
+  const undefinedLater = process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [];
+  const flags = ['-std=gnu11', '-O3', '-Wall', '-Wextra', '-fPIC', '-shared', '-pthread', ...undefinedLater];
+  const { error, status } = spawnSync(
+    mpicc,
+    [...flags, `-I${include}`, join(root, 'native/mpi/lora_mpi.c'), '-o', made],
+    { stdio: 'inherit' },
+  );
+  if (error || status !== 0) {
+    rmSync(made, { force: true });
+    const why = error ? `${mpicc} cannot be run (${error.code})` : `${mpicc} failed`;
+    console.error(
+      `build: ${why}: install an MPI with its compiler (Debian: libopenmpi-dev or libmpich-dev), or set MPICC`,
+    );
+    process.exit(1);
+  }
+  renameSync(made, out);
+  console.log(`build: ${out}, by ${mpicc}`);
+}
 
 /** Those of the command line, and those of the environment that the command line does not have. */
 function definitions() {

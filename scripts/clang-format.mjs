@@ -6,7 +6,7 @@ const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclud
   encoding: 'utf8',
 })
   .split('\n')
-  .filter((file) => /\.(h|cc|cu|cuh)$/.test(file));
+  .filter((file) => /\.(c|h|cc|cu|cuh)$/.test(file));
 const tool = ['clang-format-19', 'clang-format'].find(
   (name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0,
 );

@@ -5,6 +5,7 @@ import { binding } from '../native/calls';
 import { deviceFacts, devices, instructionSet } from '../native/device';
 import { LoRAError } from '../errors';
 import { findBinary, platformName, platformPackage, thisHost } from '../native/loader';
+import { mpiFacts } from '../distributed/mpi';
 import { cacheFolder, endpointOf, findToken, isOffline } from '../hub/settings';
 import { defineCommand, helpFlag } from './command';
 import { printJson } from './common';
@@ -30,7 +31,7 @@ type Report = Record<string, string | number>;
 
 /** The report is complete where no binary loads, too: that is what it is asked for most. */
 async function examine(): Promise<{ report: Report; works: boolean }> {
-  const report = { ...aboutSystem(), ...(await aboutHub()) };
+  const report = { ...aboutSystem(), ...(await aboutHub()), mpi: mpiFacts() };
   try {
     const { path, source } = findBinary();
     return { report: { ...report, binary: path, 'binary from': source, ...aboutBinary() }, works: true };

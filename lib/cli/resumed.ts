@@ -11,6 +11,7 @@ const ofTheCall = new Set(['outDir', 'resume', 'config', 'json', 'help', 'offlin
 const changeable = new Set<string>([
   ...['model', 'revision', 'data', 'evalData', 'device', 'gradientCheckpointing'],
   ...['evalEvery', 'saveEvery', 'saveLimit', 'keepBest', 'patience', 'report'],
+  ...['distributed', 'distributedTimeout'],
   ...runEnds,
 ]);
 
@@ -58,9 +59,12 @@ export async function withFlagsOfRun(
     ([key]) => Object.hasOwn(command.flags, key) && !ofTheCall.has(key),
   );
   const saved = Object.fromEntries(known);
+  // Another number of ranks has other shares of the same step, which the Trainer compares.
+  const shared = (given['distributed'] ?? saved['distributed']) !== undefined;
   const standard = (flag: Flag): unknown => (all ? standardOf(flag) : undefined);
   for (const [key, value] of Object.entries(given)) {
     if (ofTheCall.has(key) || changeable.has(key)) continue;
+    if (shared && key === 'gradientAccumulationSteps') continue;
     const flag = command.flags[key];
     if (flag === undefined || (!all && saved[key] === undefined)) continue; // parse() names what is unknown
     const had = saved[key] ?? standard(flag);

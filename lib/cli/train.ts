@@ -13,7 +13,9 @@ import { objectiveSettings, runEnds, unknownEnd, type TrainerOptions } from '../
 import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { flagName } from './args';
-import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
+import type { ProcessGroup } from '../distributed/process_group';
+import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
+import { deviceOfRank, inGroup, refuseRanks } from './distributed';
 import { checkMemory } from './memory_fit';
 import { flagsOfRun } from './resumed';
 import { readRewards } from './rewards';
@@ -67,52 +69,61 @@ export const train = defineCommand({
     'the evaluation of the final adapter may follow "end"',
 
   async run(values, console) {
-    const { outDir, trainOn } = values;
-    // What can be wrong is said before the model is loaded.
-    checkSchedule(values);
-    const rewards = values.rewards === undefined ? undefined : await readRewards(values.rewards);
-    const options = { ...optionsOf(values), rewards };
-    objectiveSettings(options);
-    const started = await readStart(values, console);
-    if (values.resume !== true) await new OutputDirectory(outDir).check();
-    const files = await dataFiles(values);
-    const columns = dataColumns(values.columns);
-    for (const path of [files.data, files.evalData])
-      if (path !== undefined) await (await InputFile.open(path)).close();
-    const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
-    const texts = values.batchSize * textsOf(values);
-    await checkMemory({ ...values, batchSize: texts }, started.memory, console);
-    const model = await loadModel(values, console);
-    try {
-      const { tokenizer } = model;
-      const { signal } = console;
-      const { allowSpecialTokens } = values;
-      const adapter = await started.begin(model);
-      const { maxTextLength } = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
-      const maxLength = Math.min(values.maxLength, maxTextLength);
-      const { objective } = values;
-      const how = { tokenizer, maxLength, chatTemplate, allowSpecialTokens, columns, signal };
-      const load = (path: string) =>
-        objective === 'sft'
-          ? loadDataset(path, { ...how, trainOn })
-          : loadDataset(path, { ...how, ...(trainOn && { trainOn }), objective });
-      const data = await load(files.data);
-      const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
-      note(console, countsOf(data));
-      const trainer = new Trainer({ ...options, model, data, evalData });
-      trainer.remember(flagsOfRun({ flags: trainFlags }, values));
-      const report = values.json
-        ? new JsonReport(console)
-        : new TextReport(console, {
-            frozen: model.parameterCount - (adapter === null ? model.numTrainable : 0),
-            file: join(outDir, adapter === null ? weightsFile : adapterWeightsFile),
-          });
-      await follow(trainer, report, evalData, signal);
-    } finally {
-      await model.dispose();
-    }
+    if (values.distributed !== undefined)
+      return inGroup(console, (group, own) => trainOnData(values, own, group));
+    refuseRanks('train', 'give --distributed mpi');
+    return trainOnData(values, console);
   },
 });
+
+/** Trains, with the other processes of a group where there is one. */
+async function trainOnData(values: TrainValues, console: Console, group?: ProcessGroup): Promise<void> {
+  const { outDir, trainOn } = values;
+  // What can be wrong is said before the model is loaded.
+  checkSchedule(values);
+  const rewards = values.rewards === undefined ? undefined : await readRewards(values.rewards);
+  const options = { ...optionsOf(values), rewards };
+  objectiveSettings(options);
+  const started = await readStart(values, console);
+  if (values.resume !== true && !group?.rank) await new OutputDirectory(outDir).check();
+  const files = await dataFiles(values);
+  const columns = dataColumns(values.columns);
+  for (const path of [files.data, files.evalData])
+    if (path !== undefined) await (await InputFile.open(path)).close();
+  const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
+  const texts = values.batchSize * textsOf(values);
+  await checkMemory({ ...values, batchSize: texts }, started.memory, console);
+  const device = group ? deviceOfRank(values.device, group) : values.device;
+  const model = await loadModel({ ...values, device }, console);
+  try {
+    const { tokenizer } = model;
+    const { signal } = console;
+    const { allowSpecialTokens } = values;
+    const adapter = await started.begin(model);
+    const { maxTextLength } = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
+    const maxLength = Math.min(values.maxLength, maxTextLength);
+    const { objective } = values;
+    const how = { tokenizer, maxLength, chatTemplate, allowSpecialTokens, columns, signal };
+    const load = (path: string) =>
+      objective === 'sft'
+        ? loadDataset(path, { ...how, trainOn })
+        : loadDataset(path, { ...how, ...(trainOn && { trainOn }), objective });
+    const data = await load(files.data);
+    const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
+    note(console, countsOf(data));
+    const trainer = new Trainer({ ...options, model, data, evalData, distributed: group });
+    trainer.remember(flagsOfRun({ flags: trainFlags }, values));
+    const report = values.json
+      ? new JsonReport(console)
+      : new TextReport(console, {
+          frozen: model.parameterCount - (adapter === null ? model.numTrainable : 0),
+          file: join(outDir, adapter === null ? weightsFile : adapterWeightsFile),
+        });
+    await follow(trainer, report, group?.rank ? undefined : evalData, signal);
+  } finally {
+    await model.dispose();
+  }
+}
 
 /** How many texts a row of the data is. */
 function textsOf({ objective, numGenerations = 8 }: TrainValues): number {
@@ -140,8 +151,14 @@ async function dataFiles({
 }
 
 /** The options of a Trainer that flags give. */
-function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data' | 'evalData'> {
-  const { data: _, evalData: __, rewards: ___, ...options } = valuesOf(trainerOptions, values);
+function optionsOf(values: TrainValues): Omit<TrainerOptions, 'model' | 'data' | 'evalData' | 'distributed'> {
+  const {
+    data: _,
+    evalData: __,
+    rewards: ___,
+    distributed: ____,
+    ...options
+  } = valuesOf(trainerOptions, values);
   const { patience } = values;
   // The Trainer checks its words.
   const lossType = options.lossType as TrainerOptions['lossType'];

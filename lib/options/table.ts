@@ -1,5 +1,6 @@
 /** The options, by what takes them. A row without `help` is for programs alone. */
 import { quantizedFormats } from '../tensor/frozen_weight';
+import { distributedOptions } from './distributed';
 import { objectiveOptions } from './objectives';
 import type { Option, Options } from './option';
 
@@ -316,6 +317,7 @@ export const trainerOptions = {
     own: true,
     help: 'go on from the newest checkpoint in --out-dir, with its flags',
   },
+  ...distributedOptions,
   train: { type: 'string', choices: ['adapter', 'all'] },
   parameters: { type: 'object' },
 } as const satisfies Options;

@@ -49,6 +49,10 @@ export class AdapterSubject implements TrainingSubject {
     return this.adapter.forwardMark();
   }
 
+  skipForward(): void {
+    this.adapter.nextForward(true);
+  }
+
   acquire(op: string): () => void {
     return this.model.core.acquireForTraining(op, this.adapter);
   }

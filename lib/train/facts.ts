@@ -66,7 +66,7 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
 
 /** How it was trained. */
 export function settingFacts({ subject, objective, options }: RunFacts): Fact[] {
-  const { batchSize, gradientAccumulationSteps: batches, packing, groupByLength } = options;
+  const { batchSize, batchesPerStep: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
   const { optimizer, loraPlusRatio } = options;
   return [

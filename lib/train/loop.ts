@@ -10,6 +10,7 @@ import type { ResolvedOptions } from './options';
 import type { OutputDirectory } from './output';
 import { Progress } from './progress';
 import type { RunRecord } from './record';
+import type { Reducer } from './reducer';
 import { DataDigest, earlierEnd, readRunState, replay, type Resumed, type RunSettings } from './resume';
 import { stepBatches, type StepBatches } from './step_batches';
 import type { TrainingSubject } from './subject';
@@ -25,6 +26,7 @@ interface LoopParts {
   readonly subject: TrainingSubject;
   readonly optimizer: Optimizer;
   readonly updates: Updates;
+  readonly reducer: Reducer;
   readonly trainableParameters: number;
   readonly output: OutputDirectory | undefined;
   /** What its checkpoints are compared with. */
@@ -172,12 +174,12 @@ export class TrainingLoop {
 
   /** Measures the held-out data; gives whether its adapter is the best so far, and to be kept. */
   async *#evaluate(): AsyncGenerator<TrainerEvent, boolean, void> {
-    const { options, model, objective, subject, record } = this.#parts;
+    const { options, model, objective, subject, record, reducer } = this.#parts;
     const { evalData, batchSize, keepBest } = options;
     if (evalData === undefined)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    const pass = { adapter: subject.adapter, batchSize, signal: this.#signal };
-    const { figures, higherIsBetter } = await objective.evaluate(model, evalData, pass);
+    const pass = { adapter: subject.adapter, batchSize, signal: this.#signal, ranks: reducer };
+    const { figures, higherIsBetter } = await reducer.during(() => objective.evaluate(model, evalData, pass));
     const { loss, score } = figures;
     const compared = { step: this.#step, loss, ...(score === undefined ? {} : { score }) };
     const best = this.#evaluations.add(compared, higherIsBetter);
@@ -188,14 +190,14 @@ export class TrainingLoop {
   }
 
   async #checkpoint(output: OutputDirectory): Promise<CheckpointEvent> {
-    const { subject, objective, optimizer, settings, command } = this.#parts;
+    const { subject, objective, optimizer, settings, command, reducer } = this.#parts;
     const step = this.#step;
     const state = {
       ...{ step, settings, data: this.#taken.value, evaluations: this.#evaluations.state, command },
       objective: objective.state,
     };
     const more = { ...this.#kept, card: this.#parts.card() };
-    const dir = await output.saveCheckpoint(state, subject, optimizer, more);
+    const dir = await reducer.during(() => output.saveCheckpoint(state, subject, optimizer, more));
     this.#savedAt = step;
     return { type: 'checkpoint', step, dir };
   }

@@ -88,6 +88,10 @@ export class ModelSubject implements TrainingSubject {
     return () => undefined;
   }
 
+  skipForward(): void {
+    // They have no number.
+  }
+
   acquire(by: string): () => void {
     return this.model.core.acquireForTraining(by, null);
   }

@@ -5,6 +5,7 @@ import { promptRows, type PromptRow } from '../data/prompt_rows';
 import { exampleRows } from '../data/row_groups';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
+import { ProcessGroup } from '../distributed/process_group';
 import { checkEarlyStopping, type EarlyStopping } from './best';
 import {
   constantSchedule,
@@ -86,7 +87,7 @@ export interface TrainerOptions
   maxTokens?: number | undefined;
   /** Examples in a batch, padded to the longest of them; of 'grpo' prompts, of which each has `numGenerations` completions. Default 4. */
   batchSize?: number | undefined;
-  /** Number of batches whose gradients are summed for a step. Default 1. */
+  /** Number of batches whose gradients are summed for a step; with `distributed`, of each rank. Default 1. */
   gradientAccumulationSteps?: number | undefined;
   /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4; of preferences 1e-5, where all weights are trained 1e-6. */
   lr?: number | undefined;
@@ -144,6 +145,13 @@ export interface TrainerOptions
    * checkpoint, it has no samples. Default false.
    */
   report?: boolean | undefined;
+  /**
+   * The processes that train together, which {@link mpi} gives. Each computes `gradientAccumulationSteps` batches of a step, so that N of them are one process with N times as
+   * many; all are given the same options, data and model. Rank 0 writes `outDir`. Default: this process alone.
+   */
+  distributed?: ProcessGroup | undefined;
+  /** Seconds for which a process may make no progress, while others wait for it, before they end; evaluating and saving are progress. Default 600. */
+  distributedTimeout?: number | undefined;
   /** What is trained: the active adapter, or the weights after `model.trainAll()`. Default: 'all' after that, else 'adapter'. */
   train?: 'adapter' | 'all' | undefined;
   /** Which of its parameters are trained. Default: all of them. */
@@ -162,11 +170,14 @@ export interface TrainerOptions
 /** Every option with its default: what the table checks, and what is checked here. */
 export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
   readonly lr: number;
+  /** Of all ranks together. */
+  readonly batchesPerStep: number;
   /** Of an objective of preferences. */
   readonly preference: PreferenceSettings | undefined;
   /** Of rewards. */
   readonly grpo: GRPOSettings | undefined;
   readonly evalData: DataSource<unknown> | undefined;
+  readonly distributed: boolean;
   readonly earlyStopping: EarlyStopping | undefined;
   readonly resume: boolean | string;
   readonly warmupSteps: number;
@@ -201,7 +212,8 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   const optimizer = checkOptimizer(options);
   const own = typeof options.optimizer === 'object' ? options.optimizer.lr : undefined;
   const lr = options.lr ?? own ?? usualRate((preference ?? grpo) !== undefined, model);
-  const values = { ...checkedOptions(op, trainerOptions, { ...options, lr }), lr };
+  const checked = checkedOptions(op, trainerOptions, { ...options, lr });
+  const values = { ...checked, lr, batchesPerStep: checked.gradientAccumulationSteps * ranksOf(options) };
   check(
     typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
     op,
@@ -217,10 +229,18 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     values.evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / values.evalEvery);
   if (evaluations > 1) checkRereadable(op, evalData as DataSource);
   const steps = resolveSchedule(options, values, totalSteps);
+  const distributed = values.batchesPerStep !== values.gradientAccumulationSteps;
+  if (distributed && grpo)
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      'distributed is not for the objective grpo yet: train it in one process',
+    );
   const objectives = { preference, grpo };
   return {
     ...values,
     ...objectives,
+    distributed,
     evalData,
     earlyStopping,
     resume,
@@ -229,6 +249,16 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     optimizer,
     totalSteps,
   };
+}
+
+/** How many processes train. @throws ERR_ARGUMENT for what is no group of them. */
+function ranksOf({ distributed }: Pick<TrainerOptions, 'distributed'>): number {
+  check(
+    distributed === undefined || distributed instanceof ProcessGroup,
+    op,
+    () => `expected distributed to be what mpi() gives but received ${describe(distributed)}`,
+  );
+  return distributed?.size ?? 1;
 }
 
 /** Preferences and rewards change what a model has learned already: TRL's rate for all weights, and ten times that for an adapter. */
@@ -299,12 +329,12 @@ function checkTogether(options: TrainerOptions): void {
 function stepsOfEpochs(
   epochs: number,
   data: DataSource<unknown>,
-  { batchSize, gradientAccumulationSteps, packing }: CheckedValues<typeof trainerOptions>,
+  { batchSize, batchesPerStep, packing }: Pick<ResolvedOptions, 'batchSize' | 'batchesPerStep' | 'packing'>,
   stepsPerRows = 1,
 ): number | undefined {
   const { length } = data as { length?: unknown };
   if (typeof data === 'function' || typeof length !== 'number' || packing) return undefined;
-  return epochs * stepsPerRows * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps);
+  return epochs * stepsPerRows * Math.ceil(Math.ceil(length / batchSize) / batchesPerStep);
 }
 
 /** The option by which only the data tell how many steps a run has; undefined where there is none. */

@@ -32,12 +32,13 @@ export async function settingsOf(
   subject: TrainingSubject,
   objective: Objective,
 ): Promise<RunSettings> {
-  const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
+  const { batchSize, batchesPerStep, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
   const { optimizer, loraPlusRatio, decaySteps, groupByLength } = options;
   return {
     batchSize,
-    gradientAccumulationSteps,
+    // Of all ranks: another number of them may go on with other shares.
+    gradientAccumulationSteps: batchesPerStep,
     optimizer,
     ...(loraPlusRatio === undefined ? {} : { loraPlusRatio }),
     lr,
@@ -203,6 +204,8 @@ export interface OwnRun {
   readonly maxSteps: number | undefined;
   /** The settings that follow from the number of its steps, which a run that goes on beyond its end changes. */
   readonly ofTotal: readonly string[];
+  /** How many processes it has. */
+  readonly ranks?: number;
 }
 
 /** After how many steps the run of a checkpoint was to end, where this one ends later; undefined: it does not. */
@@ -220,6 +223,17 @@ const without = (settings: RunSettings, names: readonly string[]): RunSettings =
  */
 export async function readRunState(dir: string, own: OwnRun): Promise<RunState> {
   return checkRunState(dir, await loadCheckpoint(dir), own);
+}
+
+/** Where a run of several ranks has another number of batches in a step than the checkpoint: which numbers fit. */
+function fittingRanks(
+  { gradientAccumulationSteps: was }: RunSettings,
+  { ranks = 1, settings }: OwnRun,
+): string {
+  if (ranks === 1 || typeof was !== 'number' || was === settings['gradientAccumulationSteps']) return '';
+  if (was % ranks === 0) return `, which ${ranks} ranks with gradientAccumulationSteps ${was / ranks} have`;
+  const divisors = Array.from({ length: Math.min(was, 1024) }, (_, i) => i + 1).filter((n) => was % n === 0);
+  return `, which ${divisors.join(', ')} ranks can have, and not ${ranks}`;
 }
 
 /** The same of what the file holds, which may come from a stranger. */
@@ -280,7 +294,7 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
     throw loraError(
       op,
       'ERR_ARGUMENT',
-      `${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
+      `${dir} is of a run with other settings: ${differs}${fittingRanks(settings, own)}; start with a new outDir, or with those of that run`,
     );
   if (step > (own.maxSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.maxSteps!);
   const objective = values['objective'] === undefined ? undefined : text('objective', values['objective']);

@@ -9,7 +9,7 @@ export interface StepBatches {
   readonly epoch: number;
 }
 
-/** Groups of `gradientAccumulationSteps` batches, each for `steps` steps; a last smaller group of an epoch makes steps of its own. */
+/** Groups of `batchesPerStep` batches, each for `steps` steps; a last smaller group of an epoch makes steps of its own. */
 export async function* stepBatches(
   data: DataSource<unknown>,
   rows: RowKind,
@@ -18,7 +18,7 @@ export async function* stepBatches(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<StepBatches, void, void> {
   const { batchSize, seed, shuffleWindow, packing, packLength, groupByLength } = options;
-  const { gradientAccumulationSteps, epochs: lastEpoch } = options;
+  const { batchesPerStep, epochs: lastEpoch } = options;
   let group: Batch[] = [];
   let groupEpoch = 0;
   const order = { batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal };
@@ -31,7 +31,7 @@ export async function* stepBatches(
     if (lastEpoch !== undefined && epoch >= lastEpoch) return;
     groupEpoch = epoch;
     group.push(batch);
-    if (group.length === gradientAccumulationSteps) {
+    if (group.length === batchesPerStep) {
       for (let i = 0; i < steps; i++) yield { batches: group, epoch };
       group = [];
     }

@@ -36,6 +36,8 @@ export interface TrainingSubject {
   parameters(): Parameter[];
   /** Remembers what a forward pass changes beside gradients; the returned function goes back to it. */
   mark(): () => void;
+  /** Counts a forward pass of a step that another rank makes. */
+  skipForward(): void;
   /** Holds it, and its model, until the returned function is called. @throws ERR_BUSY */
   acquire(op: string): () => void;
   /** What checkpoints are compared with. */

@@ -10,9 +10,11 @@ import { takeForTraining } from './exclusive';
 import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
 import type { RunFacts } from './facts';
+import { Membership } from './membership';
 import type { EvaluationPass, Objective } from './objectives/objective';
 import { objectiveOf } from './objectives/objectives';
 import { OutputDirectory } from './output';
+import { alone } from './reducer';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
 import { Report } from './report/report';
@@ -49,6 +51,7 @@ export class Trainer {
   readonly #output: OutputDirectory | undefined;
   /** What its checkpoints are compared with. */
   #settings: RunSettings = {};
+  readonly #membership: Membership;
   readonly #record = new RunRecord();
   #report: Report | undefined;
   #command: string | undefined;
@@ -76,9 +79,10 @@ export class Trainer {
     const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio, seed };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
     const parts = [model, this.#subject, this.#parameters, this.#optimizer] as const;
-    this.#updates = new Updates(...parts, this.#options, this.#objective);
+    this.#membership = new Membership(options.distributed, this.#options.distributedTimeout);
+    this.#updates = new Updates(...parts, this.#options, this.#objective, this.#membership.reducer);
     this.#ownsOptimizer = this.#optimizer !== given;
-    this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
+    this.#output = outDir === undefined || !this.#membership.writes ? undefined : new OutputDirectory(outDir);
   }
 
   /**
@@ -127,20 +131,28 @@ export class Trainer {
     const release = holdFor(handle, this.#take());
     try {
       this.#ran = true;
-      signal?.throwIfAborted();
-      const sources = [this.#data, this.#options.evalData];
-      await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
-      if (this.#output || this.#options.resume !== false)
-        this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
-      const begin = await this.#resume();
-      await this.#openOutput(begin !== undefined);
-      this.#updates.clearGradients(); // what the program left would enter the first step
-      return yield* this.#record.watch(this.#loop(begin, signal).run());
+      return yield* this.#membership.run(signal, (shared) => this.#train(shared));
     } finally {
       this.#updates.clearGradients(); // those of a step that failed
       release();
       if (this.#ownsOptimizer) this.#optimizer.dispose();
     }
+  }
+
+  async *#train(signal: AbortSignal | undefined): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+    signal?.throwIfAborted();
+    const sources = [this.#data, this.#options.evalData];
+    await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
+    const { resume, distributed, totalSteps, maxTokens, evalEvery, earlyStopping } = this.#options;
+    if (this.#output || resume !== false || distributed)
+      this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
+    const begin = await this.#resume();
+    await this.#openOutput(begin !== undefined);
+    const { length } = this.#data as { length?: unknown };
+    const run = { length, resumed: begin?.from.step ?? 0, totalSteps, maxTokens, evalEvery, earlyStopping };
+    await this.#membership.checkSame({ ...this.#settings, ...run });
+    this.#updates.clearGradients(); // what the program left would enter the first step
+    return yield* this.#record.watch(this.#loop(begin, signal).run());
   }
 
   /** @internal What a command line gave: its checkpoints hold it, so that it need not be said again. */
@@ -164,7 +176,7 @@ export class Trainer {
   }
 
   #evaluationPass(signal: AbortSignal | undefined): EvaluationPass {
-    return { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal };
+    return { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal, ranks: alone };
   }
 
   /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */
@@ -211,9 +223,13 @@ export class Trainer {
     if (dir === undefined) return undefined;
     // Each step has a token at least.
     const maxSteps = totalSteps ?? maxTokens;
-    const state = await readRunState(dir, { settings: this.#settings, maxSteps, ofTotal });
+    const ranks = this.#membership.reducer.size;
+    const state = await readRunState(dir, { settings: this.#settings, maxSteps, ofTotal, ranks });
     const from = { ...state, dir };
-    return { from, best: keepBest ? await bestCheckpoint(from, outDir!) : undefined };
+    return {
+      from,
+      best: keepBest && this.#membership.writes ? await bestCheckpoint(from, outDir!) : undefined,
+    };
   }
 
   get #trainable(): number {
@@ -225,6 +241,7 @@ export class Trainer {
       ...this.#facts(),
       optimizer: this.#optimizer,
       updates: this.#updates,
+      reducer: this.#membership.reducer,
       trainableParameters: this.#trainable,
       output: this.#output,
       settings: this.#settings,

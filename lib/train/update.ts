@@ -9,18 +9,31 @@ import type { Optimizer } from '../optim/optimizer';
 import { backwardSteps } from '../tensor/autograd';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { tidy } from '../tensor/scope';
-import type { Parameter } from '../tensor/tensor';
+import type { Parameter, Tensor } from '../tensor/tensor';
 import { largestActivations } from './activations';
 import type { StepEvent } from './events';
 import { meanMetrics, type Metrics } from './metrics';
-import type { Objective, TrainingPass } from './objectives/objective';
+import type { Measured, Objective, TrainingPass } from './objectives/objective';
 import type { ResolvedOptions } from './options';
+import type { Reducer } from './reducer';
 import type { TrainingSubject } from './subject';
 
 export type StepFigures = Pick<StepEvent, 'loss' | 'lr' | 'gradNorm' | 'tokens' | 'metrics'>;
 
 export const tokensOf = (rows: readonly (readonly number[])[]): number =>
   rows.reduce((sum, row) => sum + row.length, 0);
+
+/** What a rank adds to a step beside gradients. */
+interface StepSums {
+  loss: number;
+  readonly metrics: Metrics[];
+}
+
+/** A batch whose loss was no number, else the last one, and how its activations are found. */
+interface Suspect {
+  readonly batch: number;
+  readonly again: () => Promise<string>;
+}
 
 export class Updates {
   /** All that backward() fills: the parameters to train, and the others of the subject. */
@@ -33,16 +46,18 @@ export class Updates {
     private readonly optimizer: Optimizer,
     private readonly options: ResolvedOptions,
     private readonly objective: Objective,
+    private readonly reducer: Reducer,
   ) {
     this.withGradients = new Set([...parameters, ...subject.parameters()]);
   }
 
   /**
-   * Takes step `step` + 1 on its batches.
+   * Takes step `step` + 1 on its batches, of which rank r computes r, r + size, …
    * @throws ERR_DATA for batches of which nothing counts, ERR_NON_FINITE before the weights change, the reason of the signal between two batches.
    */
   async make(step: number, given: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
     const { lr } = this.options;
+    const { rank, size } = this.reducer;
     const { adapter } = this.subject;
     const made = await this.objective.prepareStep?.(this.model, given, { adapter, step, signal });
     const group = made?.batches ?? given;
@@ -51,18 +66,22 @@ export class Updates {
     const weight = weights.reduce((sum, own) => sum + own, 0);
     if (weight === 0)
       throw loraError('Trainer', 'ERR_DATA', `step ${step + 1}: ${this.objective.weightless}`);
-    const last = weights.findLastIndex((own) => own > 0);
-    const metrics: Metrics[] = [];
-    let loss = 0;
-    let gradNorm = Number.NaN;
+    const last = weights.findLastIndex((own, i) => own > 0 && i % size === rank);
+    const sums: StepSums = { loss: 0, metrics: [] };
+    const reduce = (own: Promise<StepSums>) => this.#reduce(own, group, signal);
     let tokens = 0;
-    /** The batch whose loss was no number, else the last. */
-    let suspect: { batch: number; again: () => Promise<string> } | undefined;
+    let suspect: Suspect | undefined;
+    // A rank without a batch of its own gives zeros.
+    let reduced = last < 0 ? await reduce(Promise.resolve(sums)) : undefined;
     for (const [i, batch] of group.entries()) {
       signal?.throwIfAborted();
       tokens += tokensOf(batch.inputIds);
       if (weights[i] === 0) continue; // a batch of prompts alone adds nothing to the sum
       const pass = this.#passOf(step, i);
+      if (i % size !== rank) {
+        if (pass.train) this.subject.skipForward();
+        continue;
+      }
       const mark = this.subject.mark();
       const { part, measured } = await tidy(async () => {
         const { sum, measured: own } = await this.objective.loss(this.model, batch, pass);
@@ -70,40 +89,63 @@ export class Updates {
       });
       try {
         await enqueueInSlices(part.device, backwardSteps(part));
-        if (Number.isFinite(loss)) {
+        if (Number.isFinite(sums.loss)) {
           const again = (): Promise<string> => {
             mark(); // the same dropout masks
             return largestActivations(this.model, batch, pass);
           };
           suspect = { batch: i + 1, again };
         }
+        const added = addFigures(sums, part, measured);
         // The norm is queued before the last loss is awaited, so that the device goes on.
-        const [own, norm, values] = await Promise.all([
-          part.item(),
-          i === last ? this.#clip() : Promise.resolve(gradNorm),
-          measured?.values.data(),
-        ]);
-        loss += own;
-        gradNorm = norm;
-        if (values) metrics.push(measured!.read(values));
+        const [, all] = await Promise.all([added, i === last ? reduce(added) : undefined]);
+        reduced ??= all;
+        this.reducer.progress();
       } finally {
         part.dispose();
         measured?.values.dispose();
       }
     }
+    const { gradNorm, all } = reduced!;
+    const loss = all.reduce((sum, own) => sum + own.loss, 0);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
-      throw new LoRAError(
-        'ERR_NON_FINITE',
-        `[Trainer] step ${step + 1}, batch ${suspect!.batch} of ${group.length}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
-          `${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
-        { op: 'Trainer' },
-      );
+      throw await this.#nonFinite(step, group.length, { loss, gradNorm, all, suspect });
     this.optimizer.lr = lr * this.options.scheduleOf(step);
     this.optimizer.step();
     this.clearGradients();
-    const own = made || metrics.length > 0;
-    const means = own && { metrics: { ...made?.metrics, ...meanMetrics(metrics) } };
+    const metrics = all.flatMap((own) => own.metrics);
+    const measuredSome = made || metrics.length > 0;
+    const means = measuredSome && { metrics: { ...made?.metrics, ...meanMetrics(metrics) } };
     return { loss, lr: this.optimizer.lr, gradNorm, tokens, ...means };
+  }
+
+  /** Sums gradients and figures over the ranks, and clips. */
+  async #reduce(
+    own: Promise<StepSums>,
+    group: readonly Batch[],
+    signal: AbortSignal | undefined,
+  ): Promise<{ gradNorm: number; all: readonly StepSums[] }> {
+    const { gradients, scalars } = this.reducer.sum(this.parameters, own, group, signal);
+    const [gradNorm, all] = await Promise.all([gradients.then(() => this.#clip()), scalars]);
+    return { gradNorm, all };
+  }
+
+  async #nonFinite(
+    step: number,
+    batches: number,
+    found: { loss: number; gradNorm: number; all: readonly StepSums[]; suspect: Suspect | undefined },
+  ): Promise<LoRAError> {
+    const { loss, gradNorm, all, suspect } = found;
+    const at = all.findIndex((sums) => !Number.isFinite(sums.loss));
+    const elsewhere = at >= 0 && at !== this.reducer.rank;
+    const where = elsewhere || !suspect ? `a batch of rank ${at}` : `batch ${suspect.batch} of ${batches}`;
+    const largest = elsewhere || !suspect ? '' : `${await suspect.again()}. `;
+    return new LoRAError(
+      'ERR_NON_FINITE',
+      `[Trainer] step ${step + 1}, ${where}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
+        `${largest}Try a smaller lr (it is ${this.options.lr})`,
+      { op: 'Trainer' },
+    );
   }
 
   /** Clips the gradients; gives the norm that they had. */
@@ -120,12 +162,12 @@ export class Updates {
 
   /** How the model runs for one batch of a step. */
   #passOf(step: number, batch: number): TrainingPass {
-    const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps, gradientCheckpointing } = this.options;
+    const { neftuneNoiseAlpha: alpha, seed, batchesPerStep, gradientCheckpointing } = this.options;
     return {
       adapter: this.subject.adapter,
       train: this.objective.dropout,
       gradientCheckpointing,
-      ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
+      ...(alpha > 0 && { noise: { alpha, seed, stream: step * batchesPerStep + batch } }),
     };
   }
 
@@ -137,4 +179,12 @@ export class Updates {
       p.grad = null;
     }
   }
+}
+
+/** Adds what a batch gave, once it is known. */
+async function addFigures(sums: StepSums, part: Tensor, measured: Measured | undefined): Promise<StepSums> {
+  const [own, values] = await Promise.all([part.item(), measured?.values.data()]);
+  sums.loss += own;
+  if (values) sums.metrics.push(measured!.read(values));
+  return sums;
 }

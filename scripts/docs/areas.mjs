@@ -132,6 +132,8 @@ export const areas = [
     names: [
       'Trainer',
       'TrainerOptions',
+      'mpi',
+      'ProcessGroup',
       'ObjectiveName',
       'PreferenceOptions',
       'LossType',

@@ -813,6 +813,8 @@ test('by-name.mjs: a name is downloaded once, its license comes first, and it ge
   }
 }, 300_000);
 
+tested.add('distributed.mjs'); // test/lifecycle/mpi.test.ts runs it
+
 test('every program of examples/ has a test here', () => {
   const programs = readdirSync(examples).filter((file) => file.endsWith('.mjs'));
   expect(programs.filter((file) => !tested.has(file))).toEqual([]);

@@ -105,7 +105,7 @@ const plain = {
   seed: 7,
   optimizer: 'adamw',
   batchSize: 4,
-  gradientAccumulationSteps: 1,
+  batchesPerStep: 1,
 };
 const settings = (options: object): Record<string, string> =>
   Object.fromEntries(
@@ -128,7 +128,7 @@ test.each<[options: object, expected: Record<string, string>]>([
   [{ warmupSteps: 5 }, { 'Learning rate': '0.001, linear after 5 steps of warm-up' }],
   [{ optimizer: 'lion' }, { Optimizer: 'lion' }],
   [{ loraPlusRatio: 16 }, { 'LoRA+ ratio': '16' }],
-  [{ packing: true, gradientAccumulationSteps: 2 }, { Batch: '4 packed rows, 2 batches a step' }],
+  [{ packing: true, batchesPerStep: 2 }, { Batch: '4 packed rows, 2 batches a step' }],
   [{ groupByLength: true }, { Batch: '4 examples of similar length' }],
   [{ weightDecay: 0.01 }, { 'Weight decay': '0.01' }],
   [{ maxGradNorm: 0 }, { 'Clipped gradient norm': 'none' }],

@@ -26,19 +26,28 @@ export interface Evaluation {
   tokens: number;
 }
 
+/** −log p of tokens, summed, and how many they are. */
+export interface LossSum {
+  readonly sum: number;
+  readonly tokens: number;
+}
+
 /**
- * The mean loss over a data set. `lossOf` gives the summed loss of a batch, without gradients and without dropout; a
+ * The summed loss over a data set, or over its batches for whose index `isOwn` holds. `lossOf` gives the summed loss of a batch, without gradients and without dropout; a
  * batch without a label that counts is left out.
  */
-export async function evaluate(
+export async function lossSum(
   lossOf: (inputIds: number[][], labels: number[][]) => Promise<Tensor>,
   data: DataSource,
   { batchSize = 4, signal, plan }: Omit<EvaluateOptions, 'adapter'> & { plan: SequencePlan },
-): Promise<Evaluation> {
+  isOwn: (index: number) => boolean = () => true,
+): Promise<LossSum> {
   let sum = 0;
   let tokens = 0;
+  let index = 0;
   for await (const { inputIds, labels } of batches(data, { batchSize, signal })) {
     signal?.throwIfAborted();
+    if (!isOwn(index++)) continue;
     const counted = plan.countedLabels(labels);
     if (counted === 0) continue;
     const loss = await lossOf(inputIds, labels);
@@ -46,6 +55,13 @@ export async function evaluate(
     loss.dispose();
     tokens += counted;
   }
+  return { sum, tokens };
+}
+
+/** The mean over all of the sums. @throws ERR_DATA where nothing counts. */
+export function meanLoss(sums: readonly LossSum[]): Evaluation {
+  const sum = sums.reduce((total, one) => total + one.sum, 0);
+  const tokens = sums.reduce((total, one) => total + one.tokens, 0);
   if (tokens === 0)
     throw loraError('evaluate', 'ERR_DATA', 'expected labels that count but the data has none');
   return { loss: sum / tokens, perplexity: Math.exp(sum / tokens), tokens };

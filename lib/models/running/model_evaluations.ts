@@ -13,7 +13,7 @@ import { noGrad } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import { checkOptions, checkSignal } from '../../validate';
 import type { TokenRows } from '../inputs/batch';
-import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
+import { lossSum, meanLoss, type EvaluateOptions, type Evaluation } from './evaluate';
 import type { ForwardResult } from './forward';
 import type { ModelCore } from '../core/model_core';
 import type { ForwardOptions, GenerateOptions } from '../core/options';
@@ -46,7 +46,7 @@ export class ModelEvaluations {
       const { batchSize, signal } = options;
       const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> =>
         (await this.#forward(inputIds, { labels, reduction: 'sum' }, adapter)).loss!;
-      return await evaluate(lossOf, data, { batchSize, signal, plan: new SequencePlan(adapter) });
+      return meanLoss([await lossSum(lossOf, data, { batchSize, signal, plan: new SequencePlan(adapter) })]);
     } finally {
       release();
     }

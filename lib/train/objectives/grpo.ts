@@ -284,7 +284,7 @@ export class GRPOObjective implements Objective {
   async write(
     model: CausalLM,
     row: RowGroup,
-    { adapter, signal }: Omit<EvaluationPass, 'batchSize'>,
+    { adapter, signal }: Pick<EvaluationPass, 'adapter' | 'signal'>,
   ): Promise<Written | undefined> {
     if (this.options.rollout && adapter === null) return undefined;
     const one = { ...this.options, advantages: { ...this.options.advantages, numGenerations: 1 } };

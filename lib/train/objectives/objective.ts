@@ -9,6 +9,7 @@ import type { Adapter } from '../../peft/adapter';
 import type { Tensor, TensorValues } from '../../tensor/tensor';
 import type { EvalEvent } from '../events';
 import type { Metrics } from '../metrics';
+import type { Ranks } from '../reducer';
 
 /** How the model runs for a batch of a step. */
 export interface TrainingPass {
@@ -59,6 +60,8 @@ export interface EvaluationPass {
   readonly adapter: Adapter | null;
   readonly batchSize: number;
   readonly signal: AbortSignal | undefined;
+  /** Rank r measures batches r, r + size, … */
+  readonly ranks: Ranks;
 }
 
 /** What the model writes to a prompt, for a report. */
@@ -104,7 +107,7 @@ export interface Objective {
   write?(
     model: CausalLM,
     row: RowGroup,
-    pass: Omit<EvaluationPass, 'batchSize'>,
+    pass: Pick<EvaluationPass, 'adapter' | 'signal'>,
   ): Promise<Written | undefined>;
   /** A batch, with its graph. */
   loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss>;

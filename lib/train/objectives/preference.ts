@@ -176,14 +176,15 @@ export class PreferenceObjective implements Objective {
   async evaluate(
     model: CausalLM,
     data: Parameters<Objective['evaluate']>[1],
-    { adapter, batchSize, signal }: EvaluationPass,
+    { adapter, batchSize, signal, ranks }: EvaluationPass,
   ): Promise<ObjectiveEvaluation> {
     const losses: Metrics[] = [];
-    let [rows, tokens] = [0, 0];
+    let [index, tokens] = [0, 0];
     const release = model.core.adapters.acquire('evaluate', adapter);
     try {
       for await (const batch of batchesOf(this.rows, data, { batchSize, signal })) {
         signal?.throwIfAborted();
+        if (index++ % ranks.size !== ranks.rank) continue;
         const pass = { adapter, train: false, gradientCheckpointing: false };
         const { sum, measured } = await noGrad(() => tidy(() => this.loss(model, batch, pass)));
         const metrics = measured!.read(await measured!.values.data());
@@ -191,14 +192,16 @@ export class PreferenceObjective implements Objective {
         for (const tensor of [sum, measured!.values]) tensor.dispose();
         // Each row weighs the same, so a last smaller batch counts as often as it has rows.
         for (const _ of batch.groups!) losses.push({ ...metrics, loss });
-        rows += batch.groups!.length;
         tokens += answerLengthsOf(batch).reduce((a, b) => a + b, 0);
       }
     } finally {
       release();
     }
-    if (rows === 0) throw loraError('evaluate', 'ERR_DATA', 'expected rows but the data has none');
-    const { loss, ...metrics } = meanMetrics(losses);
-    return { figures: { loss: loss!, tokens, metrics }, higherIsBetter: false };
+    const all = await ranks.gather({ losses, tokens });
+    const ofAll = all.flatMap((own) => own.losses);
+    if (ofAll.length === 0) throw loraError('evaluate', 'ERR_DATA', 'expected rows but the data has none');
+    const { loss, ...metrics } = meanMetrics(ofAll);
+    const allTokens = all.reduce((sum, own) => sum + own.tokens, 0);
+    return { figures: { loss: loss!, tokens: allTokens, metrics }, higherIsBetter: false };
   }
 }

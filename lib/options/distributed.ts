@@ -1,0 +1,22 @@
+/** A run of several processes. */
+import type { Options } from './option';
+
+export const distributedOptions = {
+  distributed: {
+    type: 'string',
+    value: 'HOW',
+    choices: ['mpi'],
+    own: true,
+    rare: true,
+    help: 'with the other processes that mpirun has started',
+    defaultText: 'alone',
+  },
+  distributedTimeout: {
+    type: 'number',
+    value: 'SECONDS',
+    above: 0,
+    default: 600,
+    rare: true,
+    help: 'without progress of another process, before the run ends',
+  },
+} as const satisfies Options;
