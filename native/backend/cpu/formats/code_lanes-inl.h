@@ -55,6 +55,16 @@ struct LaneDecoder<WeightFormat::kI8Rows> : ElementLanes<8> {
   template <size_t kPart>
   static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t, size_t i) {
     const VU element = ElementOf(block, kPart, i);
+    if constexpr (kFindsCodes) {
+      // Below the exponent of 2^23 a byte counts ones, and a second byte does below that of 2^15.
+      // With its sign bit turned over it is the code + 128. One instruction makes these bits.
+      const VU half = i % kPer < 2 ? element : hn::ShiftRight<16>(element);
+      const bool second = i % 2 != 0;
+      const VU byte = hn::And(half, hn::Set(DU(), second ? 0xff00u : 0xffu));
+      const VU bits = hn::Xor(byte, hn::Set(DU(), second ? 0x47008000u : 0x4b000080u));
+      return hn::Sub(hn::BitCast(DF(), bits),
+                     hn::Set(DF(), second ? 0x1p15f + 128 : 0x1p23f + 128));
+    }
     const VU top = hn::ShiftLeftSame(element, static_cast<int>(24 - 8 * (i % kPer)));
     return hn::ConvertTo(DF(), hn::ShiftRight<24>(hn::BitCast(DI(), top)));
   }
