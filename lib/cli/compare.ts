@@ -12,6 +12,7 @@ import { compareOptions, datasetOptions } from '../options/table';
 import { flagName } from './args';
 import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
 import { dataColumns, modelFlags, note, printJson } from './common';
+import { refuseRanks } from './distributed';
 import { hubOptions } from './hub_report';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
@@ -40,6 +41,7 @@ export const compare = defineCommand({
     '"end" has the comparison: { rows, results, rates, base, question, report, file }',
 
   async run(values, console) {
+    refuseRanks('compare', 'start it without mpirun');
     const options = await optionsOf(values, console);
     // What can be wrong is said before the model is loaded.
     for (const path of [await splitFile(values.data, undefined), await measuringFile(values.evalData)])

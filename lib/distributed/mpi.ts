@@ -102,8 +102,7 @@ async function transportOf(shim: Shim): Promise<Transport> {
 let group: Promise<ProcessGroup> | undefined;
 
 /**
- * The processes that mpirun or srun has started, for `distributed` of a {@link Trainer}. It sets the threads and the memory of this process to its share of the host, unless LORA_THREADS and
- * LORA_MEMORY_LIMIT do: call it before a model is loaded. A second call gives the same group.
+ * The processes that mpirun or srun has started, for `distributed` of a {@link Trainer}. It sets the threads and the memory of this process to its share of the host, unless the environment does: call it before a model is loaded. A second call gives the same group.
  *
  * @throws ERR_BINARY without the shim, which `npx lora-native build --mpi` compiles; ERR_DISTRIBUTED where the launcher belongs to another MPI than the shim, and for
  * ranks with other versions of this package; ERR_UNSUPPORTED in a worker thread.

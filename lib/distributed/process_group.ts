@@ -48,7 +48,7 @@ export class ProcessGroup {
   #progress = 0;
   /** Whether only finished batches are progress. */
   #strict = false;
-  /** Seconds that another rank may make no progress. */
+  /** @internal Seconds that another rank may make no progress. */
   timeout = 600;
 
   /** @internal */
@@ -102,6 +102,7 @@ export class ProcessGroup {
     this.#strict = strict;
     this.progress();
   }
+  /** @internal */
   get strict(): boolean {
     return this.#strict;
   }
