@@ -21,7 +21,7 @@ export const objectiveOptions = {
   precomputeReference: {
     type: 'boolean',
     rare: true,
-    help: 'dpo: computes the reference before the first step',
+    help: 'dpo, kto: computes the reference before the first step',
   },
   lossType: {
     type: 'names',

@@ -125,11 +125,10 @@ export class TrainingLoop {
     from: Resumed,
     groups: AsyncGenerator<StepBatches, void, void>,
   ): AsyncGenerator<TrainerEvent, void, void> {
-    const { options, objective, subject, optimizer } = this.#parts;
+    const { options, subject, optimizer } = this.#parts;
     const { maxTokens } = options;
     this.#tokens = await replay(from, groups, this.#taken, { maxTokens, signal: this.#signal });
     await subject.load(from.dir, optimizer);
-    if (from.objective !== undefined) objective.restore?.(from.objective, from.step);
     // An abort may have come between the step and its evaluation.
     if (this.#start > 0 && this.#evaluationIsDue && (yield* this.#evaluate())) this.#best = from.dir;
   }

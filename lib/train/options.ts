@@ -70,7 +70,10 @@ export interface TrainerOptions
   beta?: number | undefined;
   /** The loss of 'dpo' ('sigmoid', 'ipo', 'robust', 'sft', or a list of them), of 'cpo' ('sigmoid', 'simpo') and of 'grpo' ('dapo', 'grpo', 'bnpo', 'dr_grpo'). Default: the first of these. */
   lossType?: LossType | readonly LossType[] | RewardOptions['lossType'] | undefined;
-  /** Computes the reference of 'dpo' once, before the first step; the only way where all weights are trained. Default false. */
+  /**
+   * Computes the reference of 'dpo' or 'kto' once, before the first step; the only way where all weights are trained. 'kto' then pairs prompts with answers in the order of the
+   * data, as TRL does, not in that of its batches. Default false.
+   */
   precomputeReference?: boolean | undefined;
   /** Preferences and 'grpo': trains without dropout. Default true. */
   disableDropout?: boolean | undefined;
@@ -227,7 +230,8 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   const totalSteps = maxSteps ?? (epochs && stepsOfEpochs(epochs, data, values, grpo?.numIterations));
   const evaluations =
     values.evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / values.evalEvery);
-  if (evaluations > 1) checkRereadable(op, evalData as DataSource);
+  if (evaluations > 1 || (values.precomputeReference && evalData !== undefined))
+    checkRereadable(op, evalData as DataSource);
   const steps = resolveSchedule(options, values, totalSteps);
   const distributed = values.batchesPerStep !== values.gradientAccumulationSteps;
   if (distributed && grpo)

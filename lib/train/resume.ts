@@ -173,7 +173,7 @@ export interface RunState {
   /** The options that a command line gave, as JSON. */
   readonly command?: string | undefined;
   /** What the objective goes on with, where it does. */
-  readonly objective?: string | undefined;
+  readonly objective?: unknown;
 }
 
 /** A checkpoint that a run goes on from, and where it lies. */
@@ -297,8 +297,7 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
       `${dir} is of a run with other settings: ${differs}${fittingRanks(settings, own)}; start with a new outDir, or with those of that run`,
     );
   if (step > (own.maxSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.maxSteps!);
-  const objective = values['objective'] === undefined ? undefined : text('objective', values['objective']);
-  return { step, settings, data, evaluations: { best, waited, at }, objective };
+  return { step, settings, data, evaluations: { best, waited, at }, objective: values['objective'] };
 }
 
 /**

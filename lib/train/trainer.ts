@@ -21,7 +21,14 @@ import { Report } from './report/report';
 import { checkDisk } from './disk';
 import type { TrainingSubject } from './subject';
 import { checkRoom, subjectOf } from './subjects';
-import { bestCheckpoint, newestCheckpoint, readRunState, settingsOf, type RunSettings } from './resume';
+import {
+  bestCheckpoint,
+  newestCheckpoint,
+  readRunState,
+  settingsOf,
+  type Resumed,
+  type RunSettings,
+} from './resume';
 import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
 import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
@@ -68,7 +75,8 @@ export class Trainer {
     const { model, data } = options;
     this.#model = model;
     this.#data = data;
-    if ((this.#options.epochs ?? 1) > 1) checkRereadable('Trainer', data);
+    const { epochs, precomputeReference } = this.#options;
+    if ((epochs ?? 1) > 1 || precomputeReference) checkRereadable('Trainer', data);
     if (model.dtype === 'f16') refuseF16Training('Trainer');
     this.#subject = subjectOf(model, this.#options.train);
     checkRoom(model, this.#subject.adapter, { data, evalData: options.evalData });
@@ -141,8 +149,7 @@ export class Trainer {
 
   async *#train(signal: AbortSignal | undefined): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     signal?.throwIfAborted();
-    const sources = [this.#data, this.#options.evalData];
-    await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
+    await this.#objective.identify?.();
     const { resume, distributed, totalSteps, maxTokens, evalEvery, earlyStopping } = this.#options;
     if (this.#output || resume !== false || distributed)
       this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
@@ -151,6 +158,7 @@ export class Trainer {
     const { length } = this.#data as { length?: unknown };
     const run = { length, resumed: begin?.from.step ?? 0, totalSteps, maxTokens, evalEvery, earlyStopping };
     await this.#membership.checkSame({ ...this.#settings, ...run });
+    await this.#prepare(begin?.from, signal);
     this.#updates.clearGradients(); // what the program left would enter the first step
     return yield* this.#record.watch(this.#loop(begin, signal).run());
   }
@@ -230,6 +238,13 @@ export class Trainer {
       from,
       best: keepBest && this.#membership.writes ? await bestCheckpoint(from, outDir!) : undefined,
     };
+  }
+
+  /** What the objective computes before the first step, beside what a checkpoint has of it. */
+  async #prepare(from: Resumed | undefined, signal: AbortSignal | undefined): Promise<void> {
+    if (from?.objective !== undefined) this.#objective.restore?.(from.objective, from.step);
+    const sources = [this.#data, this.#options.evalData];
+    await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
   }
 
   get #trainable(): number {

@@ -1,13 +1,11 @@
 /** Training on preferences: what TRL's formulas give, what a run depends on, what is refused. */
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
   preferenceLoss,
   tensor,
   Trainer,
-  type LabeledRow,
-  type ObjectiveName,
   type PreferenceLossOptions,
   type PreferenceRow,
   type TrainerOptions,
@@ -19,33 +17,15 @@ import type { AnswerScores } from '../../lib/train/objectives/answer_scores';
 import { ktoLoss } from '../../lib/train/objectives/kto_loss';
 import { scoringsOf } from '../../lib/train/objectives/preference';
 import { expectReject, expectThrow } from '../support/errors';
-import { bits } from '../support/numbers';
+import { labeled, objectives, pairs, rowsOf } from '../support/preferences';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
-import { tinyModel } from '../support/tiny_model';
 import { collect, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
 const dir = temporaryFolder();
 let made = 0;
 const fresh = (): string => join(dir, `run-${made++}`);
-
-const ids = (n: number, seed: number): number[] =>
-  Array.from({ length: n }, (_, t) => (seed * 31 + t * 17) % 256);
-const pairs: PreferenceRow[] = Array.from({ length: 12 }, (_, i) => ({
-  promptIds: ids(2 + (i % 3), i),
-  chosenIds: ids(1 + ((i * 2) % 5), i + 40),
-  rejectedIds: ids(1 + ((i * 3) % 4), i + 80),
-}));
-const labeled: LabeledRow[] = pairs.map(({ promptIds, chosenIds }, i) => ({
-  promptIds,
-  completionIds: chosenIds,
-  label: i % 3 !== 1,
-}));
-type Preference = Exclude<ObjectiveName, 'sft'>;
-const objectives: Preference[] = ['dpo', 'orpo', 'cpo', 'kto'];
-const rowsOf = (objective: ObjectiveName): PreferenceRow[] | LabeledRow[] =>
-  objective === 'kto' ? labeled : pairs;
 
 function trainer(options: Partial<TrainerOptions> = {}): Trainer {
   const data = rowsOf(options.objective ?? 'dpo');
@@ -222,36 +202,6 @@ describe('the reference', () => {
     const resumed = trainer({ ...options, maxSteps: 2, resume: true });
     await expectReject(resumed.run(), 'ERR_ARGUMENT', /referenceValues was/);
   });
-
-  test('computed before the first step is the same, also of held-out rows', async () => {
-    const run = async (precomputeReference: boolean) => {
-      const adapter = fixture.addAdapter('mine');
-      const options = { precomputeReference, evalData: pairs.slice(8), evalEvery: 1, maxSteps: 3 };
-      const { events } = await collect(trainer({ ...options, data: pairs.slice(0, 8) }));
-      const losses = events.flatMap((e) => (e.type === 'step' || e.type === 'eval' ? [e.loss] : []));
-      const trained = weights(adapter);
-      await fixture.model.removeAdapter('mine');
-      return { losses, trained };
-    };
-    const [now, before] = [await run(false), await run(true)];
-    expect(before.losses).toHaveLength(6);
-    for (const [i, loss] of now.losses.entries()) expect(before.losses[i]).toBeCloseTo(loss, 5);
-  });
-
-  test('of all weights is what they were', async () => {
-    const base = await tinyModel({ tokenizer: false });
-    const model = await CausalLM.fromPretrained(base);
-    model.trainAll();
-    const options = { model, objective: 'dpo', data: pairs, batchSize: 2, maxSteps: 3, lr: 1e-3 } as const;
-    expectThrow(() => new Trainer(options), 'ERR_ARGUMENT', /precomputeReference: true/);
-    const kto = { ...options, objective: 'kto', data: labeled } as const;
-    expectThrow(() => new Trainer(kto), 'ERR_UNSUPPORTED', /train an adapter/);
-    const { steps } = await collect(new Trainer({ ...options, precomputeReference: true }));
-    expect(steps[0]!.loss).toBeCloseTo(Math.LN2, 5);
-    expect(Math.abs(steps[2]!.loss - Math.LN2)).toBeGreaterThan(1e-4);
-    await model.dispose();
-    rmSync(base, { recursive: true });
-  });
 });
 
 describe('dropout', () => {
@@ -330,30 +280,6 @@ describe.each(objectives)('a run of %s', (objective) => {
   });
 });
 
-describe.each([
-  ['NF4 weights', { quantize: 'nf4' }, {}],
-  ['all weights', {}, { precomputeReference: true }],
-] as const)('a run with %s', (what, load, more) => {
-  test('goes on bit for bit', async () => {
-    const base = await tinyModel({ tokenizer: false });
-    const run = async (outDir: string, changes: Partial<TrainerOptions>) => {
-      const model = await CausalLM.fromPretrained(base, load);
-      const trained =
-        what === 'all weights' ? model.trainAll() : model.addAdapter({ r: 2 }, { seed: 1 }).parameters();
-      const options = { model, data: pairs, lr: 1e-3, saveEvery: 2, schedule: 'constant', ...more } as const;
-      const { steps } = await collect(trainer({ ...options, outDir, ...changes }));
-      const values = bits(...trained);
-      await model.dispose();
-      return { loss: steps.at(-1)!.loss, values };
-    };
-    const whole = await run(fresh(), { maxSteps: 4 });
-    const outDir = fresh();
-    await run(outDir, { maxSteps: 2 });
-    expect(await run(outDir, { maxSteps: 4, resume: true })).toEqual(whole);
-    rmSync(base, { recursive: true });
-  });
-});
-
 test('labels of rows are part of the data of a run', async () => {
   const options = { objective: 'kto', maxSteps: 2, saveEvery: 1, schedule: 'constant' } as const;
   const outDir = fresh();
@@ -388,9 +314,9 @@ describe('is refused', () => {
     [{ objective: 'orpo', labelSmoothing: 0.1 }, 'ERR_ARGUMENT', /labelSmoothing with the objective dpo/],
     [{ objective: 'kto', batchSize: 1 }, 'ERR_ARGUMENT', /batchSize of at least 2/],
     [
-      { objective: 'kto', precomputeReference: true },
+      { objective: 'orpo', precomputeReference: true },
       'ERR_ARGUMENT',
-      /precomputeReference with the objective dpo/,
+      /precomputeReference with the objective dpo, kto/,
     ],
     [{ objective: 'sft', beta: 0.1 }, 'ERR_ARGUMENT', /beta with the objective dpo, kto, orpo, cpo/],
     [{ reference: 'mine' }, 'ERR_ARGUMENT', /reference other than the adapter/],
@@ -399,6 +325,25 @@ describe('is refused', () => {
   ])('%j', (options, code, message) => {
     fixture.addAdapter('mine');
     expectThrow(() => trainer(options), code, message);
+  });
+
+  test('what TRL has and this has not, as the page says', () => {
+    fixture.addAdapter('mine');
+    const page = readFileSync(join(__dirname, '../../docs/guides/preferences.md'), 'utf8');
+    const rows = [...page.matchAll(/^\| (.*) \| (ERR_ARGUMENT|ERR_UNSUPPORTED)\b.*\|$/gm)];
+    const refused = rows.flatMap(([, words, code]) => {
+      const objective = /^`loss_type` of (\w+)/.exec(words!)?.[1]?.toLowerCase();
+      const names = [...words!.matchAll(/`(\w+)`/g)].map(([, name]) => name!);
+      return names.map((name) => ({ objective, name, code: code as 'ERR_ARGUMENT' }));
+    });
+    expect(refused.length).toBeGreaterThan(30);
+    for (const { objective, name, code } of refused) {
+      if (name === 'loss_type') continue;
+      const option = camel(objective ? 'loss_type' : name);
+      const value = objective ? name : name === 'packing' ? true : 1;
+      const options = { ...(objective && { objective }), [option]: value };
+      expectThrow(() => trainer(options as Partial<TrainerOptions>), code, new RegExp(option));
+    }
   });
 
   test('a row of another kind, with its place', async () => {

@@ -4,9 +4,33 @@ import { answerKind, pairRows } from '../../lib/data/preference_rows';
 import type { RowKind } from '../../lib/data/row_groups';
 import { BestEvaluation } from '../../lib/train/best';
 import { firstExamples, promptLength } from '../../lib/train/report/samples';
+import { OtherAnswersOfData } from '../../lib/train/objectives/other_answers';
+import { Reference } from '../../lib/train/objectives/reference';
 import { RunRecord } from '../../lib/train/record';
 import { checkRunState, DataDigest } from '../../lib/train/resume';
 import { expectThrow } from '../support/errors';
+
+test('a prompt has the answer before each of its own', () => {
+  const row = (prompt: number[], answer: number[]) => ({
+    ...{ promptIds: prompt, completionIds: answer, label: true },
+  });
+  const rows = [row([1], [2]), row([1], [3]), row([4], [5]), row([1, 3], [6]), row([1], [3, 6])];
+  const others = new OtherAnswersOfData();
+  others.add(rows.slice(0, 3));
+  others.add(rows.slice(3));
+  others.add([rows[0]!, rows[3]!]); // again, as held-out rows
+  expect(others.of(rows)).toEqual([[5], [2], [3], [3, 6], [6]]);
+  expectThrow(() => others.of([row([1], [7])]), 'ERR_DATA', /other rows than when the reference/);
+});
+
+test('values of a reference that are fewer than its texts are not taken', () => {
+  const state = { keys: new Uint8Array(64), values: new Float32Array(1) };
+  const reference = new Reference(null, true);
+  expectThrow(() => reference.restore(state), 'ERR_FILE', /no values of its reference/);
+  const known = { keys: new Uint8Array(64).fill(200, 32), values: Float32Array.of(0.1, 0.2) };
+  reference.restore(known);
+  expect(reference.state).toEqual(known);
+});
 
 describe('a score that is better when it is higher', () => {
   const scores = (values: readonly number[], minDelta = 0) => {

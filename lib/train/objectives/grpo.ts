@@ -136,8 +136,8 @@ export class GRPOObjective implements Objective {
     return this.#generation && JSON.stringify(this.#generation);
   }
 
-  restore(state: string, step: number): void {
-    const found = parseJson(state, 'the completions of the checkpoint');
+  restore(state: unknown, step: number): void {
+    const found = parseJson(String(state), 'the completions of the checkpoint');
     const index = Math.floor(step / this.stepsPerRows);
     // Those of steps that are done are not needed.
     if (isRecord(found) && found['index'] === index) this.#generation = found as unknown as Generation;

@@ -6,6 +6,7 @@ import type { SequencePlan } from '../../data/sequence_plan';
 import type { CausalLM } from '../../models/causal_lm';
 import type { EmbeddingNoise } from '../../models/inputs/noise';
 import type { Adapter } from '../../peft/adapter';
+import type { StateValue } from '../../tensor/state';
 import type { Tensor, TensorValues } from '../../tensor/tensor';
 import type { EvalEvent } from '../events';
 import type { Metrics } from '../metrics';
@@ -87,7 +88,9 @@ export interface Objective {
   weightOf(batch: Batch, plan: SequencePlan): number;
   /** Why a step cannot be taken of batches that weigh nothing together. */
   readonly weightless: string;
-  /** What is computed before the first step, also that of a run that goes on. */
+  /** Reads what its settings depend on. */
+  identify?(): Promise<void>;
+  /** What is computed before the first step, also that of a run that goes on: what it has restored is there. */
   prepare?(
     model: CausalLM,
     sources: readonly (DataSource<unknown> | undefined)[],
@@ -98,9 +101,9 @@ export interface Objective {
   /** Makes what a step learns from of the rows of the data. Default: the rows themselves. */
   prepareStep?(model: CausalLM, batches: readonly Batch[], pass: StepPass): Promise<StepRows>;
   /** What later steps depend on beside the weights and the data, for checkpoints. */
-  readonly state?: string | undefined;
-  /** Takes it from a checkpoint of step `step`. */
-  restore?(state: string, step: number): void;
+  readonly state?: StateValue | undefined;
+  /** Takes it from a checkpoint of step `step`, whose settings are those of the run. @throws ERR_FILE for what it is not. */
+  restore?(state: unknown, step: number): void;
   /** Another adapter that it reads, which nobody may remove meanwhile. */
   readonly reads?: Adapter | null;
   /** Answers the prompt of a row, for a report; undefined where the adapter is not its choice. Default: greedily. */

@@ -56,19 +56,13 @@ export function objectiveOf(
   const make = (reference?: Reference): Objective =>
     new PreferenceObjective(preference, reference, !disableDropout, maxLength);
   if (!('reference' in preference)) return make();
-  const { objective, reference: name } = preference;
+  const { reference: name } = preference;
   if (adapter === null && !precomputeReference)
-    throw objective === 'kto'
-      ? loraError(
-          op,
-          'ERR_UNSUPPORTED',
-          'kto compares with a reference for every batch, and all weights are trained: train an adapter',
-        )
-      : loraError(
-          op,
-          'ERR_ARGUMENT',
-          'expected precomputeReference: true, since all weights are trained and the reference is what they were',
-        );
+    throw loraError(
+      op,
+      'ERR_ARGUMENT',
+      'expected precomputeReference: true, since all weights are trained and the reference is what they were',
+    );
   const reference = name === null ? null : core.adapters.resolve(op, name);
   check(
     reference === null || reference !== adapter,

@@ -12,12 +12,14 @@ import {
 } from '../../models/running/log_probs';
 import type { Adapter } from '../../peft/adapter';
 import { noGrad, tidy } from '../../tensor/scope';
+import type { StateValue } from '../../tensor/state';
 import { meanMetrics, type Metrics } from '../metrics';
 import { answerLengthsOf, answerScores, type AnswerScores } from './answer_scores';
 import { ktoLoss } from './kto_loss';
 import type { BatchLoss, EvaluationPass, Objective, ObjectiveEvaluation, TrainingPass } from './objective';
 import { cpoLoss, dpoLoss, orpoLoss } from './pair_losses';
-import type { Reference } from './reference';
+import { ofBatch, OtherAnswersOfData, type OtherAnswers } from './other_answers';
+import type { AnswerTexts, Reference } from './reference';
 import type { PreferenceSettings } from './settings';
 
 /** The rows of each objective; ORPO's loss covers the prompt of the better answer too. */
@@ -26,19 +28,21 @@ export const rowsOf = ({ objective }: Pick<PreferenceSettings, 'objective'>): Ro
 
 /** Texts that are scored together. */
 export interface Scoring {
-  readonly texts: Pick<Batch, 'inputIds' | 'labels' | 'groups'>;
+  readonly texts: AnswerTexts;
   readonly by: 'policy' | 'reference';
   /** Whether its gradient is wanted. */
   readonly recorded: boolean;
 }
 
-/** Each prompt with the answer of the row before it, the first one with the last answer: answers that nobody gave to it. */
-function otherAnswers({ groups }: Batch, maxLength: number): Scoring['texts'] {
-  const rows = groups!.map(({ row }) => row as LabeledRow);
-  const examples = rows.map(({ promptIds }, i) => {
-    const { completionIds } = rows.at(i - 1)!;
-    return answered(promptIds, completionIds.slice(0, Math.max(1, maxLength - promptIds.length)));
-  });
+const labeledRowsOf = ({ groups }: Batch): LabeledRow[] => groups!.map(({ row }) => row as LabeledRow);
+
+/** The prompts of a batch with answers to others. */
+function otherTexts(batch: Batch, maxLength: number, others: OtherAnswers): AnswerTexts {
+  const rows = labeledRowsOf(batch);
+  const answers = others(rows);
+  const examples = rows.map(({ promptIds }, i) =>
+    answered(promptIds, answers[i]!.slice(0, Math.max(1, maxLength - promptIds.length))),
+  );
   return {
     inputIds: examples.map(({ inputIds }) => [...inputIds]),
     labels: examples.map(({ labels }) => [...labels]),
@@ -47,12 +51,17 @@ function otherAnswers({ groups }: Batch, maxLength: number): Scoring['texts'] {
 }
 
 /** What of a batch is scored, the reference first: what is recorded takes the memory. */
-export function scoringsOf(settings: PreferenceSettings, batch: Batch, maxLength = Infinity): Scoring[] {
+export function scoringsOf(
+  settings: PreferenceSettings,
+  batch: Batch,
+  maxLength = Infinity,
+  answers = ofBatch,
+): Scoring[] {
   const own = { texts: batch, by: 'policy', recorded: true } as const;
   if (settings.objective === 'orpo' || settings.objective === 'cpo') return [own];
   const reference = { texts: batch, by: 'reference', recorded: false } as const;
   if (settings.objective === 'dpo') return [reference, own];
-  const others = otherAnswers(batch, maxLength);
+  const others = otherTexts(batch, maxLength, answers);
   return [
     { texts: others, by: 'reference', recorded: false },
     { texts: others, by: 'policy', recorded: false },
@@ -76,7 +85,7 @@ export function lossOf(
     case 'cpo':
       return cpoLoss(policy, settings);
     case 'kto': {
-      const labels = batch.groups!.map(({ row }) => (row as LabeledRow).label);
+      const labels = labeledRowsOf(batch).map(({ label }) => label);
       const others = { reference: scores[0]!.sums, policy: scores[1]!.sums };
       return ktoLoss(policy, reference!, others, labels, settings);
     }
@@ -120,6 +129,8 @@ export class PreferenceObjective implements Objective {
   readonly rows: RowKind;
   readonly isPerToken = false;
   readonly weightless = 'expected rows with answers';
+  /** Where the reference of KTO is computed before the first step. */
+  readonly #others: OtherAnswersOfData | undefined;
 
   /** `reference`: where the loss has one. `maxLength`: of the rows of the data, which the answers to other prompts do not exceed either. */
   constructor(
@@ -129,6 +140,8 @@ export class PreferenceObjective implements Objective {
     private readonly maxLength: number | undefined,
   ) {
     this.rows = rowsOf(options);
+    this.#others =
+      options.objective === 'kto' && reference?.precompute ? new OtherAnswersOfData() : undefined;
   }
 
   get reads(): Adapter | null {
@@ -150,15 +163,43 @@ export class PreferenceObjective implements Objective {
     return 1;
   }
 
-  async prepare(model: CausalLM, sources: Parameters<Reference['prepare']>[2], pass: EvaluationPass) {
-    await this.reference?.prepare(model, this.rows, sources, pass);
+  async identify(): Promise<void> {
+    await this.reference?.identify();
+  }
+
+  get state(): StateValue | undefined {
+    return this.reference?.state;
+  }
+
+  restore(state: StateValue): void {
+    this.reference?.restore(state);
+  }
+
+  async prepare(
+    model: CausalLM,
+    sources: Parameters<NonNullable<Objective['prepare']>>[1],
+    { batchSize, signal }: EvaluationPass,
+  ): Promise<void> {
+    if (!this.reference?.precompute) return;
+    for (const data of sources) {
+      if (data === undefined) continue;
+      for await (const batch of batchesOf(this.rows, data, { batchSize, signal })) {
+        this.#others?.add(labeledRowsOf(batch));
+        for (const { by, texts } of this.#scoringsOf(batch))
+          if (by === 'reference') await this.reference.add(model, texts);
+      }
+    }
+  }
+
+  #scoringsOf(batch: Batch): Scoring[] {
+    return scoringsOf(this.options, batch, this.maxLength, this.#others?.of);
   }
 
   async loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss> {
     const { adapter, train, gradientCheckpointing } = pass;
     const scorers = { adapter, reference: this.reads, train, gradientCheckpointing };
     const scores: AnswerScores[] = [];
-    for (const scoring of scoringsOf(this.options, batch, this.maxLength)) {
+    for (const scoring of this.#scoringsOf(batch)) {
       const known =
         scoring.by === 'reference' ? this.reference?.known(scoring.texts, model.device) : undefined;
       scores.push(known ?? (await this.#score(model, scoring, scorers)));

@@ -1,8 +1,6 @@
 /** What answers are compared with: the model without its adapter, or with one that is not trained. */
 import { createHash } from 'node:crypto';
-import { batchesOf, type Batch } from '../../data/batches';
-import type { DataSource } from '../../data/example';
-import type { RowKind } from '../../data/row_groups';
+import type { Batch } from '../../data/batches';
 import { loraError } from '../../errors';
 import type { CausalLM } from '../../models/causal_lm';
 import { labelLogProbsInSlices } from '../../models/running/log_probs';
@@ -10,22 +8,29 @@ import type { Device } from '../../native/device';
 import type { Adapter } from '../../peft/adapter';
 import { tensor } from '../../tensor/create';
 import { noGrad } from '../../tensor/scope';
+import type { StateValue } from '../../tensor/state';
+import { isRecord } from '../../validate';
 import { answerLengthsOf, answerScores, type AnswerScores } from './answer_scores';
-import type { EvaluationPass } from './objective';
 
-/** What tells a text from others: its tokens and which of them count. */
-function keyOf(ids: readonly number[], labels: readonly number[]): string {
+/** Prompts with answers. */
+export type AnswerTexts = Pick<Batch, 'inputIds' | 'labels' | 'groups'>;
+
+/** Bytes of a key. */
+const keySize = 32;
+
+/** What tells two lists of numbers from others, a character for each byte. */
+export function keyOf(...rows: readonly (readonly number[])[]): string {
   const hash = createHash('sha256');
-  for (const row of [ids, labels]) hash.update(Int32Array.from([row.length, ...row]));
-  return hash.digest('base64');
+  for (const row of rows) hash.update(Int32Array.from([row.length, ...row]));
+  return hash.digest('binary');
 }
 
 export class Reference {
   /** log p of the answers of the data, by text, where they are computed before the first step. */
   readonly #known: Map<string, number> | undefined;
-  #values = '';
+  #digest: string | undefined;
 
-  /** `name`: of an adapter; null: the base. `precompute`: before the first step, for the base may be trained. */
+  /** `adapter`: null is the base. `precompute`: before the first step, for the base may be trained. */
   constructor(
     readonly adapter: Adapter | null,
     readonly precompute: boolean,
@@ -35,52 +40,72 @@ export class Reference {
 
   /** What checkpoints are compared with; the base is known by its weights. */
   get settings(): Readonly<Record<string, unknown>> {
-    return this.#values === '' ? {} : { referenceValues: this.#values };
+    return {
+      ...(this.#digest !== undefined && { referenceValues: this.#digest }),
+      ...(this.precompute && { precomputeReference: true }),
+    };
   }
 
-  /** Computes what is computed once. */
-  async prepare(
-    model: CausalLM,
-    rows: RowKind,
-    sources: readonly (DataSource<unknown> | undefined)[],
-    { batchSize, signal }: EvaluationPass,
-  ): Promise<void> {
-    if (this.adapter !== null) this.#values = await digestOf(this.adapter);
-    if (!this.#known) return;
-    for (const data of sources) {
-      if (data === undefined) continue;
-      for await (const batch of batchesOf(rows, data, { batchSize, signal })) {
-        signal?.throwIfAborted();
-        const { inputIds, labels } = batch;
-        const { sums } = await noGrad(async () => {
-          const found = await labelLogProbsInSlices(model.core, inputIds, labels, {
-            adapter: this.adapter,
-            train: false,
-          });
-          return answerScores(found, answerLengthsOf(batch));
-        });
-        const values = await sums.data();
-        sums.dispose();
-        for (const [i, value] of values.entries()) this.#known.set(keyOf(inputIds[i]!, labels[i]!), value);
-      }
-    }
+  /** Reads what its settings depend on. */
+  async identify(): Promise<void> {
+    if (this.adapter !== null) this.#digest = await digestOf(this.adapter);
+  }
+
+  /** What it has computed, for checkpoints. */
+  get state(): StateValue | undefined {
+    const known = this.#known;
+    if (!known) return undefined;
+    return {
+      keys: new Uint8Array(Buffer.from([...known.keys()].join(''), 'latin1')),
+      values: Float32Array.from(known.values()),
+    };
+  }
+
+  /** Takes it from a checkpoint, whose settings are those of this run. @throws ERR_FILE */
+  restore(state: unknown): void {
+    const { keys, values } = isRecord(state) ? state : {};
+    if (
+      !(keys instanceof Uint8Array && values instanceof Float32Array) ||
+      keys.length !== keySize * values.length
+    )
+      throw loraError('Trainer', 'ERR_FILE', 'the checkpoint has no values of its reference');
+    const text = Buffer.from(keys).toString('latin1');
+    for (const [i, value] of values.entries())
+      this.#known?.set(text.slice(keySize * i, keySize * (i + 1)), value);
+  }
+
+  /** Computes the values of texts that have none. */
+  async add(model: CausalLM, texts: AnswerTexts): Promise<void> {
+    const known = this.#known!;
+    const { inputIds, labels } = texts;
+    const keys = inputIds.map((ids, i) => keyOf(ids, labels[i]!));
+    const missing = [...keys.keys()].filter((i) => !known.has(keys[i]!));
+    if (missing.length === 0) return;
+    const missed = <Value>(of: readonly Value[]): Value[] => missing.map((i) => of[i]!);
+    const { sums } = await noGrad(async () => {
+      const options = { adapter: this.adapter, train: false };
+      const found = await labelLogProbsInSlices(model.core, missed(inputIds), missed(labels), options);
+      return answerScores(found, missed(answerLengthsOf(texts)));
+    });
+    const values = await sums.data();
+    sums.dispose();
+    for (const [i, key] of missed(keys).entries()) known.set(key, values[i]!);
   }
 
   /** What was computed before; undefined: it is computed when it is asked for. */
-  known(
-    { inputIds, labels, groups }: Pick<Batch, 'inputIds' | 'labels' | 'groups'>,
-    device: Device,
-  ): AnswerScores | undefined {
+  known(texts: AnswerTexts, device: Device): AnswerScores | undefined {
     const known = this.#known;
     if (!known) return undefined;
-    const values = inputIds.map((ids, i) => {
-      const value = known.get(keyOf(ids, labels[i]!));
-      if (value !== undefined) return value;
-      throw loraError('Trainer', 'ERR_DATA', 'the data has other rows than when the reference was computed');
-    });
-    const lengths = answerLengthsOf({ labels, groups });
+    const { inputIds, labels } = texts;
+    const values = inputIds.map((ids, i) => known.get(keyOf(ids, labels[i]!)) ?? otherData());
+    const lengths = answerLengthsOf(texts);
     return { sums: tensor(values, { device }), lengths, before: null, beforeCounts: lengths.map(() => 0) };
   }
+}
+
+/** @throws ERR_DATA */
+export function otherData(): never {
+  throw loraError('Trainer', 'ERR_DATA', 'the data has other rows than when the reference was computed');
 }
 
 /** A digest of the values of an adapter. */

@@ -62,7 +62,7 @@ export type PreferenceSettings = DPOSettings | KTOSettings | ORPOSettings | CPOS
 /** The options that each objective takes, beside `beta`. */
 const taken = {
   dpo: ['reference', 'precomputeReference', 'lossType', 'lossWeights', 'labelSmoothing'],
-  kto: ['reference', 'desirableWeight', 'undesirableWeight'],
+  kto: ['reference', 'precomputeReference', 'desirableWeight', 'undesirableWeight'],
   orpo: [],
   cpo: ['lossType', 'simpoGamma', 'cpoAlpha'],
   grpo: [
