@@ -8,6 +8,7 @@ import { readText } from '../formats/json';
 import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
+import { textsOf } from '../train/objectives/objectives';
 import { OutputDirectory } from '../train/output';
 import { objectiveSettings, runEnds, unknownEnd, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
@@ -83,7 +84,7 @@ async function trainOnData(values: TrainValues, console: Console, group?: Proces
   checkSchedule(values);
   const rewards = values.rewards === undefined ? undefined : await readRewards(values.rewards);
   const options = { ...optionsOf(values), rewards };
-  objectiveSettings(options);
+  const texts = values.batchSize * textsOf(objectiveSettings(options));
   const started = await readStart(values, console);
   if (values.resume !== true && !group?.rank) await new OutputDirectory(outDir).check();
   const files = await dataFiles(values);
@@ -91,7 +92,6 @@ async function trainOnData(values: TrainValues, console: Console, group?: Proces
   for (const path of [files.data, files.evalData])
     if (path !== undefined) await (await InputFile.open(path)).close();
   const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
-  const texts = values.batchSize * textsOf(values);
   await checkMemory({ ...values, batchSize: texts }, started.memory, console);
   const device = group ? deviceOfRank(values.device, group) : values.device;
   const model = await loadModel({ ...values, device }, console);
@@ -123,12 +123,6 @@ async function trainOnData(values: TrainValues, console: Console, group?: Proces
   } finally {
     await model.dispose();
   }
-}
-
-/** How many texts a row of the data is. */
-function textsOf({ objective, numGenerations = 8 }: TrainValues): number {
-  if (objective === 'grpo') return numGenerations;
-  return ['dpo', 'orpo', 'cpo'].includes(objective) ? 2 : 1;
 }
 
 function checkSchedule(values: TrainValues): void {

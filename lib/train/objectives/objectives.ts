@@ -7,7 +7,7 @@ import type { TrainingSubject } from '../subject';
 import { GRPOObjective } from './grpo';
 import type { GRPOSettings } from './grpo_settings';
 import type { Objective } from './objective';
-import { PreferenceObjective } from './preference';
+import { answersOf, PreferenceObjective } from './preference';
 import { Reference } from './reference';
 import type { PreferenceSettings } from './settings';
 import { supervised } from './supervised';
@@ -22,6 +22,12 @@ export interface ObjectiveChoice {
   readonly seed: number;
   readonly precomputeReference: boolean;
   readonly disableDropout: boolean;
+}
+
+/** How many texts a step computes of a row of the data. */
+export function textsOf({ preference, grpo }: Pick<ObjectiveChoice, 'preference' | 'grpo'>): number {
+  if (grpo) return grpo.advantages.numGenerations;
+  return preference ? answersOf(preference) : 1;
 }
 
 /** @throws ERR_UNSUPPORTED where there is no reference to compare with. */

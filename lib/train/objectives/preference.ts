@@ -26,6 +26,10 @@ import type { PreferenceSettings } from './settings';
 export const rowsOf = ({ objective }: Pick<PreferenceSettings, 'objective'>): RowKind =>
   objective === 'kto' ? answerKind(labeledRows) : answerKind(pairRows, objective === 'orpo');
 
+/** How many answers they have. */
+export const answersOf = ({ objective }: Pick<PreferenceSettings, 'objective'>): number =>
+  (objective === 'kto' ? labeledRows : pairRows).answers.length;
+
 /** Texts that are scored together. */
 export interface Scoring {
   readonly texts: AnswerTexts;
