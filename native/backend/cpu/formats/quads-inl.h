@@ -25,23 +25,17 @@ constexpr bool kDotsQuads = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL;
 
 constexpr size_t kQuadValues = 4;
 
-// Quads whose bytes lie in rows of kPanelWidth outputs come in another order of the outputs: blocks
-// of four, as if those of a panel's vectors had been transposed. The scales and sums that they meet
-// are kept in that order too. It is its own inverse.
-constexpr size_t kBlocks4 = kLanes / 4;
-static_assert(kBlocks4 == 1 || kBlocks4 == kVectors);
+// With vectors of 512 bits, quads come in another order of the outputs: blocks of four, as if those
+// of a panel's vectors had been transposed. The scales and sums that they meet are kept in that
+// order too. It is its own inverse.
+constexpr bool kMovesRows = kLanes == 16;
+static_assert(!kMovesRows || kVectors == 4);
 
 // Changes the order of rows [kPanelWidth] of sums or scales.
-template <size_t kBlocks = kBlocks4>
+template <bool kMoves = kMovesRows>
 HWY_INLINE void MoveRows(float* HWY_RESTRICT at, size_t rows) {
   const DF df;
-  if constexpr (kBlocks == 2) {
-    for (size_t i = 0; i < rows; ++i, at += kPanelWidth) {
-      const VF a = hn::LoadU(df, at), b = hn::LoadU(df, at + kLanes);
-      hn::StoreU(hn::ConcatLowerLower(df, b, a), df, at);
-      hn::StoreU(hn::ConcatUpperUpper(df, b, a), df, at + kLanes);
-    }
-  } else if constexpr (kBlocks == 4) {
+  if constexpr (kMoves) {
     const auto even = [](VF a, VF b)
                           HWY_ATTR { return hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a); };
     const auto odd = [](VF a, VF b)
@@ -75,14 +69,21 @@ HWY_INLINE void ReadQuads(const uint8_t* HWY_RESTRICT at, Quads& quads) {
     put(0, hn::InterleaveLower(d8, a, b), hn::InterleaveLower(d8, c, d));
     put(2, hn::InterleaveUpper(d8, a, b), hn::InterleaveUpper(d8, c, d));
   } else if constexpr (kLanes == 8) {
-    const hn::Half<DU8> half;
-    const auto rows = [&](size_t first) HWY_ATTR {
-      return hn::Combine(d8, hn::LoadU(half, at + (first + 2) * kPanelWidth),
-                         hn::LoadU(half, at + first * kPanelWidth));
+    // A vector has two rows. Of four outputs come the bytes of rows 0, 2, 1 and 3, then those
+    // of the next four.
+    const DU du;
+    const VU first = hn::BitCast(du, hn::LoadU(d8, at));
+    const VU second = hn::BitCast(du, hn::LoadU(d8, at + 2 * kPanelWidth));
+    alignas(32) static constexpr uint32_t kRows[] = {0, 1, 4, 5, 2, 3, 6, 7};
+    const auto rows = hn::SetTableIndices(du, kRows);
+    const auto order =
+        hn::Dup128VecFromValues(d8, 0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
+    const auto quads_of = [&](VU four) HWY_ATTR {
+      const auto bytes = hn::BitCast(d8, hn::TableLookupLanes(four, rows));
+      return hn::BitCast(du, hn::TableLookupBytes(bytes, order));
     };
-    const auto a = rows(0), b = rows(1);
-    const auto lower = hn::InterleaveLower(d8, a, b), upper = hn::InterleaveUpper(d8, a, b);
-    put(0, hn::ConcatLowerLower(d8, upper, lower), hn::ConcatUpperUpper(d8, upper, lower));
+    quads[0] = quads_of(hn::InterleaveLower(du, first, second));
+    quads[1] = quads_of(hn::InterleaveUpper(du, first, second));
   } else {
     const hn::Half<DU8> half;
     const auto rows = [&](size_t first) HWY_ATTR {

@@ -78,6 +78,7 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
       has_table(args.table) {
   operands = pairs ? Operands::kPairs : Operands::kF32;
   if (MultipliesWholeNumbers(args.branches[0])) {
+    whole.rows = m;
     whole.groups = WholeRows::GroupsOf(k);
   } else if (HasExpandedWeight(args)) {
     block_elements = BlockElements(operands, elements);

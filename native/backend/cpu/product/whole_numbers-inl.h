@@ -46,15 +46,14 @@ static_assert(kHalfValues == kGroupValues);
 
 // Codes of a panel with one scale, a term of the sums, and the x of a tile of rows.
 struct Term {
-  const uint32_t* x;  // codes
-  size_t x_stride;    // in quads
+  const uint32_t* x;  // [rows][2·kHalfQuads], from the first code of the term on
   const uint32_t* quads;
   const float *scales, *offsets;  // [kPanelWidth]
-  const float* x_scales;          // of the first row; the others `groups` apart
-  const int32_t* x_sums;          // likewise, 2·groups apart
-  size_t groups;
-  float* sums;  // [rows][kPanelWidth]
+  const float* x_scales;          // [rows]
+  const int32_t* x_sums;          // [rows][2], likewise
+  float* sums;                    // [rows][kPanelWidth]
 };
+constexpr size_t kRowQuads = 2 * kHalfQuads;
 
 // How many sums of two products fit 16 bits: of codes of so many bits by ones of up to 127.
 constexpr size_t PairSums(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
@@ -71,7 +70,7 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
     for (size_t e = 0; e < kQuads; ++e) {
       HWY_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {
-        const auto x = hn::BitCast(di8, hn::Set(du, t.x[i * t.x_stride + e]));
+        const auto x = hn::BitCast(di8, hn::Set(du, t.x[i * kRowQuads + e]));
         HWY_UNROLL(4)
         for (size_t j = 0; j < kVectors; ++j) {
           const auto w = hn::BitCast(du8, hn::LoadU(du, t.quads + e * kPanelWidth + j * kLanes));
@@ -87,6 +86,12 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
     for (size_t first = 0; first < kQuads; first += kAtOnce) {
       VI16 pairs[kRows][kVectors];
       HWY_UNROLL(8)
+      for (size_t i = 0; i < kRows; ++i) {
+        HWY_UNROLL(4)
+        for (size_t j = 0; j < kVectors; ++j) pairs[i][j] = hn::Zero(di16);
+      }
+      // Unrolled, GCC would add the sums in another order, for which there are no registers.
+      HWY_UNROLL(1)
       for (size_t e = first; e < first + kAtOnce; ++e) {
         VU w[kVectors];
         HWY_UNROLL(4)
@@ -95,7 +100,7 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
         }
         HWY_UNROLL(8)
         for (size_t i = 0; i < kRows; ++i) {
-          const auto x = hn::BitCast(di8, hn::Set(du, t.x[i * t.x_stride + e]));
+          const auto x = hn::BitCast(di8, hn::Set(du, t.x[i * kRowQuads + e]));
           HWY_UNROLL(4)
           for (size_t j = 0; j < kVectors; ++j) {
             VI16 two;
@@ -111,7 +116,7 @@ HWY_INLINE void SumQuads(const Term& t, VI (&acc)[kRows][kVectors]) {
             if constexpr (kAtOnce == 1) {
               acc[i][j] = hn::Add(acc[i][j], hn::WidenMulPairwiseAdd(di, two, ones));
             } else {
-              pairs[i][j] = e == first ? two : hn::Add(pairs[i][j], two);
+              pairs[i][j] = hn::Add(pairs[i][j], two);
             }
           }
         }
@@ -136,14 +141,14 @@ constexpr size_t kWholeTile = kDotsQuads || kBits <= 4 ? kRegisterRows
 
 // sums += scale·x_scale·(Σ (code − kZero)·x) + offset·(x_scale·Σ x).
 template <int kBits, int kZero, size_t kHalves, bool kOffsets, size_t kRows>
-HWY_NOINLINE void AddTerm(const Term& t) {
+HWY_INLINE void AddTerm(const Term& t) {
   const DF df;
   const DI di;
   VI acc[kRows][kVectors];
   int32_t x_sums[kRows];
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    const int32_t* const of = t.x_sums + 2 * i * t.groups;
+    const int32_t* const of = t.x_sums + 2 * i;
     x_sums[i] = kHalves == 2 ? of[0] + of[1] : of[0];
     HWY_UNROLL(4)
     for (size_t j = 0; j < kVectors; ++j) acc[i][j] = hn::Set(di, -kZero * x_sums[i]);
@@ -151,7 +156,7 @@ HWY_NOINLINE void AddTerm(const Term& t) {
   SumQuads<kBits, kHalves * kHalfQuads>(t, acc);
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    const float x_scale = t.x_scales[i * t.groups];
+    const float x_scale = t.x_scales[i];
     const VF scale = hn::Set(df, x_scale);
     const VF x_sum = hn::Set(df, x_scale * static_cast<float>(x_sums[i]));
     HWY_UNROLL(4)
@@ -167,35 +172,43 @@ HWY_NOINLINE void AddTerm(const Term& t) {
   }
 }
 
-// Where the rows of a call find x and their sums.
+template <int kBits, int kZero, size_t kHalves, bool kOffsets, size_t kRows>
+HWY_NOINLINE void AddTermOfTile(const Term& t) {
+  AddTerm<kBits, kZero, kHalves, kOffsets, kRows>(t);
+}
+
+// Rows of x from `first` on, and where their sums are.
 struct WholeCall {
   const WholeRows* x;
-  size_t rows;
+  size_t first, rows;
   float* sums;
 };
 
-// Adds a term of all rows. It begins at half `half` of the groups of a row.
+// Adds a term of all rows. It begins at half `half` of the groups of a row. A term takes about as
+// long as a call and a division, so that one row has neither, and several rows no division.
 template <int kBits, int kZero, size_t kHalves, bool kOffsets>
 HWY_INLINE void AddTermOfRows(const WholeCall& call, size_t half, const uint32_t* quads,
                               const float* scales, const float* offsets) {
   constexpr size_t kTile = kWholeTile<kBits>;
-  const size_t groups = call.x->groups, tiles = CeilDiv(call.rows, kTile);
+  const size_t group = half / 2, half_of = half % 2, at = group * call.x->rows + call.first;
   const auto* const codes = reinterpret_cast<const uint32_t*>(call.x->codes);
-  for (size_t tile = 0; tile < tiles; ++tile) {
-    const Range of = Split(call.rows, tiles, tile);
-    const size_t row = of.begin * groups;  // its first group
-    const Term t = {codes + row * 2 * kHalfQuads + half * kHalfQuads,
-                    groups * 2 * kHalfQuads,
-                    quads,
-                    scales,
-                    offsets,
-                    call.x->scales + row + half / 2,
-                    call.x->sums + 2 * row + half,
-                    groups,
-                    call.sums + of.begin * kPanelWidth};
-    ForCount<kTile>(of.end - of.begin, [&](auto count) HWY_ATTR {
-      AddTerm<kBits, kZero, kHalves, kOffsets, count()>(t);
+  Term t = {codes + at * kRowQuads + half_of * kHalfQuads,
+            quads,
+            scales,
+            offsets,
+            call.x->scales + at,
+            call.x->sums + 2 * at + half_of,
+            call.sums};
+  if (call.rows == 1) return AddTerm<kBits, kZero, kHalves, kOffsets, 1>(t);
+  for (size_t left = call.rows, count; left != 0; left -= count) {
+    count = left >= 2 * kTile ? kTile : left > kTile ? (left + 1) / 2 : left;
+    ForCount<kTile>(count, [&](auto rows) HWY_ATTR {
+      AddTermOfTile<kBits, kZero, kHalves, kOffsets, rows()>(t);
     });
+    t.x += count * kRowQuads;
+    t.x_scales += count;
+    t.x_sums += 2 * count;
+    t.sums += count * kPanelWidth;
   }
 }
 
@@ -304,12 +317,8 @@ void AddWholeProducts(const Step& step, size_t rows, size_t panel, float* sums) 
   const PanelSource& w = step.w;
   const uint32_t* const at = w.panels + panel * w.stride;
   for (size_t row = 0; row < rows; row += kWholeChunk) {
-    const size_t count = std::min(kWholeChunk, rows - row), groups = step.whole->groups;
-    WholeRows x = *step.whole;
-    x.codes += row * groups * kActivationGroup;
-    x.scales += row * groups;
-    x.sums += row * 2 * groups;
-    const WholeCall call = {&x, count, sums + row * kPanelWidth};
+    const size_t count = std::min(kWholeChunk, rows - row);
+    const WholeCall call = {step.whole, row, count, sums + row * kPanelWidth};
     if (w.format == WeightFormat::kI8Rows) {
       AddInt8Panel(call, at, w.stride / kPanelWidth, w.scales + panel * w.scale_stride);
       continue;
@@ -368,7 +377,7 @@ void RoundRowsOf(const RowsOfX& x, Range r, const WholeRows& to) {
   for (size_t i = r.begin; i < r.end; ++i) {
     const T* const row = static_cast<const T*>(x.data) + i * x.ld;
     for (size_t g = 0; g < to.groups; ++g) {
-      const size_t at = i * to.groups + g;
+      const size_t at = g * to.rows + i;
       to.scales[at] = RoundGroup(row + g * kActivationGroup, x.k - g * kActivationGroup,
                                  to.codes + at * kActivationGroup, to.sums + 2 * at);
     }

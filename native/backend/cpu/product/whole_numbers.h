@@ -13,12 +13,13 @@ namespace lora::cpu {
 struct RowsOfX;
 struct Step;
 
-// Rows of x as whole numbers. The last group of a row is padded with zeros.
+// Rows of x as whole numbers. The last group of a row is padded with zeros. What a product reads
+// one after the other, a group of all rows, lies together.
 struct WholeRows {
-  size_t groups = 0;        // of a row
-  int8_t* codes = nullptr;  // [rows][groups][kActivationGroup]
-  float* scales = nullptr;  // [rows][groups]
-  int32_t* sums = nullptr;  // [rows][groups][2]: of the codes of each half of a group
+  size_t rows = 0, groups = 0;  // groups of a row
+  int8_t* codes = nullptr;      // [groups][rows][kActivationGroup]
+  float* scales = nullptr;      // [groups][rows]
+  int32_t* sums = nullptr;      // [groups][rows][2]: of the codes of each half of a group
 
   static size_t GroupsOf(size_t k) { return CeilDiv(k, kActivationGroup); }
 };
