@@ -332,6 +332,15 @@ example('preferences.mjs', 'the better answers of held-out pairs gain more than 
   expect(last(numbers(lines, /margin (\S+)$/))).toBeGreaterThan(first(numbers(lines, /margin (\S+)$/)));
 });
 
+example('rewards.mjs', 'JSON is learned from rewards alone', (run) => {
+  const lines = run(base, '20');
+  expect(first(numbers(lines, /^the base: (\d+) % valid/))).toBeLessThan(30);
+  const found = numbers(lines, /^step \d+: (\d+) % valid, held out/);
+  expect(found).toHaveLength(4);
+  expect(last(found)).toBeGreaterThanOrEqual(90);
+  expect(lines.filter((line) => line.startsWith('  {"')).length).toBeGreaterThanOrEqual(2);
+});
+
 example('abort.mjs', 'an abort saves, training goes on from there, a generation ends in time', (run) => {
   const lines = run(base, 'abort-run');
   expect(lines).toContain('stopped: 30 steps are enough');
