@@ -1,8 +1,9 @@
 /** Training on rewards with a tokenizer: how completions are drawn, what rewards get, what the report shows, and runs that go on. */
-import { readFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
+  loadDataset,
   Trainer,
   type Rewarded,
   type RewardFunction,
@@ -10,6 +11,7 @@ import {
   type TrainerOptions,
 } from '../../lib/index';
 import { escapeHtml } from '../../lib/train/report/html';
+import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 import { collect } from '../support/training';
@@ -71,6 +73,11 @@ describe('completions are drawn', () => {
     }
   });
 
+  test('anew for a prompt that comes twice', async () => {
+    const { seen } = await rewarded({ data: [data[0]!, data[0]!] });
+    expect(new Set(seen.map(({ completionIds }) => String(completionIds))).size).toBe(8);
+  });
+
   test.each([{ topK: 1 }, { topP: 1e-6 }, { minP: 1 }])('from the likeliest alone with %j', async (one) => {
     const { seen, metrics } = await drawn(one);
     expect(new Set(seen.map(({ completion }) => completion)).size).toBe(3);
@@ -120,6 +127,33 @@ test('a conversation is asked through the template, with its tools', async () =>
   expect(seen[0]!.prompt).toContain('"name": "f"');
 });
 
+test('a file of prompts keeps the fields of its rows, and leaves out what fills maxLength', async () => {
+  const file = join(scratch, 'prompts.jsonl');
+  const messages = [{ role: 'user' as const, content: 'Hi' }];
+  const rows = [{ prompt: 'abc', n: [1] }, { prompt: 'abcd' }, { prompt: messages, x: null }];
+  writeFileSync(file, rows.map((row) => JSON.stringify(row)).join('\n'));
+  const load = (maxLength: number) =>
+    loadDataset(file, { tokenizer: model.tokenizer, objective: 'grpo', maxLength });
+  const all = await load(64);
+  const found = [...all];
+  expect(found.map(({ promptIds: _, ...row }) => row)).toEqual(rows);
+  expect(found.map(({ promptIds }) => promptIds)).toEqual([
+    [256, 97, 98, 99],
+    [256, 97, 98, 99, 100],
+    [...model.tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true })],
+  ]);
+  const short = await load(5);
+  expect([...short].map(({ promptIds }) => promptIds)).toEqual([
+    [256, 97, 98, 99],
+    [258, 72, 105, 259],
+  ]);
+  expect([all.dropped, short.dropped]).toEqual([0, 1]);
+  const { seen } = await rewarded({ data: short, batchSize: 2 });
+  expect(seen[0]!.row['n']).toEqual([1]);
+  writeFileSync(file, '{"prompt":"a"}\n{"prompt":7}');
+  await expectReject(load(9), 'ERR_DATA', /prompts\.jsonl:2.*"prompt" to be a string or messages/);
+});
+
 test('rewards are weighed; what one of them has nothing to say of, the others decide', async () => {
   const none: RewardFunction = () => null;
   let calls = 0;
@@ -136,6 +170,58 @@ test('rewards are weighed; what one of them has nothing to say of, the others de
   expect(metrics['rewards/late/mean']).toBe(10);
   expect(metrics).not.toHaveProperty('rewards/none/mean');
   expect(metrics['reward']).toBeCloseTo(2 * length + 0.5 * 10 * 0.5, 5);
+});
+
+test('functions of one name have figures of their own', async () => {
+  const one = { note: () => 1 };
+  const { metrics } = await rewarded({ rewards: [one.note] });
+  expect(metrics['rewards/note/mean']).toBeGreaterThan(1);
+  expect(metrics['rewards/note_1/mean']).toBe(1);
+});
+
+test('an evaluation is the mean over its prompts, of which each is drawn anew, and higher is better', async () => {
+  const seen: string[] = [];
+  let passes = 0;
+  const rewards: RewardFunction[] = [
+    ({ row, completion }) => {
+      if (row['held'] === undefined) return 0;
+      seen.push(completion);
+      return Number(row['held']) + Math.floor(passes++ / 12);
+    },
+  ];
+  const evalData = [0, 1, 5].map((held) => ({ prompt: 'Who?', held }));
+  const run = { ...options, rewards, evalData, evalEvery: 1, batchSize: 2, maxSteps: 2, lr: 0 };
+  const { events } = await collect(new Trainer({ model, ...run }));
+  const found = events.flatMap((event) => (event.type === 'eval' ? [event] : []));
+  expect(found.map(({ score, best }) => [score, best])).toEqual([
+    [2, true],
+    [3, true],
+  ]);
+  expect(new Set(seen.slice(0, 12)).size).toBe(12);
+  expect(seen.slice(12)).toEqual(seen.slice(0, 12));
+});
+
+test('completions of a rollout end where their last token does', async () => {
+  const rollout = (prompts: readonly object[]) =>
+    prompts.map(() => [257, 72, 257, 72].map((end) => ({ completionIds: [72, 105, end] })));
+  const { seen, metrics } = await rewarded({ rollout });
+  expect(metrics['completions/clipped_ratio']).toBe(0.5);
+  expect(seen.slice(0, 2).map(({ completion }) => completion)).toEqual(['Hi', 'HiH']);
+});
+
+test('log-probabilities of the engine are those of temperature 1 alone', async () => {
+  const name = 'sampling/sampling_logp_difference/max';
+  expect((await rewarded()).metrics[name]).toBeLessThan(1e-3);
+  expect((await rewarded({ temperature: 2 })).metrics).not.toHaveProperty(name);
+});
+
+test('a prompt that fills the context is refused', async () => {
+  const promptIds = Array<number>(128).fill(65);
+  await expectReject(
+    rewarded({ data: [{ promptIds }] }),
+    'ERR_DATA',
+    /a prompt of 128 tokens fills the context/,
+  );
 });
 
 describe('the report', () => {
