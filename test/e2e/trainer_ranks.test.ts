@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { CausalLM, Trainer, type LoRAConfigInput, type TrainerOptions } from '../../lib/index';
 import type { TrainerResult } from '../../lib/train';
 import { expectReject } from '../support/errors';
+import { OutputDirectory } from '../../lib/train/output';
 import { fillAdapter } from '../support/fill_adapter';
 import { bits } from '../support/numbers';
 import { ranksInMemory } from '../support/ranks';
@@ -308,6 +309,17 @@ describe('how ranks end', () => {
         '[distributed] rank 1 failed: the disk of this rank is gone',
       );
     expect(readdirSync(outDir)).toEqual([`checkpoint-${outcomes[0]!.steps.length}`]);
+  });
+
+  test('a last save that fails on rank 0 fails the run of all', async () => {
+    const outDir = join(mkdtempSync(join(tmpdir(), 'ranks-')), 'run');
+    jest.spyOn(OutputDirectory.prototype, 'saveFinal').mockRejectedValue(new Error('no room'));
+    const { outcomes } = await trainRanks(2, { maxSteps: 1, outDir });
+    jest.restoreAllMocks();
+    expect(outcomes.map(({ error }) => error?.message)).toEqual([
+      'no room',
+      '[distributed] rank 0 failed: no room',
+    ]);
   });
 
   test('an abort of any rank ends all of them, after rank 0 has saved', async () => {
