@@ -10,6 +10,7 @@ import { runGguf } from './gguf.mjs';
 import { runLayers } from './lora_linear.mjs';
 import { runLoading } from './loading.mjs';
 import { overheadCases, runOverhead } from './overhead.mjs';
+import { runRewards } from './rewards.mjs';
 import { runServing } from './serving.mjs';
 import { runServingHttp } from './serving_http.mjs';
 import { runSpeculation } from './speculation.mjs';
@@ -57,6 +58,8 @@ const ids = {
   gguf: ({ model, shape, format, quantize }) =>
     `${shape ? `shape of ${shape}` : model} ${quantize ?? `gguf ${format}`}`,
   speculation: ({ model, dtype, task }) => `${model} ${dtype} ${task}`,
+  rewards: ({ model, dtype, prompts, completions, tokens }) =>
+    `${model} ${dtype} ${prompts} prompts × ${completions} × ${tokens} tokens`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
   serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
@@ -68,6 +71,7 @@ const runs = {
   generation: withModel(runGeneration),
   gguf: withModel(runGguf),
   speculation: withModel(runSpeculation),
+  rewards: withModel(runRewards),
   serving: withModel(runServing),
   serving_http: withModel(runServingHttp),
   loading: withModel(runLoading),
@@ -97,6 +101,7 @@ export function allCases(definitions) {
     ...of('generation'),
     ...of('gguf'),
     ...of('speculation'),
+    ...of('rewards'),
     ...of('serving'),
     ...of('serving_http'),
     ...of('loading'),

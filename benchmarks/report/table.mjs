@@ -1,5 +1,5 @@
 // The table that a run prints, row by row.
-import { digits, percent, ratios, shareOf, withSpread } from './numbers.mjs';
+import { digits, percent, ratios, shareOf, time, withSpread } from './numbers.mjs';
 
 const headings = {
   lora_linear: 'lora_linear: layers that read one x, M = m rows; "step" is forward + backward',
@@ -13,6 +13,7 @@ const headings = {
   generation: 'reading a prompt (prefill) and writing (decode)',
   gguf: 'the same with a model in each format, and node-llama-cpp on the same GGUF file',
   speculation: 'texts with speculation, and without',
+  rewards: 'a step of training on rewards, and its parts apart',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
   serving_http: 'the same streams through lora-native serve; rivals in their own process',
   loading: 'loading a model',
@@ -36,6 +37,11 @@ export function line(row) {
     facts.push(
       `${digits(row.ofPlain.median)} of the time without, ${digits(row.userOfPlain.median)} of the user CPU time`,
       `${row.speculation.steps} steps instead of ${row.speculation.plainSteps}`,
+    );
+  if (row.ofParts)
+    facts.push(
+      `${digits(row.ofParts.median)} of generating (${time(row.parts.generate.median)}) and training (${time(row.parts.train.median)}) apart`,
+      `${digits(row.memoryOfTraining)} of the peak memory of training`,
     );
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
   if (row.ofAdapter) facts.push(`a token takes ×${digits(row.ofAdapter)} of that with one adapter`);
