@@ -46,11 +46,13 @@ export class BatchStep {
   readonly #pool: PagePool;
   readonly #slots: AdapterSlots;
   readonly #own: AdapterUse | undefined;
+  readonly #kept: number;
   readonly #recorded = new Map<number, Recorded>();
   #basis: Basis | undefined;
 
-  /** `own`: the adapter of all rows, which is then part of the recording. */
-  constructor(model: EngineModel, pool: PagePool, slots: AdapterSlots, own?: AdapterUse) {
+  /** `own`: the adapter of all rows, which is then part of the recording; `kept`: so many recordings stay, those that ran last. */
+  constructor(model: EngineModel, pool: PagePool, slots: AdapterSlots, kept: number, own?: AdapterUse) {
+    this.#kept = kept;
     this.#model = model;
     this.#pool = pool;
     this.#slots = slots;
@@ -97,7 +99,13 @@ export class BatchStep {
     }
     const m = rows.length;
     let recorded = this.#recorded.get(m);
-    if (!recorded) this.#recorded.set(m, (recorded = this.#record(m)));
+    this.#recorded.delete(m);
+    if (!recorded) {
+      const [oldest] = this.#recorded.keys();
+      if (this.#recorded.size >= this.#kept) this.#drop(oldest!);
+      recorded = this.#record(m);
+    }
+    this.#recorded.set(m, recorded);
     return recorded;
   }
 
@@ -173,13 +181,16 @@ export class BatchStep {
     }
   }
 
+  #drop(m: number): void {
+    const { program, sampler, input } = this.#recorded.get(m)!;
+    this.#recorded.delete(m);
+    program.dispose();
+    sampler.dispose();
+    input.dispose();
+  }
+
   dispose(): void {
-    for (const { program, sampler, input } of this.#recorded.values()) {
-      program.dispose();
-      sampler.dispose();
-      input.dispose();
-    }
-    this.#recorded.clear();
+    for (const m of [...this.#recorded.keys()]) this.#drop(m);
     this.#basis = undefined;
   }
 }

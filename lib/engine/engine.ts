@@ -89,6 +89,7 @@ interface Pending {
 export class Engine {
   readonly #model: EngineModel;
   readonly #limits: EngineLimits;
+  readonly #keptSteps: number;
   readonly #pool: PagePool;
   readonly #prefixes: PrefixCache;
   readonly #scheduler: Scheduler;
@@ -110,7 +111,9 @@ export class Engine {
   /** Wakes the engine when those that sit out have done so for long. */
   #alarm: NodeJS.Timeout | undefined;
 
-  constructor(model: EngineModel, limits: EngineLimits) {
+  /** `keptSteps`: recordings of steps that stay, each of another number of rows. */
+  constructor(model: EngineModel, limits: EngineLimits, keptSteps = Infinity) {
+    this.#keptSteps = keptSteps;
     this.#model = model;
     this.#limits = limits;
     this.#pool = new PagePool(model, limits.kvCacheBytes, new WorkingMemory(model.device, this));
@@ -322,7 +325,10 @@ export class Engine {
         let step = this.#steps.get(own);
         if (!step) {
           const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
-          this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
+          this.#steps.set(
+            own,
+            (step = new BatchStep(this.#model, this.#pool, this.#slots, this.#keptSteps, use)),
+          );
         }
         const { order, draws } = step.run(requests.flatMap(({ rows }) => rows));
         this.#stepCount++;

@@ -52,6 +52,12 @@ const boundless: PoolMemory = {
 };
 
 /** Pages of all layers at once: page p of a sequence is page p in every layer. */
+/** Bytes of a page in all layers. */
+export function pageBytes({ layers, dtype }: Pick<PoolModel, 'layers' | 'dtype'>): number {
+  const numbers = layers.reduce((sum, { kvHeads, headDim }) => sum + 2 * kvHeads * headDim, 0);
+  return pageLength * numbers * bytesPerElement[dtype];
+}
+
 export class PagePool {
   /** Bytes of a page in all layers. */
   readonly pageBytes: number;
@@ -71,8 +77,7 @@ export class PagePool {
   constructor(model: PoolModel, limitBytes: number, memory: PoolMemory = boundless) {
     this.#model = model;
     this.#memory = memory;
-    const numbers = model.layers.reduce((sum, { kvHeads, headDim }) => sum + 2 * kvHeads * headDim, 0);
-    this.pageBytes = pageLength * numbers * bytesPerElement[model.dtype];
+    this.pageBytes = pageBytes(model);
     this.most = Math.floor(limitBytes / this.pageBytes);
   }
 

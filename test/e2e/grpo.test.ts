@@ -251,7 +251,7 @@ test('the engine is afterwards as wide as it was, and holds no keys and values',
   expect(lend.mock.results.map(({ value }) => (value as { maxBatchSize: number }).maxBatchSize)).toEqual([
     16, 16,
   ]);
-  expect(fixture.model.core.lendEngine(1).maxBatchSize).toBe(3);
+  expect(fixture.model.core.lendEngine(1, 1).maxBatchSize).toBe(3);
   expect(fixture.model.engineStats().kvCacheCapacity).toBe(0);
   fixture.model.configureEngine();
 });

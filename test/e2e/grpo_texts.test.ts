@@ -20,7 +20,10 @@ const scratch = temporaryFolder();
 let dir: string;
 let model: CausalLM;
 beforeAll(async () => {
-  dir = await tinyModel({ chatTemplate: llamaToolTemplate, generation: { top_k: 1, do_sample: true } });
+  dir = await tinyModel({
+    chatTemplate: llamaToolTemplate,
+    generation: { top_k: 1, top_p: 0.01, do_sample: true },
+  });
   model = await CausalLM.fromPretrained(dir);
 });
 afterAll(async () => {

@@ -33,8 +33,11 @@ export class ModelCore {
   readonly decoder: Decoder;
   readonly adapters = new AdapterSet();
   readonly #tokenizer: Tokenizer | undefined;
-  /** Lends an engine whose steps take so many sequences, up to 64; the one that there is while it generates for others. */
-  lendEngine: (sequences: number) => EngineLoan = () => ({ maxBatchSize: 1, giveBack: () => {} });
+  /** Lends an engine for so many sequences of at most so many tokens, up to 64 in a step; the one that there is while it generates for others. */
+  lendEngine: (sequences: number, tokens: number) => EngineLoan = () => ({
+    maxBatchSize: 1,
+    giveBack: () => {},
+  });
   /** Whether the model is disposed of, or about to be. */
   disposed = false;
 

@@ -3,11 +3,14 @@ import {
   defaultLimits,
   Engine,
   engineLimits,
+  type EngineLimits,
   type EngineOptions,
   type EngineStats,
 } from '../../engine/engine';
 import { SequencePlan } from '../../data/sequence_plan';
 import type { GeneratedToken } from '../../engine/delivery';
+import { pageBytes, pagesFor } from '../../engine/pages';
+import type { EngineModel } from '../../engine/model';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../../engine/sampling';
 import { checkSpeculation } from '../../engine/speculation';
 import { loraError } from '../../errors';
@@ -15,6 +18,8 @@ import type { TokenConstraint } from '../../grammar/constraint';
 import { Grammars } from '../../grammar/grammars';
 import { packagePath } from '../../grammar/package';
 import { plannedRun, type RunHandle } from '../../handle';
+import { binding } from '../../native/calls';
+import { nativeDevice } from '../../native/device';
 import type { Adapter } from '../../peft/adapter';
 import type { Tokenizer } from '../../text/tokenizer';
 import { engineModel } from '../core/decoder';
@@ -42,7 +47,7 @@ export class TextGenerator {
 
   constructor(model: ModelCore) {
     this.#model = model;
-    model.lendEngine = (sequences) => this.#lend(sequences);
+    model.lendEngine = (sequences, tokens) => this.#lend(sequences, tokens);
     const { defaults, hasTokenizer, decoder } = model;
     this.#grammars = new Grammars(decoder.config.vocabSize, [...defaults.eosTokenIds]);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
@@ -131,8 +136,14 @@ export class TextGenerator {
 
   /** The engine, which is made for the first call that needs it. */
   #startedEngine(): Engine {
+    return (this.#engine ??= this.#newEngine());
+  }
+  #newEngine(keptSteps?: number): Engine {
+    return new Engine(this.#engineModel(), this.#limits, keptSteps);
+  }
+  #engineModel(): EngineModel {
     const { decoder, device } = this.#model;
-    return (this.#engine ??= new Engine(engineModel(decoder, this.#model.linears(), device), this.#limits));
+    return engineModel(decoder, this.#model.linears(), device);
   }
 
   configureEngine(options: EngineOptions): void {
@@ -144,15 +155,26 @@ export class TextGenerator {
     this.#limits = limits;
   }
 
-  #lend(sequences: number): EngineLoan {
+  #lend(sequences: number, tokens: number): EngineLoan {
     const own = this.#limits;
-    const maxBatchSize = Math.min(sequences, 64);
-    if (maxBatchSize > own.maxBatchSize && !this.#engine?.busy)
-      this.configureEngine({ ...own, maxBatchSize });
+    // While it writes for others, and where another one configured it meanwhile, it stays as it is.
+    const configure = (limits: EngineLimits, keptSteps?: number): void => {
+      if (this.#engine?.busy) return;
+      this.configureEngine(limits);
+      if (keptSteps !== undefined) this.#engine = this.#newEngine(keptSteps);
+      // What training and generating keep of freed memory has sizes that the other does not ask for.
+      binding().trim(nativeDevice(this.#model.device));
+    };
+    const maxBatchSize = Math.max(own.maxBatchSize, Math.min(sequences, 64));
+    const { maxPositionEmbeddings } = this.#model.config;
+    // A request of another one, which comes meanwhile, may be as long as the context.
+    const pages = Math.max((maxBatchSize + 8) * pagesFor(tokens), pagesFor(maxPositionEmbeddings));
+    const needed = pages * pageBytes(this.#engineModel());
+    // As texts end, rows become fewer: a recording of each number would take as much as the pages.
+    configure({ ...own, maxBatchSize, kvCacheBytes: Math.min(own.kvCacheBytes, needed) }, 8);
     const lent = this.#limits;
     const giveBack = (): void => {
-      // One who configured it meanwhile, or whose texts it makes, keeps it.
-      if (this.#limits === lent && !this.#engine?.busy) this.configureEngine(own);
+      if (this.#limits === lent) configure(own);
     };
     return { maxBatchSize: lent.maxBatchSize, giveBack };
   }

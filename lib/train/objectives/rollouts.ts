@@ -109,7 +109,9 @@ async function generated(
       ...(logprobs && { logProbs: logprobs.map(({ logprob }) => logprob) }),
     }));
   };
-  const engine = model.core.lendEngine(prompts.length * n);
+  const longest = prompts.reduce((most, { promptIds }) => Math.max(most, promptIds.length), 0);
+  const tokens = sequence.vectors + longest + maxCompletionLength;
+  const engine = model.core.lendEngine(prompts.length * n, tokens);
   try {
     await inLanes([...prompts.keys()], Math.ceil(engine.maxBatchSize / n), signal, complete);
   } finally {
