@@ -87,15 +87,21 @@ describe('a group', () => {
   });
 
   test('an abort rejects at once, and what it left goes on for the others', async () => {
-    const { groups } = ranksInMemory(2);
+    const { groups, calls } = ranksInMemory(2);
     const controller = new AbortController();
-    const mine = groups[0]!.together(() => groups[0]!.gather('a'), controller.signal);
+    const step = async (rank: number, value: string): Promise<unknown> => {
+      const all = await groups[rank]!.gather(value);
+      await groups[rank]!.sum(new Float32Array([1]));
+      return all;
+    };
+    const mine = groups[0]!.together(() => step(0, 'a'), controller.signal);
     controller.abort(new Error('stop'));
     await expect(mine).rejects.toThrow('stop');
     const left = groups[0]!.leave(controller.signal.reason, true);
-    expect(await groups[1]!.gather('b')).toEqual(['a', 'b']);
+    expect(await step(1, 'b')).toEqual(['a', 'b']);
     const next = await groups[1]!.gather('c').catch((error: unknown) => error);
     expect(next).toMatchObject({ message: '[distributed] rank 0 was stopped: stop', stopped: 'stop' });
     await Promise.all([left, groups[1]!.leave(next, false)]);
+    expect(calls[0]).toEqual(calls[1]);
   });
 });
