@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
+  memoryUsage,
   preferenceLoss,
   tensor,
   Trainer,
@@ -204,7 +205,37 @@ describe('the reference', () => {
   });
 });
 
+test('the loss of better answers weighs cpoAlpha, by default 1, and SimPO asks for a margin of 0.5', async () => {
+  fixture.addAdapter('mine');
+  const of = (options: object): Promise<number> => lossOf({ objective: 'cpo', ...options });
+  const [none, half, whole] = [
+    await of({ cpoAlpha: 0 }),
+    await of({ cpoAlpha: 0.5 }),
+    await of({ cpoAlpha: 1 }),
+  ];
+  expect(whole - none).toBeGreaterThan(1);
+  expect(half).toBeCloseTo((none + whole) / 2, 5);
+  expect(await of({})).toBe(whole);
+  expect(await of({ lossType: 'simpo' })).toBe(await of({ lossType: 'simpo', simpoGamma: 0.5 }));
+});
+
 describe('dropout', () => {
+  test('is off in evaluations, and part of what a run is', async () => {
+    const outDir = fresh();
+    const options = { evalData: pairs.slice(0, 3), evalEvery: 1, schedule: 'constant', lr: 0 } as const;
+    const evaluated = async (more: Partial<TrainerOptions>): Promise<number> => {
+      fixture.addAdapter('mine');
+      const { events } = await collect(trainer({ ...options, maxSteps: 1, ...more }));
+      await fixture.model.removeAdapter('mine');
+      return events.find((e) => e.type === 'eval')!.loss;
+    };
+    const without = await evaluated({ outDir, saveEvery: 1 });
+    expect(await evaluated({ disableDropout: false })).toBe(without);
+    fixture.addAdapter('mine');
+    const other = { disableDropout: false, outDir, resume: true, maxSteps: 2 };
+    await expectReject(trainer({ ...options, ...other }).run(), 'ERR_ARGUMENT', /disableDropout was nothing/);
+  });
+
   test('is off unless it is asked for', async () => {
     const step = async (options: Partial<TrainerOptions> = {}): Promise<number> => {
       fixture.addAdapter('mine'); // drops out 0.3
@@ -216,6 +247,14 @@ describe('dropout', () => {
     expect(on).not.toBeCloseTo(off, 6);
     expect(await step({ disableDropout: true })).toBe(off);
   });
+});
+
+test('an evaluation leaves no tensors', async () => {
+  fixture.addAdapter('mine');
+  const held: number[] = [];
+  for await (const event of trainer({ evalData: pairs, evalEvery: 1, maxSteps: 3 }).run())
+    if (event.type === 'eval') held.push(memoryUsage().tensors);
+  expect(held[2]).toBeLessThanOrEqual(held[1]!);
 });
 
 test('an evaluation is the mean over its rows, and is compared by its loss', async () => {
