@@ -149,6 +149,40 @@ TEST_CASE("int8 activations: the bits of a row depend on no other row, and on no
   });
 }
 
+// The sums begin with what the adapter adds, in the order of the outputs that they leave in.
+TEST_CASE("int8 activations: a row has the bits beside others that it has alone with its adapter") {
+  cpu::CpuContext context(2);
+  ForEachWhole([&](const Kept& kept) {
+    const int64_t k = ColumnsOf(kept, 300), n = 130, rows = 7;
+    const KeptMatrix m(kept, n, k, 13);
+    const Tensor x = Normal(kept.activations, {rows, k}, 5);
+    const Tensor up = Normal(DType::kF32, {n, 4}, 6), down = Normal(DType::kF32, {4, k}, 7);
+    ForEachSimdTarget([&] {
+      const FrozenWeight weight(CpuBackend(), m.args, kept.activations, context);
+      const auto product = [&](const Tensor& some) {
+        LoraLinearForwardArgs args;
+        const Tensor y(some.dtype(), {some.shape()[0], n});
+        LoraBranch branch;
+        branch.weight = weight.view();
+        branch.up = up;
+        branch.down = down;
+        branch.scale = 2;
+        branch.activations = Activations::kInt8;
+        args.x = some;
+        args.phase = LinearPhase::kDecode;
+        args.branches.push_back(branch);
+        args.y.push_back(y);
+        args.h.emplace_back();
+        Run(CpuBackend(), args, context);
+        return y;
+      };
+      const Tensor all = product(x);
+      for (int64_t row = 0; row < rows; ++row)
+        CHECK_IDENTICAL(product(RowsOf(x, row, 1)), RowsOf(all, row, 1));
+    });
+  });
+}
+
 // Codes at the ends of their range, where pairs of products come nearest to 16 bits.
 TEST_CASE("int8 activations: the largest codes are summed exactly") {
   cpu::CpuContext context(1);
