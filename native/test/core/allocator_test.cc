@@ -131,7 +131,11 @@ TEST_CASE("blocks share huge pages, do not overlap, and leave no page behind") {
     taken.push_back({data, rounded, mark});
   }
   CHECK(slabs.count() > 1);
-  CHECK_FALSE(slabs.Give(&slabs, 64 * 1024));
+  static char below;  // in the program, of lower addresses than mappings
+  for (void* const other : {static_cast<void*>(&slabs), static_cast<void*>(&below)}) {
+    CHECK_FALSE(slabs.Give(other, 64 * 1024));
+    CHECK_FALSE(HugeSlabs().Give(other, 64 * 1024));
+  }
   while (!taken.empty()) give(random() % taken.size());
   CHECK(slabs.count() == 0);
 
@@ -148,6 +152,12 @@ TEST_CASE("blocks share huge pages, do not overlap, and leave no page behind") {
     CHECK(slabs.Give(ascending ? first : second, 100 * 1024));
     CHECK(data[ascending ? 0 : 150 * 1024] == 0);
     CHECK(data[ascending ? 150 * 1024 : 0] == 1);
+    if (ascending) {
+      // The room that it leaves is for no more than it had.
+      void* const larger = slabs.Take(100 * 1024 + 64);
+      CHECK(static_cast<char*>(larger) == static_cast<char*>(second) + 100 * 1024);
+      CHECK(slabs.Give(larger, 100 * 1024 + 64));
+    }
     CHECK(slabs.Give(ascending ? second : first, 100 * 1024));
     CHECK(slabs.count() == 0);
   }
