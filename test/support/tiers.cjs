@@ -21,7 +21,7 @@ const programs = [
  * them by name while you change what they read.
  */
 const slow = [
-  '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|grpo(_\\w+)?|html_report|hub(_answers|_model)?|memory_estimate|model_files)\\.test\\.ts',
+  '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|grpo(_\\w+)?|html_report|hub(_answers|_model)?|memory_estimate|model_files|preference_runs)\\.test\\.ts',
   '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|int8_activations|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|command|handler|limits|page|tools)|speculation|stochastic_rounding|trainer_(best|optimizers|ranks|resume)|weight_formats)\\.test\\.ts',
   '/test/numerics/quant_gguf\\.test\\.ts',
   '/test/unit/(dataset_files|gguf_tokenizer|zod_schemas)\\.test\\.ts',
