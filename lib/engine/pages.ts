@@ -51,13 +51,13 @@ const boundless: PoolMemory = {
   reclaim: () => false,
 };
 
-/** Pages of all layers at once: page p of a sequence is page p in every layer. */
 /** Bytes of a page in all layers. */
 export function pageBytes({ layers, dtype }: Pick<PoolModel, 'layers' | 'dtype'>): number {
   const numbers = layers.reduce((sum, { kvHeads, headDim }) => sum + 2 * kvHeads * headDim, 0);
   return pageLength * numbers * bytesPerElement[dtype];
 }
 
+/** Pages of all layers at once: page p of a sequence is page p in every layer. */
 export class PagePool {
   /** Bytes of a page in all layers. */
   readonly pageBytes: number;

@@ -137,9 +137,10 @@ export class Updates {
   ): Promise<LoRAError> {
     const { loss, gradNorm, all, suspect } = found;
     const at = all.findIndex((sums) => !Number.isFinite(sums.loss));
-    const elsewhere = at >= 0 && at !== this.reducer.rank;
-    const where = elsewhere || !suspect ? `a batch of rank ${at}` : `batch ${suspect.batch} of ${batches}`;
-    const largest = elsewhere || !suspect ? '' : `${await suspect.again()}. `;
+    const own = at < 0 || at === this.reducer.rank ? suspect : undefined;
+    const elsewhere = at < 0 ? 'the gradients of another rank' : `a batch of rank ${at}`;
+    const where = own ? `batch ${own.batch} of ${batches}` : elsewhere;
+    const largest = own ? `${await own.again()}. ` : '';
     return new LoRAError(
       'ERR_NON_FINITE',
       `[Trainer] step ${step + 1}, ${where}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +

@@ -4,13 +4,11 @@ import { join } from 'node:path';
 import { CausalLM, Trainer, type RewardFunction, type TrainerOptions } from '../../lib/index';
 import { expectReject, expectThrow } from '../support/errors';
 import { describeWithData } from '../support/shared_data';
-import { temporaryFolder } from '../support/temporary';
-import { collect, trainingFixture, weights } from '../support/training';
+import { freshRuns } from '../support/temporary';
+import { collect, editCheckpoint, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
-const dir = temporaryFolder();
-let made = 0;
-const fresh = (): string => join(dir, `run-${made++}`);
+const fresh = freshRuns();
 
 const camel = (key: string): string => key.replace(/_(.)/g, (_, c: string) => c.toUpperCase());
 const camelKeys = (o: object): Record<string, unknown> =>
@@ -154,6 +152,35 @@ test('a run with other rewards or settings does not go on with it', async () => 
     { generation: { topK: 5 } },
   ])
     await expectReject(trainer({ ...options, outDir, resume: true }).run(), 'ERR_ARGUMENT', /other settings/);
+});
+
+test('completions of a checkpoint that are damaged are refused', async () => {
+  added();
+  const outDir = fresh();
+  const options = { numIterations: 2, beta: 0.05, outDir };
+  await steps({ ...options, maxSteps: 1, saveEvery: 1 });
+  const rolled = { promptIds: [1], completionIds: [2, 3], advantage: 1, reference: [-1, -2] };
+  const whole = { index: 0, batches: [[rolled]], metrics: {} };
+  for (const [state, sentence] of [
+    [3, /not those of a run on rewards/],
+    ['{', /the completions of the checkpoint/],
+    ...[
+      { ...whole, index: '0' },
+      { ...whole, metrics: null },
+      { ...whole, batches: [rolled] },
+      ...[
+        { promptIds: 'a' },
+        { completionIds: [0.5, 1] },
+        { advantage: null },
+        { reference: [-1] },
+        { old: [-1, null] },
+        { sampled: 'x' },
+      ].map((change) => ({ ...whole, batches: [[{ ...rolled, ...change }]] })),
+    ].map((damaged) => [JSON.stringify(damaged), /not those of a run on rewards/] as const),
+  ] as const) {
+    await editCheckpoint(join(outDir, 'checkpoint-1'), (states) => (states['objective'] = { value: state }));
+    await expectReject(trainer({ ...options, maxSteps: 2, resume: true }).run(), 'ERR_FILE', sentence);
+  }
 });
 
 describe('a reward that', () => {

@@ -13,14 +13,12 @@ import { binding } from '../../lib/native/calls';
 import { expectReject, expectThrow } from '../support/errors';
 import { bits } from '../support/numbers';
 import { labeled, objectives, pairs, rowsOf, type Preference } from '../support/preferences';
-import { temporaryFolder } from '../support/temporary';
+import { freshRuns } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 import { collect, editCheckpoint, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
-const dir = temporaryFolder();
-let made = 0;
-const fresh = (): string => join(dir, `run-${made++}`);
+const fresh = freshRuns();
 
 let base: string;
 beforeAll(async () => (base = await tinyModel({ tokenizer: false })));

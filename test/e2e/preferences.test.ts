@@ -19,13 +19,11 @@ import { scoringsOf } from '../../lib/train/objectives/preference';
 import { expectReject, expectThrow } from '../support/errors';
 import { labeled, objectives, pairs, rowsOf } from '../support/preferences';
 import { describeWithData } from '../support/shared_data';
-import { temporaryFolder } from '../support/temporary';
+import { freshRuns } from '../support/temporary';
 import { collect, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
-const dir = temporaryFolder();
-let made = 0;
-const fresh = (): string => join(dir, `run-${made++}`);
+const fresh = freshRuns();
 
 function trainer(options: Partial<TrainerOptions> = {}): Trainer {
   const data = rowsOf(options.objective ?? 'dpo');

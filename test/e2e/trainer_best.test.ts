@@ -5,13 +5,11 @@ import { join } from 'node:path';
 import { Trainer, type TrainerOptions } from '../../lib/index';
 import type { TrainerEvent } from '../../lib/train';
 import { expectReject, expectThrow } from '../support/errors';
-import { temporaryFolder } from '../support/temporary';
+import { freshRuns } from '../support/temporary';
 import { collect, makeRows, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
-const dir = temporaryFolder();
-let made = 0;
-const fresh = (): string => join(dir, `run-${made++}`);
+const fresh = freshRuns();
 
 /** A run whose evaluations give these losses, one for each step. */
 async function evaluated(losses: readonly number[], options: Partial<TrainerOptions> = {}, abortAt?: number) {

@@ -13,14 +13,12 @@ import {
 import type { TrainerEvent } from '../../lib/train';
 import { DataDigest } from '../../lib/train/resume';
 import { expectReject } from '../support/errors';
-import { temporaryFolder } from '../support/temporary';
+import { freshRuns } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 import { collect, editCheckpoint, makeRows, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
-const dir = temporaryFolder();
-let made = 0;
-const fresh = (): string => join(dir, `run-${made++}`);
+const fresh = freshRuns();
 
 const data = makeRows(11);
 const options = {
@@ -120,7 +118,7 @@ test('noise on the embeddings, packing and the best evaluation go on too', async
 });
 
 test.each([true, false])('batches of similar lengths, the data in memory: %s', async (inMemory) => {
-  const path = join(dir, `lengths-${inMemory}.jsonl`);
+  const path = `${fresh()}.jsonl`;
   writeFileSync(path, data.map((row) => JSON.stringify(row)).join('\n'));
   const changes = {
     data: await (inMemory ? loadDataset(path) : loadDataset(path, { inMemory: false })),

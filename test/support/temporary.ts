@@ -8,3 +8,10 @@ export function temporaryFolder(): string {
   afterAll(() => rmSync(dir, { recursive: true, force: true }));
   return dir;
 }
+
+/** Gives another name of a folder for a run with each call, below one that is removed after the tests of a file. */
+export function freshRuns(): () => string {
+  const dir = temporaryFolder();
+  let made = 0;
+  return () => join(dir, `run-${made++}`);
+}

@@ -11,7 +11,7 @@ import { labelLogProbsInSlices } from '../../models/running/log_probs';
 import { joinRows } from '../../ops/rows';
 import type { Adapter } from '../../peft/adapter';
 import { noGrad } from '../../tensor/scope';
-import { isRecord } from '../../validate';
+import { isListOf, isRecord } from '../../validate';
 import type { Metrics } from '../metrics';
 import { advantagesOf, weighedSum, type Reward } from './advantages';
 import { completionMetrics, samplingMetrics } from './completion_metrics';
@@ -59,6 +59,26 @@ interface Scored {
   readonly advantages: readonly number[];
   readonly metrics: Metrics;
 }
+
+const isIds = (value: unknown): boolean => isListOf(value, Number.isInteger);
+
+function isRolled(value: unknown): value is Rolled {
+  if (!isRecord(value) || !isIds(value['promptIds']) || !isIds(value['completionIds'])) return false;
+  const { length } = value['completionIds'] as number[];
+  return (
+    Number.isFinite(value['advantage']) &&
+    ['reference', 'old', 'sampled'].every((name) => {
+      const own = value[name];
+      return own === undefined || (isListOf(own, Number.isFinite) && own.length === length);
+    })
+  );
+}
+
+const isGeneration = (value: unknown): value is Generation =>
+  isRecord(value) &&
+  Number.isInteger(value['index']) &&
+  isRecord(value['metrics']) &&
+  isListOf(value['batches'], (batch) => isListOf(batch, isRolled));
 
 const groupOf = (rolled: Rolled): RowGroup => ({
   examples: [answered(rolled.promptIds, rolled.completionIds)],
@@ -138,9 +158,10 @@ export class GRPOObjective implements Objective {
 
   restore(state: unknown, step: number): void {
     const found = parseJson(String(state), 'the completions of the checkpoint');
-    const index = Math.floor(step / this.stepsPerRows);
+    if (!isGeneration(found))
+      throw loraError(op, 'ERR_FILE', 'the completions of the checkpoint are not those of a run on rewards');
     // Those of steps that are done are not needed.
-    if (isRecord(found) && found['index'] === index) this.#generation = found as unknown as Generation;
+    if (found.index === Math.floor(step / this.stepsPerRows)) this.#generation = found;
   }
 
   async prepareStep(model: CausalLM, prompts: readonly Batch[], pass: StepPass): Promise<StepRows> {
