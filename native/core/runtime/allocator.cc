@@ -32,10 +32,10 @@ void* HostMemory::Map(size_t bytes) {
 }
 
 void HostMemory::Unmap(void* data, size_t bytes) {
-  if (FitsSlab(bytes) && slabs_.Give(data, bytes)) {
-  } else if (bytes >= kMapFrom) {
+  const bool given = FitsSlab(bytes) && slabs_.Give(data, bytes);
+  if (!given && bytes >= kMapFrom) {
     platform::UnmapPages(data, bytes);
-  } else {
+  } else if (!given) {
     platform::FreeAligned(data);
   }
   budget_.Release(bytes);

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/product/block_rows-inl.h"
 #include "backend/cpu/product/block_stream-inl.h"
 #include "backend/cpu/product/panels.h"
 #include "backend/cpu/simd/amx-inl.h"

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <span>
 
+#include "backend/cpu/product/block_rows-inl.h"
 #include "backend/cpu/product/block_stream-inl.h"
 #include "backend/cpu/product/block_tiles-inl.h"
 #include "backend/cpu/product/gemm-inl.h"
