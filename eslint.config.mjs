@@ -20,6 +20,7 @@ const node = Object.fromEntries(
     'module',
     '__dirname',
     'queueMicrotask',
+    'Response',
     'TextDecoder',
     'TextEncoder',
     'Request',
@@ -63,6 +64,11 @@ export default tseslint.config(
     // A longer file or function holds two ideas.
     files: ['lib/**/*.ts'],
     rules: { 'max-lines': ['error', 450], 'max-lines-per-function': ['error', 80] },
+  },
+  // The public methods of a model, of which most lines are doc comments.
+  {
+    files: ['lib/models/causal_lm.ts'],
+    rules: { 'max-lines': ['error', { max: 450, skipComments: true }] },
   },
   {
     files: ['test/**/*.ts'],

@@ -4,6 +4,11 @@ module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
   transform: {
+    // Modules alone, which Jest would not require.
+    '/node_modules/hyparquet(-writer)?/.+\\.js$': [
+      '@swc/jest',
+      { jsc: { target: 'es2022' }, module: { type: 'commonjs' } },
+    ],
     '\\.(iife\\.min|client|worker)\\.js$|\\.css$': '<rootDir>/test/support/text_asset.cjs',
     '^.+\\.ts$': [
       '@swc/jest',
@@ -15,7 +20,7 @@ module.exports = {
       },
     ],
   },
-  transformIgnorePatterns: ['/node_modules/(?!uplot/)'],
+  transformIgnorePatterns: ['/node_modules/(?!uplot/|hyparquet/|hyparquet-writer/)'],
   moduleNameMapper: { '^lora-native$': '<rootDir>/lib/index.ts' },
   globalSetup: '<rootDir>/test/support/temporary_files.cjs',
   globalTeardown: '<rootDir>/test/support/remove_temporary_files.cjs',

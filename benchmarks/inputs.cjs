@@ -29,10 +29,39 @@ function loraLinearInputs({ m, in: k, out, r }) {
   return { x: uniform(m * k, 1), branches, scale: 2 };
 }
 
+/** Ids of texts whose lengths lie between two, both included. */
+function shortTexts(count, [least, most], vocabulary) {
+  return Array.from({ length: count }, (_, text) =>
+    Array.from(
+      { length: least + (hash(text) % (most - least + 1)) },
+      (_, i) => hash(imul(text, 4096) + i) % vocabulary,
+    ),
+  );
+}
+
 /** q, y and g are [1, tokens, heads, d], k and v [1, tokens, kvHeads, d]. */
 function attentionInputs({ tokens, heads, kvHeads, d }) {
   const [own, shared] = [tokens * heads * d, tokens * kvHeads * d];
   return { q: uniform(own, 1, 2), k: uniform(shared, 2, 2), v: uniform(shared, 3), g: uniform(own, 4) };
+}
+
+/** x is [1, tokens, 3·channels] for a gated one, else [1, tokens, channels], w [channels, taps]. */
+function shortConvInputs({ tokens, channels, taps, form }) {
+  const parts = form === 'gated' ? 3 : 1;
+  return {
+    x: uniform(tokens * parts * channels, 1, 2),
+    w: uniform(channels * taps, 2),
+    g: uniform(tokens * channels, 3),
+  };
+}
+
+/** q, k, v and y are [1, tokens, heads, d], the decay and how much is written [1, tokens, heads]. */
+function deltaRuleInputs({ tokens, heads, d }) {
+  const all = tokens * heads * d;
+  const decay = uniform(tokens * heads, 5, 0.5).map((x) => x - 0.5);
+  const beta = uniform(tokens * heads, 6, 0.5).map((x) => x + 0.5);
+  const [q, k, v, g] = [uniform(all, 1, 2), uniform(all, 2, 2), uniform(all, 3), uniform(all, 4)];
+  return { q, k, v, g, decay, beta };
 }
 
 /** The cases of lora_linear or lora_linear_cold of cases.json, one for each combination, without repetitions. */
@@ -54,4 +83,11 @@ function loraLinearCases(cases, kind = 'lora_linear') {
   return [...found.values()];
 }
 
-module.exports = { attentionInputs, loraLinearCases, loraLinearInputs };
+module.exports = {
+  attentionInputs,
+  deltaRuleInputs,
+  loraLinearCases,
+  loraLinearInputs,
+  shortConvInputs,
+  shortTexts,
+};

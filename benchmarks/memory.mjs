@@ -3,7 +3,7 @@
 //   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] [--gradient-checkpointing] [--packing]
 //     [--quantize nf4] [--streams 8] [--parts load,generate,train] [--json] MODEL…
 //
-// MODEL is a Hugging Face directory, or one of the shapes of random_model.mjs, which is then filled with random weights: memory depends
+// MODEL is a Hugging Face directory, or one of the shapes of random_model.mjs or family_models.mjs, which is then filled with random weights: memory depends
 // on the shape and not on the values. With --streams so many texts are written at once, instead of training. The last column is what
 // estimateMemory() says of the last part.
 import { spawnSync } from 'node:child_process';
@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { CausalLM, estimateMemory, Trainer } from 'lora-native';
+import { familyShapes, writeFamilyModel } from './family_models.mjs';
 import { peakBytes } from './processes/peak.mjs';
 import { shapes, writeRandomModel } from './random_model.mjs';
 
@@ -96,10 +97,11 @@ else {
     console.log(`|---|---|---|${'---|'.repeat(parts.length)}---|`);
   }
   for (const name of positionals) {
-    if (!(name in shapes) && !existsSync(join(name, 'config.json')))
-      throw new Error(`${name} is no model directory and none of ${Object.keys(shapes).join(', ')}`);
-    const dir =
-      name in shapes ? await writeRandomModel(mkdtempSync(join(tmpdir(), 'lora-memory-')), name) : name;
+    const known = { ...shapes, ...familyShapes };
+    if (!(name in known) && !existsSync(join(name, 'config.json')))
+      throw new Error(`${name} is no model directory and none of ${Object.keys(known).join(', ')}`);
+    const write = name in shapes ? writeRandomModel : writeFamilyModel;
+    const dir = name in known ? await write(mkdtempSync(join(tmpdir(), 'lora-memory-')), name) : name;
     try {
       const { parameters, peaks, estimate } = peaksOf(dir, parts);
       const kept = quantize === undefined ? dtype : `${dtype}, ${quantize}`;

@@ -2,6 +2,7 @@
 // model of the network makes of them for more machines.
 //
 //   node benchmarks/ranks.mjs MODEL_DIR [ROUNDS]     (after npm run build:js and lora-native build --mpi)
+//   node benchmarks/ranks.mjs                        the table of the guide, from pieces that were measured before
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { CausalLM, mpi, Trainer } from 'lora-native';
@@ -12,6 +13,34 @@ const batchSize = 4;
 const length = 128;
 const steps = 5;
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+
+/** A step of 512 tokens with r = 16 on a machine of two cores with AMX, in bf16: seconds of computing, and bytes of gradients. */
+const measuredPieces = [
+  // training_step in results/bench-2026-11-28-amx.json.
+  ['SmolLM2-135M', 0.564, 4 * 4884480],
+  ['Llama-3.2-1B', 2.673, 4 * 11272192],
+  // 386 times "square 4096 bf16 m=512" of lora_linear there: the products of its layers. NF4 takes no longer.
+  ['Llama-2-7B in NF4', 16.9, 4 * 39976960],
+];
+
+/** Seconds of a step on n machines: each sends and receives 2·(n − 1)/n of the gradients, in 2·(n − 1) messages of 30 µs. */
+const modelled = (n, gbit, compute, bytes) =>
+  compute + (((2 * (n - 1)) / n) * bytes * 8) / (gbit * 1e9) + 2 * (n - 1) * 30e-6;
+
+function printModel() {
+  console.log(
+    '| model | machines | 1 Gbit/s | 10 Gbit/s | 100 Gbit/s | 1 Gbit/s, bf16 |\n|---|---|---|---|---|---|',
+  );
+  for (const [name, compute, bytes] of measuredPieces)
+    for (let n = 2; n <= 64; n *= 2) {
+      const cell = (gbit, sent) => {
+        const seconds = modelled(n, gbit, compute, sent);
+        return `${seconds.toFixed(2)} s, ${((100 * compute) / seconds).toFixed(0)}%`;
+      };
+      const cells = [...[1, 10, 100].map((gbit) => cell(gbit, bytes)), cell(1, bytes / 2)];
+      console.log(`| ${name} | ${n} | ${cells.join(' | ')} |`);
+    }
+}
 
 /** Trains a few steps; prints their median time, and of ranks that of each piece. */
 async function train(ranks) {
@@ -70,7 +99,8 @@ function measured(ranks) {
   return JSON.parse(stdout.slice(stdout.indexOf('{'), stdout.lastIndexOf('}') + 1));
 }
 
-if (role !== undefined) await train(Number(role));
+if (modelDir === undefined) printModel();
+else if (role !== undefined) await train(Number(role));
 else {
   const pairs = Array.from({ length: Number(rounds) }, () => [measured(1), measured(2)]);
   for (const [one, two] of pairs)
@@ -83,15 +113,14 @@ else {
   console.log(
     `median ratio ${median(pairs.map(([one, two]) => one.ms / two.ms)).toFixed(3)}; ${bytes} bytes of gradients a step`,
   );
-  // Each machine computes for as long as one rank here does without its exchange; it sends and receives 2·(N − 1)/N of the gradients, in
-  // 2·(N − 1) messages of 30 µs.
+  // Each machine computes for as long as one rank here does without its exchange.
   const compute = median(pairs.map(([, two]) => two.ms - two.sum - two.gather)) / 1000;
   console.log(
     `\nmodel: ${compute.toFixed(2)} s of computing a step\n\n| machines | 1 Gbit/s | 10 Gbit/s | 100 Gbit/s |\n|---|---|---|---|`,
   );
   for (let n = 2; n <= 64; n *= 2) {
     const cells = [1, 10, 100].map((gbit) => {
-      const step = compute + (((2 * (n - 1)) / n) * bytes * 8) / (gbit * 1e9) + 2 * (n - 1) * 30e-6;
+      const step = modelled(n, gbit, compute, bytes);
       return `${step.toFixed(2)} s, ${((100 * compute) / step).toFixed(0)}%`;
     });
     console.log(`| ${n} | ${cells.join(' | ')} |`);

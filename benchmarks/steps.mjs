@@ -16,15 +16,20 @@ export async function trainable(directory, { dtype, r = 16, device = 'cpu', trai
   return model;
 }
 
-/** Takes steps of `batch` rows of `length` tokens without end; each yields its loss when it is done. */
-export async function* steps(model, { batch, length, optimizer = 'adamw', lr = 2e-4 }) {
+/**
+ * Takes steps of `batch` rows of `length` tokens without end; each yields its loss when it is done. With `text` a row is packed of texts of
+ * so many tokens.
+ */
+export async function* steps(model, { batch, length, text, optimizer = 'adamw', lr = 2e-4 }) {
+  const [count, each] = text === undefined ? [batch, length] : [(batch * length) / text, text];
   const data = {
     async *[Symbol.asyncIterator]() {
-      for (;;) for (const inputIds of rows(batch, length, model.config.vocabSize)) yield { inputIds };
+      for (;;) for (const inputIds of rows(count, each, model.config.vocabSize)) yield { inputIds };
     },
   };
   const maxSteps = Number.MAX_SAFE_INTEGER;
-  const options = { batchSize: batch, maxSteps, lr, optimizer, maxGradNorm: 1 };
+  const packed = text !== undefined && { packing: true, packLength: length };
+  const options = { batchSize: batch, maxSteps, lr, optimizer, maxGradNorm: 1, ...packed };
   const run = new Trainer({ model, data, ...options }).run();
   for await (const event of run) if (event.type === 'step') yield event.loss;
 }

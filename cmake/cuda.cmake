@@ -7,7 +7,7 @@
 set(LORA_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE LORA_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(LORA_CUDA_ARCHITECTURES all CACHE STRING
-  "GPU architectures to compile for: a list of 80, 86, 89, 90, 100, 120, or 'all' of these. Newer devices of the same \
+  "GPU architectures to compile for: a list of 80, 86, 90, 100, 120, or 'all' of these. Newer devices of the same \
 generation run the same code, and still newer ones have their driver compile the intermediate form")
 option(LORA_CUDA_STRICT "Spills and stack frames of kernels are errors. They were looked for with the nvcc that CI has; \
 another may need a register more, which costs speed and nothing else" ON)
@@ -55,25 +55,21 @@ if(LORA_CUDA STREQUAL "OFF")
   return()
 endif()
 
-# One intermediate form serves a generation, and newer devices: compiling it is most of the work. Between those of
-# compute_80 and compute_120, that of compute_90 would serve only devices from 9.0 to 11.0 for which there is no code: no
-# GPU of an x64 machine. So the objects do not keep it.
+# One intermediate form serves a generation, and newer devices: compiling it is most of the work. Where there is code for
+# all generations, the objects keep the oldest form alone: the others would serve only devices that no code is for, which
+# are no GPU of an x64 machine, and take this one, whose launches do not overlap.
 set(architectures ${LORA_CUDA_ARCHITECTURES})
 if(architectures STREQUAL "all")
-  set(architectures 80 86 89 90 100 120)
-endif()
-set(newest FALSE)
-if(120 IN_LIST architectures)
-  set(newest TRUE)
+  set(architectures 80 86 90 100 120)
 endif()
 set(keeps_90 TRUE)
-if(newest AND architectures MATCHES "8[0-9]")
+if(120 IN_LIST architectures AND architectures MATCHES "8[0-9]")
   set(keeps_90 FALSE)
 endif()
 set(gencode "")
 set(virtuals "")
 set(ptx "")
-foreach(pair 80:80,86,89 90:90,100,120)
+foreach(pair 80:80,86 90:90,100,120)
   string(REGEX MATCH "^[0-9]+" virtual ${pair})
   string(REGEX REPLACE "^[0-9]+:" "" known ${pair})
   string(REPLACE "," ";" known ${known})
@@ -97,12 +93,7 @@ foreach(pair 80:80,86,89 90:90,100,120)
   endif()
 endforeach()
 if(architectures OR NOT virtuals)
-  message(FATAL_ERROR "LORA_CUDA_ARCHITECTURES knows 80, 86, 89, 90, 100, 120 and 'all', but not: ${architectures}")
-endif()
-if(newest)
-  # For what comes after it. Its own code comes from compute_90: from this form the largest GEMM spills (nvcc 13.0).
-  list(APPEND ptx compute_120)
-  list(APPEND gencode "-gencode=arch=compute_120,code=compute_120")
+  message(FATAL_ERROR "LORA_CUDA_ARCHITECTURES knows 80, 86, 90, 100, 120 and 'all', but not: ${architectures}")
 endif()
 list(JOIN ptx " " text)
 string(APPEND LORA_CUDA_ARCHITECTURES_TEXT "and PTX for ${text}")

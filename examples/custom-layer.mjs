@@ -5,6 +5,7 @@
 import {
   AdamW,
   LoRALinear,
+  Module,
   clipGradNorm,
   loadCheckpoint,
   noGrad,
@@ -14,8 +15,9 @@ import {
 } from 'lora-native';
 
 /** relu between two frozen layers, each with a LoRA pair. */
-class Network {
+class Network extends Module {
   constructor({ w1, w2, r, seed = 0 }) {
+    super();
     const [hidden, inputs] = w1.shape;
     const [outputs] = w2.shape;
     const lora = { r, loraAlpha: r };
@@ -30,17 +32,6 @@ class Network {
   }
   forward(x) {
     return this.second.forward(this.first.forward(x).relu());
-  }
-  parameters() {
-    return [...this.first.parameters(), ...this.second.parameters()];
-  }
-  // What saveCheckpoint and loadCheckpoint ask for.
-  stateDict() {
-    return { first: this.first.stateDict(), second: this.second.stateDict() };
-  }
-  loadStateDict({ first, second }) {
-    this.first.loadStateDict(first);
-    this.second.loadStateDict(second);
   }
 }
 

@@ -8,12 +8,23 @@ const model = await CausalLM.fromPretrained(name);
 const { modelType, textOf, layers, maxPositionEmbeddings: context } = model.config;
 console.log(`family: ${modelType}${textOf ? ` (the text model of a ${textOf})` : ''}, ${context} positions`);
 
-/** Layers of one kind, and how many of them there are. */
-const kinds = new Map();
-for (const { kvHeads, headDim, window, rope } of layers) {
+function attends({ kvHeads, headDim, window, rope, keysOf }) {
   const sees = window > 0 ? `a window of ${window} tokens` : 'all tokens';
   const turns = rope.scaling.type === 'none' ? 'no rotation' : `rope ${rope.scaling.type}`;
-  const kind = `${sees}, ${kvHeads} key heads of ${headDim}, ${turns}`;
+  const keys = keysOf === undefined ? '' : `, those of layer ${keysOf}`;
+  return `${sees}, ${kvHeads} key heads of ${headDim}${keys}, ${turns}`;
+}
+
+/** A layer that keeps as much of a long text as of a short one. */
+function keeps({ states }) {
+  const sizes = Object.entries(states).map(([name, shape]) => `${name} [${shape.join(', ')}]`);
+  return `no attention, but ${sizes.join(' and ')} for each text`;
+}
+
+/** Layers of one kind, and how many of them there are. */
+const kinds = new Map();
+for (const layer of layers) {
+  const kind = layer.kind === 'attention' ? attends(layer) : keeps(layer);
   kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
 }
 for (const [kind, count] of kinds) console.log(`${count} layers: ${kind}`);

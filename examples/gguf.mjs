@@ -1,4 +1,4 @@
-// A GGUF file as the base: an adapter trained on it, and the sum of both as a Hugging Face directory and as a GGUF file again.
+// A GGUF file as the base: an adapter trained on it, and the sum of both as a Hugging Face directory and as a GGUF file again, with a Modelfile for Ollama.
 //
 //   node examples/gguf.mjs MODEL.gguf [OUT_DIR]       MODEL.gguf of the hub: hf:org/name/FILE.gguf
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ console.log(`trained  ${(await model.evaluate(heldOut)).loss.toFixed(3)}`);
 
 const [directory, merged] = [join(out, 'directory'), join(out, 'merged.gguf')];
 await model.save(directory, { merge: 'default' }); // config.json, model.safetensors, tokenizer.json …
-await convertModel(directory, merged, { format: 'f16' }); // llama-cli -m merged.gguf
+await convertModel(directory, merged, { format: 'f16', modelfile: true }); // ollama create NAME -f Modelfile
 await model.dispose();
 
 for (const source of [directory, merged]) {

@@ -1,41 +1,45 @@
-// Which rank, alpha, targets and learning rate? Trains adapters on the bundled task, two per setting (their spread
-// says which differences mean something), and prints a table.
+// Which learning rate and rank for my data? Trains an adapter with each pair, two seeds each (their spread says which differences mean
+// something), and prints a table. Stop it with Ctrl-C: the next call goes on where it was.
 //
-//   node examples/sweep.mjs [MODEL_DIR] [STEPS] [FIRST_N_SETTINGS]
-import { CausalLM, Trainer } from 'lora-native';
-import { answers } from './data/answers.mjs';
+//   node examples/sweep.mjs [MODEL_DIR] [STEPS] [OUT_DIR]
+import { CausalLM, sweep } from 'lora-native';
+import { endedAnswers } from './data/answers.mjs';
 
-const [dir = new URL('base-model', import.meta.url), steps = '200', limit] = process.argv.slice(2);
-const attention = ['q_proj', 'k_proj', 'v_proj', 'o_proj'];
-const mlp = ['gate_proj', 'up_proj', 'down_proj'];
-const usual = { r: 8, loraAlpha: 16, targetModules: 'all-linear', lr: 5e-3 };
-const settings = [
-  usual,
-  ...[1, 4, 32].map((r) => ({ ...usual, r, loraAlpha: 2 * r })),
-  ...[8, 32].map((loraAlpha) => ({ ...usual, loraAlpha })),
-  ...[['q_proj', 'v_proj'], attention, mlp].map((targetModules) => ({ ...usual, targetModules })),
-  ...[1e-3, 2e-2].map((lr) => ({ ...usual, lr })),
-];
+const [modelDir = new URL('base-model', import.meta.url), steps = '100', outDir = 'sweep-run'] =
+  process.argv.slice(2);
 
-const model = await CausalLM.fromPretrained(dir);
-const data = await answers('train', model.tokenizer);
-const evalData = await answers('heldout', model.tokenizer);
-const { loss, tokens } = await model.evaluate(evalData);
-console.log(`base: loss ${loss.toFixed(3)} over ${tokens} held-out answer tokens\n`);
-console.log('| r | alpha | targets | lr | parameters | held-out loss, one per seed |');
-console.log('|---|---|---|---|---|---|');
-for (const { lr, ...config } of settings.slice(0, limit === undefined ? undefined : Number(limit))) {
-  const losses = [];
-  let parameters = 0;
-  for (const seed of [0, 1]) {
-    const adapter = model.addAdapter(config, { name: 'trial', seed });
-    parameters = adapter.parameters().reduce((sum, p) => sum + p.numel, 0);
-    await new Trainer({ model, data, maxSteps: Number(steps), lr, seed }).run();
-    losses.push((await model.evaluate(evalData)).loss.toFixed(3));
-    await model.removeAdapter('trial');
-  }
-  const targets = [config.targetModules].flat().join(', ');
-  const cells = [config.r, config.loraAlpha, targets, lr, parameters, losses.join(' ')];
-  console.log(`| ${cells.join(' | ')} |`);
-}
+// The sweep loads the model itself; here its tokenizer makes the rows, which end so that answers do.
+const model = await CausalLM.fromPretrained(modelDir);
+const [data, evalData] = [await endedAnswers('train', model), await endedAnswers('heldout', model)];
 await model.dispose();
+
+const stop = new AbortController();
+process.once('SIGINT', () => stop.abort(new Error('stopped; the same call goes on')));
+const run = sweep({
+  modelDir,
+  data,
+  evalData,
+  ranks: [2, 8],
+  learningRates: ['auto', 2e-3, 2e-2],
+  seeds: 2,
+  budget: { steps: Number(steps) },
+  outDir,
+  signal: stop.signal,
+});
+for await (const event of run) {
+  if (event.type === 'start') console.log(`${event.done} of ${event.variants} variants are there`);
+  if (event.type === 'variant')
+    console.log(`${event.result.id}: held-out loss ${event.result.loss.toFixed(3)}`);
+}
+
+const { rows, best, base, report } = await run.result;
+console.log(`\nthe base alone: loss ${base.loss.toFixed(3)}\n`);
+console.log(
+  '| r | alpha | learning rate | parameters | held-out loss, median of the seeds |\n|---|---|---|---|---|',
+);
+for (const { rank, alpha, rate, lr, trainableParameters, loss } of rows) {
+  const spread = `${loss.median.toFixed(3)} (${loss.least.toFixed(3)} to ${loss.most.toFixed(3)})`;
+  const shown = rate === 'auto' ? `${lr}, auto` : lr;
+  console.log(`| ${[rank, alpha, shown, trainableParameters, spread].join(' | ')} |`);
+}
+console.log(`\nbest: ${best}\nreport: ${report}`);

@@ -6,7 +6,9 @@ export { parameter, tensor, type TensorData, type TensorOptions } from './tensor
 export { Parameter, Tensor } from './tensor/tensor';
 export type {
   CrossEntropyOptions,
+  DimOptions,
   Labels,
+  MaxOptions,
   NestedNumbers,
   ReduceOptions,
   TensorValues,
@@ -17,6 +19,9 @@ export { devices, memoryUsage, setThreads, synchronize } from './native/device';
 export type { DeviceInfo, MemoryUsage } from './native/binding';
 export type { Device } from './native/device';
 export { CausalLM } from './models/causal_lm';
+export type { ClassifyHead, ClassifyHeadInput, HeadInput, ModelHead } from './peft/head';
+export type { ProblemType } from './options/problem_types';
+export type { Classification, ClassifyOptions } from './models/running/classify';
 export type {
   ForwardOptions,
   ForwardOutput,
@@ -24,18 +29,28 @@ export type {
   GenerateOptions,
   LoadAdapterOptions,
 } from './models/core/options';
+export { answerChat, type AnswerChatOptions, type ChatAnswer, type ChatPiece } from './chat/answer_chat';
+export type { ToolCall } from './text/answers/tool_calls';
 export { quantizeModel, type QuantizeModelOptions } from './models/quantize_model';
 export { convertAdapter, type AdapterFormat, type ConvertAdapterOptions } from './convert/convert_adapter';
 export { convertModel, type ConvertModelOptions, type GgufFormat } from './convert/convert_model';
+export type { WrittenModelfile } from './convert/modelfile';
 export type { SavedModel } from './models/save';
 export type { TrainAllOptions } from './models/core/trained_base';
 export type { QuantizeOptions } from './models/quantized/quantize_options';
+export type { PushModelOptions } from './models/push';
+export type { PushOptions, PushResult } from './hub/push_options';
 export type { SourceOptions } from './hub/source';
 export type {
   DownloadProgress,
+  HashProgress,
   LoadProgress,
   NoticeProgress,
+  PushNoticeProgress,
+  PushProgress,
+  PushTargetProgress,
   RepositoryProgress,
+  UploadProgress,
   WeightsProgress,
 } from './hub/progress';
 export { Adapter } from './peft/adapter';
@@ -45,7 +60,7 @@ export type { TokenRows } from './models/inputs/batch';
 export type { ChatTemplateOptions, ChatVariables } from './text/chat';
 export type { ChatMessage } from './text/messages';
 export type { ModelDType } from './models/core/weights';
-export type { LayerShape, ModelConfig } from './models/config/model_config';
+export type { AttentionShape, LayerShape, ModelConfig, StateShape } from './models/config/model_config';
 export type { ModelType } from './models/families';
 export type { SamplingOptions } from './engine/sampling';
 export type { JsonSchema } from './grammar/json_schema';
@@ -63,7 +78,15 @@ export type {
   TurnsOptions,
 } from './text/tokenizer_options';
 export type { Turns } from './text/turns';
-export { LoRALinear, type LoRALinearOptions } from './linear/lora_linear';
+export { LoRALinear, type LoadLoRALinearOptions, type LoRALinearOptions } from './layers/lora_linear';
+export { Module, type Layer, type LayerOptions } from './layers/module';
+export { Linear, type LinearOptions } from './layers/linear';
+export { Embedding, type EmbeddingOptions } from './layers/embedding';
+export { LayerNorm, type LayerNormOptions } from './layers/layer_norm';
+export { Dropout, type DropoutOptions } from './layers/dropout';
+export { Sequential, type SequentialStep } from './layers/sequential';
+export { concat, stack } from './ops/slices';
+export { where } from './ops/where';
 export { AdamW, type AdamWOptions, type ParameterGroup } from './optim/adamw';
 export { AdamW8bit } from './optim/adamw8bit';
 export { Lion, type LionOptions, type LionParameterGroup } from './optim/lion';
@@ -81,11 +104,13 @@ export { Trainer } from './train/trainer';
 export type { TrainerOptions } from './train/options';
 export { preferenceLoss } from './train/objectives/preference_loss';
 export type { PreferenceLoss, PreferenceLossOptions } from './train/objectives/preference_loss';
-export type { LossType, PreferenceOptions } from './train/objectives/settings';
+export type { ContrastiveOptions, LossType, PreferenceOptions } from './train/objectives/settings';
 export type { ObjectiveName } from './options/objectives';
 export type { LabeledRow, PreferenceRow } from './data/preference_rows';
-export { compareMethods } from './compare/compare';
+export { compareMethods, sweep } from './compare/compare';
 export type { EvaluateOptions, Evaluation } from './models/running/evaluate';
+export type { EmbedInput, EmbedOptions } from './models/embedding/embed';
+export type { RankedDocument, RankOptions } from './models/embedding/rank';
 export type { HiddenStates, HiddenStatesOptions } from './models/running/hidden_states';
 export type { CompletionLogProbs, LogProbs, LogProbsOptions, TextOrIds } from './models/running/log_probs';
 export type {
@@ -103,6 +128,7 @@ export { batches, type Batch, type BatchesOptions } from './data/batches';
 export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/dataset';
 export type { LoadPreferencesOptions, PreferenceDataset } from './data/dataset';
 export type { DataSplit } from './data/folders';
+export { mixDatasets, type Mix, type MixDatasetsOptions, type MixedSource } from './data/mix';
 export { FileDataset } from './data/file_dataset';
 export type { DatasetCounts } from './data/example';
 export type { EncodeTextOptions, EncodeTurnsOptions, TextEncoder } from './data/rows';
@@ -113,7 +139,13 @@ export type { OpenSafetensorsOptions, SafetensorsFile, SafetensorsTensor } from 
 export type { SafetensorsDType } from './formats/dtypes';
 export type { ReadLimits } from './formats/limits';
 export { estimateMemory, type MemoryEstimate, type MemoryOptions } from './models/memory';
-export { readAdapter, writeAdapter, type AdapterFiles, type ReadAdapterOptions } from './peft/adapter_files';
+export {
+  readAdapter,
+  writeAdapter,
+  type AdapterFiles,
+  type AdapterHead,
+  type ReadAdapterOptions,
+} from './peft/adapter_files';
 export type { BottleneckConfig, BottleneckConfigInput, BottleneckPlacement } from './peft/bottleneck';
 export type { BottleneckActivation } from './linear/bottleneck';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';
@@ -132,6 +164,15 @@ export type {
   RolloutPrompt,
 } from './train/objectives/grpo_settings';
 export type { PromptRow } from './data/prompt_rows';
+export type { ClassLabel, ClassRow } from './data/class_rows';
+export type { Confusion } from './tasks/class_scores';
+export type { ContrastiveRow, RankRow } from './data/retrieval_rows';
+export {
+  evaluateRetrieval,
+  type EvaluateRetrievalOptions,
+  type RetrievalEvaluation,
+  type SimilarityRow,
+} from './train/objectives/evaluate_retrieval';
 export {
   policyLoss,
   type PolicyLoss,

@@ -9,7 +9,7 @@
 import { spawnSync } from 'node:child_process';
 
 // As in cmake/cuda.cmake.
-const architectures = [80, 86, 89, 90, 100, 120];
+const architectures = [80, 86, 90, 100, 120];
 
 /** Of the GPUs here, in the words of their driver: '8.6'. */
 function computeCapabilities() {

@@ -1,9 +1,10 @@
 // Compiles every kernel of the CUDA backend for every architecture, with the flags of the build and its strictness (no
-// warning, no spill, no stack frame), and says what ptxas made of it:
+// warning, no spill, no stack frame), and says what ptxas made of it. Its machine code is looked at, too: the order of fences
+// (cuda-report/lint.mjs), and the instructions that decoding issues for a byte (cuda-report/decode_gates.mjs).
 //   node scripts/cuda-report.mjs [--write] [--jobs N] [--minutes N] [FILE.cu ...]
 // What a build with LORA_CUDA_BUILD=all has compiled is read instead of compiled again (scripts/nvcc-keep.sh).
 // --write leaves the tables in docs/internals/cuda-kernels.md. Beside the architectures that the binary has code for, the
-// intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121. After --minutes no
+// intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110. After --minutes no
 // further file is begun, and those left out are named. Without nvcc there is nothing to do.
 import { execFile, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -22,7 +23,12 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { document } from './cuda-report/document.mjs';
+import { gateFaults } from './cuda-report/decode_gates.mjs';
+import { checkedIn, faultsOf } from './cuda-report/lint.mjs';
 import { demangle, sharedBytesIn } from './cuda-report/names.mjs';
+import { passesIn } from './cuda-report/passes.mjs';
+import { classes, loopMix, parsePtx } from './cuda-report/ptx.mjs';
+import { functionsIn, listing } from './cuda-report/sass.mjs';
 import { cache } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -56,11 +62,11 @@ function builtFiles() {
 const files = positionals.length ? positionals : builtFiles();
 
 // As in cmake/cuda.cmake.
-const built = { 80: [80, 86, 89], 90: [90, 100, 120], 120: [] };
-// The intermediate forms that the binary holds.
-const held = [80, 120];
-// As a driver would, from the newest of these that is not newer than the device.
-const assembled = { 87: 80, 103: 80, 110: 80, 121: 120 };
+const built = { 80: [80, 86], 90: [90, 100, 120] };
+// The intermediate form that the binary holds.
+const held = [80];
+// As a driver would from that form.
+const assembled = { 87: 80, 103: 80, 110: 80 };
 const real = Object.values(built).flat();
 const architectures = [...real, ...Object.keys(assembled).map(Number)].sort((a, b) => a - b);
 const flags = [
@@ -95,105 +101,22 @@ function parsePtxas(text) {
   }
   return rows;
 }
-/** PTX → { symbol: { threads, body } }. */
-function parsePtx(text) {
-  const entries = {};
-  for (const [, symbol, directives, body] of text.matchAll(
-    /\.entry (\w+)\([^)]*\)\s*((?:\.\w+ [^\n]*\n)*)\{([\s\S]*?)\n\}/g,
-  ))
-    entries[symbol] = { threads: Number(/\.maxntid (\d+)/.exec(directives)?.[1] ?? 0), body };
-  return entries;
-}
-
-/** The smallest loop of a PTX body that holds a product, from its label to the branch back; or undefined. */
-function productLoop(body) {
-  const lines = body.split('\n');
-  const labels = new Map();
-  const found = [];
-  lines.forEach((line, i) => {
-    const label = /^\s*(\$L\w+):/.exec(line);
-    if (label) labels.set(label[1], i);
-    const branch = /\bbra(?:\.uni)?\s+(\$L\w+);/.exec(line);
-    const begin = branch ? labels.get(branch[1]) : undefined;
-    if (begin !== undefined) found.push(lines.slice(begin, i + 1));
-  });
-  return found
-    .filter((loop) => loop.some((line) => instructionClass(line) === 'mma.sync'))
-    .sort((a, b) => a.length - b.length)[0];
-}
-/**
- * The instructions of one pass through a loop, on the path for aligned operands: of all paths the one with the most
- * products, ldmatrix, barriers and copies of 16 bytes, and then with the fewest others. Inner loops are passed once or not at all.
- */
-function alignedPath(loop) {
-  const blocks = [];
-  const labels = new Map();
-  let block;
-  for (const line of loop) {
-    const label = /^\s*(\$L\w+):/.exec(line);
-    if (label || block === undefined) {
-      blocks.push((block = { lines: [], next: undefined, falls: true }));
-      if (label) labels.set(label[1], blocks.length - 1);
-    }
-    block.lines.push(line);
-    const branch = /^\s*(@!?%p\d+\s+)?bra(?:\.uni)?\s+(\$L\w+);/.exec(line);
-    if (branch) {
-      block.next = branch[2];
-      block.falls = branch[1] !== undefined;
-      block = undefined;
+/** What the machine code of a file's kernels is: { arch, symbol, name, faults, checked, passes } for each. */
+function lookAtCode(dir) {
+  const rows = [];
+  for (const file of readdirSync(dir)) {
+    const arch = Number(/\.sm_(\d+)\.cubin$/.exec(file)?.[1]);
+    if (!real.includes(arch)) continue;
+    const text = listing(readFileSync(join(dir, file)));
+    const passesOf = passesIn(root, text);
+    for (const kernel of functionsIn(text)) {
+      const name = demangle(kernel.name);
+      const passes = passesOf.get(kernel.name) ?? [];
+      const faults = [...faultsOf(kernel), ...gateFaults(name, passes)];
+      rows.push({ arch, symbol: kernel.name, name, faults, checked: checkedIn(kernel), passes });
     }
   }
-  const wanted = new Set(['mma.sync', 'ldmatrix', 'cp.async of 16 bytes', 'barriers']);
-  const best = new Array(blocks.length).fill(undefined); // of the paths from here to the end of the loop
-  for (let i = blocks.length - 1; i >= 0; i--) {
-    const target = labels.get(blocks[i].next);
-    const next = [...(blocks[i].falls ? [i + 1] : []), ...(target > i ? [target] : [])]
-      .map((j) => best[j])
-      .filter(Boolean)
-      .sort((a, b) => b.score - a.score)[0];
-    if (next === undefined && i !== blocks.length - 1) continue;
-    let score = next?.score ?? 0;
-    for (const line of blocks[i].lines) {
-      const name = instructionClass(line);
-      if (name) score += wanted.has(name) ? 1e6 : -1;
-    }
-    best[i] = { score, lines: [...blocks[i].lines, ...(next?.lines ?? [])] };
-  }
-  return best[0].lines;
-}
-const classes = [
-  ['mma.sync', /^mma\.sync/],
-  ['ldmatrix', /^ldmatrix/],
-  ['cp.async of 16 bytes', /^cp\.async\.cg/],
-  ['cp.async of less', /^cp\.async\.ca/],
-  ['cp.async commit, wait', /^cp\.async/],
-  ['barriers', /^(bar|barrier)\b/],
-  ['ld.shared, st.shared', /^(ld|st)\.shared/],
-  ['ld.global, st.global', /^(ld|st)\.(global|volatile)/],
-  ['f32 arithmetic', /^(fma|add|mul|sub|max|min)\.(rn\.)?(ftz\.)?f32/],
-  [
-    'integers and addresses',
-    /^(add|sub|mul|mad|shl|shr|and|or|xor|min|max|cvt|cvta|rem|div|prmt|bfe|lop3|shf|selp|abs|neg)\b/,
-  ],
-  ['branches, predicates', /^(bra|setp)/],
-  ['moves', /^mov/],
-];
-/** undefined for what is no instruction. */
-function instructionClass(line) {
-  const text = line
-    .trim()
-    .replace(/^\{\s*/, '')
-    .replace(/^@!?%p\d+\s+/, '');
-  if (text === '' || /^(\/\/|\$L|\.|#|\}|\{|%|\[)/.test(text)) return undefined;
-  return classes.find(([, pattern]) => pattern.test(text))?.[0] ?? 'others';
-}
-function instructionMix(lines) {
-  const mix = new Map();
-  for (const line of lines) {
-    const name = instructionClass(line);
-    if (name) mix.set(name, (mix.get(name) ?? 0) + 1);
-  }
-  return mix;
+  return rows;
 }
 
 /** What a failed compilation says, without ptxas' notes on what went well. */
@@ -217,6 +140,10 @@ function contents(file) {
     .update(nvcc.stdout)
     .update(flags.filter((flag) => !flag.startsWith('-I')).join())
     .update(JSON.stringify([built, assembled]));
+  // And by how their code is looked at.
+  const ways = join(root, 'scripts/cuda-report');
+  for (const way of readdirSync(ways).sort()) hash.update(readFileSync(join(ways, way)));
+  hash.update(readFileSync(join(root, 'scripts/sass-mix.awk')));
   const seen = new Set();
   let changed = 0;
   const add = (path) => {
@@ -240,6 +167,7 @@ function fromBuild(file) {
   const forms = readdirSync(dir);
   const has = (virtual) => forms.some((form) => form.endsWith(`compute_${virtual}.ptx`));
   if (!Object.keys(built).every(has)) return undefined;
+  if (!real.every((arch) => forms.some((form) => form.endsWith(`.sm_${arch}.cubin`)))) return undefined;
   return { text: readFileSync(`${object}.log`, 'utf8'), dir, object };
 }
 
@@ -302,6 +230,7 @@ async function compile(file) {
       result.failed ||= failed;
       result.rows.push(...parsePtxas(text));
     }
+    result.code = lookAtCode(dir);
     const object = ofBuild?.object ?? join(own, `${name}.o`);
     const dynamic = sharedBytesIn((await execute('nm', ['--demangle', object])).text);
     for (const row of result.rows) {
@@ -323,8 +252,8 @@ async function compile(file) {
     // Of the intermediate forms only what the document asks for.
     result.mix = {};
     for (const [symbol, { body }] of Object.entries(result.ptx[80])) {
-      const loop = productLoop(body);
-      if (loop) result.mix[symbol] = [...instructionMix(alignedPath(loop))];
+      const mix = loopMix(body);
+      if (mix) result.mix[symbol] = [...mix];
     }
     delete result.ptx;
     if (!result.failed) {
@@ -356,13 +285,17 @@ for (const row of spilling)
   console.log(
     `${row.file} ${row.name} sm_${row.arch}: stack ${row.stack}, spills ${row.stores} + ${row.loads} bytes`,
   );
+const code = results.flatMap((result) => result.code ?? []);
+const faulty = code.filter(({ faults }) => faults.length > 0);
+for (const { name, arch, faults } of faulty)
+  for (const fault of faults) console.log(`${name} sm_${arch}: ${fault}`);
 // What is only assembled may: it is not in the binary.
 const wrong = spilling.filter(({ arch }) => real.includes(arch));
-const failed = results.filter((result) => result.failed).length + wrong.length;
+const failed = results.filter((result) => result.failed).length + wrong.length + faulty.length;
 const total = new Set(rows.map(({ symbol }) => symbol)).size;
 console.log(
   `${results.length} files, ${total} kernels, ${rows.length} assembled (sm_${architectures.join(', sm_')}): ` +
-    `${failed === 0 ? 'no warning, spill or stack frame' : `${failed} FAILED`}; ${((Date.now() - began) / 1000).toFixed(0)} s`,
+    `${failed === 0 ? 'no warning, spill or stack frame, fences in order, decoding within its gates' : `${failed} FAILED`}; ${((Date.now() - began) / 1000).toFixed(0)} s`,
 );
 if (queue.length)
   console.log(`left out after ${options.minutes} minutes: ${queue.map((file) => basename(file)).join(', ')}`);
@@ -370,7 +303,7 @@ if (options.write && failed === 0 && queue.length === 0)
   writeFileSync(
     join(root, 'docs/internals/cuda-kernels.md'),
     document({
-      ...{ root, files: files.length, total, rows, results, spilling },
+      ...{ root, files: files.length, total, rows, results, spilling, code },
       ...{ architectures, real, held, assembled, classes },
     }),
   );

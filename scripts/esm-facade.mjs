@@ -36,6 +36,8 @@ for (const entry of ['serve', 'compare', 'train']) {
   ];
   write(`${entry}.js`, `${lines.join('\n')}\n`);
 }
+// Entries on optional packages, which tsup bundles themselves, as ES modules too.
+for (const entry of ['ai-sdk', 'langchain']) write(`${entry}.d.mts`, `export * from './${entry}.js';\n`);
 for (const [entry, names] of Object.entries(entries)) {
   write(
     `${entry}.mjs`,

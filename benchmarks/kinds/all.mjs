@@ -4,6 +4,9 @@ import { findModel } from '../models.mjs';
 import { runCublas } from '../providers/cublas.mjs';
 import { runAttention } from './attention.mjs';
 import { runDecodeBlocks } from './decode_blocks.mjs';
+import { runDeltaRule } from './delta_rule.mjs';
+import { runEmbedding } from './embedding.mjs';
+import { runFamily } from './family.mjs';
 import { runFullStep } from './full_step.mjs';
 import { runGeneration } from './generation.mjs';
 import { runGguf } from './gguf.mjs';
@@ -13,6 +16,7 @@ import { overheadCases, runOverhead } from './overhead.mjs';
 import { runRewards } from './rewards.mjs';
 import { runServing } from './serving.mjs';
 import { runServingHttp } from './serving_http.mjs';
+import { runShortConv } from './short_conv.mjs';
 import { runSpeculation } from './speculation.mjs';
 import { runTrainingStep } from './training_step.mjs';
 
@@ -48,28 +52,47 @@ function withModel(run) {
   };
 }
 
+/** Models that are made have the tokenizer of this one. */
+function withTokenizer(run) {
+  return async (testCase, bench, given) => {
+    const found = findModel('SmolLM2-135M', given);
+    if (!found.dir) return bench.leaveOut(testCase.id, found.reason);
+    await run({ ...testCase, found }, bench);
+  };
+}
+
 const ids = {
   attention: ({ model, dtype, tokens }) => `${model} ${dtype} ${tokens} tokens`,
+  delta_rule: ({ model, dtype, tokens }) => `${model} ${dtype} ${tokens} tokens`,
+  family: ({ model, dtype, length, text }) =>
+    `shape of ${model} ${dtype} ${length} tokens of texts of ${text}`,
+  short_conv: ({ model, dtype, tokens, form }) => `${model} ${dtype} ${form} ${tokens} tokens`,
   training_step: ({ model, dtype, batch, length, beside }) =>
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
   full_step: ({ model, dtype, batch, length, optimizer, stochasticRounding }) =>
     `${model} ${dtype} ${batch}×${length} ${optimizer}${stochasticRounding ? ', stochastic rounding' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
-  gguf: ({ model, shape, format, quantize }) =>
-    `${shape ? `shape of ${shape}` : model} ${quantize ?? `gguf ${format}`}`,
+  gguf: ({ model, shape, format, quantize, activations }) =>
+    `${shape ? `shape of ${shape}` : model} ${quantize ?? `gguf ${format}`}${activations ? ', int8 activations' : ''}`,
+  embedding: ({ model, dtype, texts, lengths: [least, most] }) =>
+    `${model} ${dtype} ${texts} texts of ${least} to ${most} tokens`,
   speculation: ({ model, dtype, task }) => `${model} ${dtype} ${task}`,
   rewards: ({ model, dtype, prompts, completions, tokens }) =>
     `${model} ${dtype} ${prompts} prompts × ${completions} × ${tokens} tokens`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
-  serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
+  serving_http: ({ model, format, dtype }) => `${model} ${format ?? dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
 };
 const runs = {
   attention: runAttention,
+  delta_rule: runDeltaRule,
+  family: withTokenizer(runFamily),
+  short_conv: runShortConv,
   training_step: withModel(runTrainingStep),
   full_step: withModel(runFullStep),
   generation: withModel(runGeneration),
   gguf: withModel(runGguf),
+  embedding: withModel(runEmbedding),
   speculation: withModel(runSpeculation),
   rewards: withModel(runRewards),
   serving: withModel(runServing),
@@ -100,12 +123,16 @@ export function allCases(definitions) {
     ...of('full_step'),
     ...of('generation'),
     ...of('gguf'),
+    ...of('embedding'),
     ...of('speculation'),
     ...of('rewards'),
     ...of('serving'),
     ...of('serving_http'),
     ...of('loading'),
     ...of('attention'),
+    ...of('short_conv'),
+    ...of('delta_rule'),
+    ...of('family'),
     ...overhead,
     ...layerCases(definitions, 'lora_linear_cold'),
     ...blockCases(definitions),

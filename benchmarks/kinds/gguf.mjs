@@ -22,7 +22,7 @@ async function sourceOf({ shape, found }, folder) {
 }
 
 export async function runGguf(testCase, bench) {
-  const { dtype, format, quantize, id } = testCase;
+  const { dtype, format, quantize, activations, id } = testCase;
   const rounds = Math.min(bench.stepSettings.rounds, testCase.rounds ?? Infinity);
   const folder = mkdtempSync(join(tmpdir(), 'lora-bench-'));
   const workers = new Map();
@@ -31,7 +31,8 @@ export async function runGguf(testCase, bench) {
     const model = quantize ? source : join(folder, 'model.gguf');
     if (!quantize) await convertModel(source, model, { format });
     const settings = { model, quantize, dtype, threads: bench.threads, contextSize: 1024 };
-    workers.set('ours', await startOurs('generate.mjs', settings));
+    workers.set('ours', await startOurs('generate.mjs', { ...settings, activations }));
+    if (activations) workers.set('exact', await startOurs('generate.mjs', settings));
     rmSync(join(folder, 'random'), { recursive: true, force: true });
     try {
       if (bench.noRivals) throw new Error(bench.noRivals);
@@ -52,7 +53,8 @@ export async function runGguf(testCase, bench) {
       const user = (name) => figures(name, (answer) => answer.userMs);
       const row = { kind: 'gguf', case: id, what, unit: 's', ours: spread(seconds('ours')), rivals: {} };
       row.model = testCase.shape ? `shape of ${testCase.shape}` : testCase.found.name;
-      row.format = quantize ?? format;
+      if (activations) row.rivals.exact = rivalOf(seconds('ours'), seconds('exact'));
+      else row.format = quantize ?? format; // the table of formats has exact products
       row.tokens = what === 'decode' ? tokens - 1 : length;
       const theirs = seconds('node-llama-cpp');
       if (theirs) {

@@ -1,5 +1,5 @@
-// Streams of `lora-native serve` over HTTP against those of node-llama-cpp in its own process, on the same weights in bf16. It is no
-// dependency: where NODE_PATH names a folder with it, it is a rival.
+// Streams of `lora-native serve` over HTTP against those of node-llama-cpp in its own process, on the same weights, in bf16 or in the blocks
+// of one GGUF file. It is no dependency: where NODE_PATH names a folder with it, it is a rival.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,24 +16,22 @@ const runs = {
   newcomer: { streams: 8, newcomer: 8 },
 };
 
-/** Starts node-llama-cpp on the model as a GGUF file, which is written into `folder`. */
-async function startOnFile({ model, ...settings }, folder) {
-  const file = join(folder, 'model.gguf');
-  await convertModel(model, file, { format: 'bf16' });
-  return startLlamaCpp('serve_llama_cpp.mjs', { ...settings, model: file, most });
-}
-
 export async function runServingHttp(testCase, bench) {
-  const { dtype, found, tokens, id } = testCase;
+  const { dtype, format, found, tokens, id } = testCase;
   const folder = mkdtempSync(join(tmpdir(), 'lora-bench-'));
   const servers = new Map();
   try {
     const { vocab_size: vocabulary } = JSON.parse(readFileSync(join(found.dir, 'config.json'), 'utf8'));
-    const settings = { model: found.dir, dtype, threads: bench.threads, vocabulary };
+    const file = join(folder, 'model.gguf');
+    await convertModel(found.dir, file, { format: format ?? 'bf16' });
+    const settings = { model: format ? file : found.dir, dtype, threads: bench.threads, vocabulary };
     servers.set('ours', await startOurs('serve_http.mjs', settings));
     try {
       if (bench.noRivals) throw new Error(bench.noRivals);
-      servers.set('node-llama-cpp', await startOnFile(settings, folder));
+      servers.set(
+        'node-llama-cpp',
+        await startLlamaCpp('serve_llama_cpp.mjs', { ...settings, model: file, most }),
+      );
     } catch (error) {
       bench.leaveOut(`${id}: node-llama-cpp`, error.message);
     }

@@ -4,8 +4,8 @@ import { serve } from './serve.mjs';
 
 const settings = JSON.parse(process.argv[2]);
 setThreads(settings.threads);
-const { model: dir, dtype, quantize } = settings;
-const model = await CausalLM.fromPretrained(dir, { dtype, quantize });
+const { model: dir, dtype, quantize, activations } = settings;
+const model = await CausalLM.fromPretrained(dir, { dtype, quantize, activations });
 const { vocabSize, numHiddenLayers, numKeyValueHeads, headDim } = model.config;
 
 await serve({ vocabSize, kvWidth: numHiddenLayers * 2 * numKeyValueHeads * headDim }, async (request) => {

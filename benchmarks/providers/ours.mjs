@@ -83,14 +83,48 @@ export class OursProvider {
     const [Q, G] = [q, g].map((values) => this.#tensor(values, [1, tokens, heads, d], dtype));
     const [K, V] = [k, v].map((values) => this.#tensor(values, [1, tokens, kvHeads, d], dtype));
     const options = { window: 0, scale: 1 / Math.sqrt(d) };
-    const forward = (keep) => native.attentionForward(Q, K, V, null, options, keep);
+    const forward = (keep) => native.attentionForward(Q, K, V, null, null, options, keep, null);
     this.#work = {
       forward: () => ({ y: forward(false)[0] }),
       step: () => {
         const [y, lse] = forward(true);
-        const [dq, dk, dv] = native.attentionBackward(Q, K, V, null, y, lse, G, options);
+        const [dq, dk, dv] = native.attentionBackward(Q, K, V, null, y, lse, G, options, null);
         native.release(lse);
         return { y, dq, dk, dv };
+      },
+    };
+  }
+
+  /** A short convolution, and its gradient. */
+  loadShortConv({ tokens, channels, taps, form, dtype }, { x, w, g }) {
+    this.free();
+    const native = this.#native;
+    const X = this.#tensor(x, [1, tokens, form === 'gated' ? 3 * channels : channels], dtype);
+    const W = this.#tensor(w, [channels, taps], dtype);
+    const G = this.#tensor(g, [1, tokens, channels], dtype);
+    const forward = () => ({ y: native.shortConvForward(form, X, W, null, null) });
+    this.#work = {
+      forward,
+      step: () => {
+        const [dx] = native.shortConvBackward(form, X, W, null, null, G, true, false, false);
+        return { ...forward(), dx };
+      },
+    };
+  }
+
+  /** The gated delta rule, and its gradients. */
+  loadDeltaRule({ tokens, heads, d, dtype }, { q, k, v, g, decay, beta }) {
+    this.free();
+    const native = this.#native;
+    const [Q, K, V, G] = [q, k, v, g].map((values) => this.#tensor(values, [1, tokens, heads, d], dtype));
+    const [D, B] = [decay, beta].map((values) => this.#tensor(values, [1, tokens, heads], 'f32'));
+    const options = { scale: 1 / Math.sqrt(d), eps: 1e-6 };
+    const forward = () => ({ y: native.gatedDeltaForward(Q, K, V, D, B, null, options) });
+    this.#work = {
+      forward,
+      step: () => {
+        const [dq, dk, dv, dg, db] = native.gatedDeltaBackward(Q, K, V, D, B, null, G, options);
+        return { ...forward(), dq, dk, dv, dg, db };
       },
     };
   }

@@ -52,6 +52,16 @@ export class Rival {
     return this.#worker.ask({ do: 'attention', case: testCase, dir: this.#dir });
   }
 
+  loadShortConv(testCase, inputs) {
+    this.#write(inputs);
+    return this.#worker.ask({ do: 'short_conv', case: testCase, dir: this.#dir });
+  }
+
+  loadDeltaRule(testCase, inputs) {
+    this.#write(inputs);
+    return this.#worker.ask({ do: 'delta_rule', case: testCase, dir: this.#dir });
+  }
+
   /** What a form computes, as f32 by name. */
   async check(what) {
     const { names } = await this.#worker.ask({ do: 'check', what, dir: this.#dir });

@@ -1,6 +1,7 @@
 """The PyTorch rival, kept alive: reads one JSON command per line, answers one JSON line. Needs torch alone.
 
-{"do": "layers" | "attention", "case": {...}, "dir": DIR}   loads inputs, raw float32 files: x w0 a0 b0 g0 w1 …, or q k v g
+{"do": "layers" | "attention" | "short_conv" | "delta_rule", "case": {...}, "dir": DIR}   loads inputs, raw float32 files: x w0 a0 b0 g0 w1 …,
+                                                            or q k v g
 {"do": "check", "what": NAME, "dir": DIR}                   writes what a form computes as raw float32 files, and names them
 {"do": "time", "what": NAME, "iterations": N, "batch": B}   seconds per call, N times over B calls
 """
@@ -12,6 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from delta_rule import delta_rule
 from worker import serve
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -108,6 +110,54 @@ def load_attention(case, directory):
     work.update(forward=forward, step=step)
 
 
+def load_short_conv(case, directory):
+    n, c, k, dtype = case["tokens"], case["channels"], case["taps"], DTYPES[case["dtype"]]
+    gated = case["form"] == "gated"
+    x = read(directory, "x", 1, n, 3 * c if gated else c).to(dtype).requires_grad_()
+    w = read(directory, "w", c, 1, k).to(dtype)
+    g = read(directory, "g", 1, n, c).to(dtype)
+
+    def mixed():
+        b, gate, v = x.chunk(3, dim=-1) if gated else (None, None, x)
+        u = (b * v if gated else v).transpose(1, 2)
+        z = F.conv1d(u, w, padding=k - 1, groups=c)[..., :n].transpose(1, 2)
+        return gate * z if gated else F.silu(z)
+
+    def forward():
+        with torch.inference_mode():
+            return {"y": mixed()}
+
+    def step():
+        y = mixed()
+        (dx,) = torch.autograd.grad(y, [x], g)
+        return {"y": y, "dx": dx}
+
+    work.clear()
+    work.update(forward=forward, step=step)
+
+
+def load_delta_rule(case, directory):
+    n, h, d, dtype = case["tokens"], case["heads"], case["d"], DTYPES[case["dtype"]]
+    wide = lambda name: read(directory, name, 1, n, h, d).to(dtype).transpose(1, 2).float()
+    per_head = lambda name: read(directory, name, 1, n, h).transpose(1, 2).clone()
+    q, k, v = (wide(name).requires_grad_() for name in "qkv")
+    decay, beta = per_head("decay").requires_grad_(), per_head("beta").requires_grad_()
+    g, leaves, back = wide("g"), [q, k, v, decay, beta], lambda t: t.transpose(1, 2)
+    run = lambda: delta_rule(q, k, v, decay, beta, None)[0]
+
+    def forward():
+        with torch.inference_mode():
+            return {"y": back(run())}
+
+    def step():
+        y = run()
+        named = dict(zip(("dq", "dk", "dv", "dg", "db"), torch.autograd.grad(y, leaves, g)))
+        return {"y": back(y)} | {name: back(t) for name, t in named.items()}
+
+    work.clear()
+    work.update(forward=forward, step=step)
+
+
 def timed(what, iterations, batch):
     run = work[what]
     seconds = []
@@ -125,6 +175,10 @@ def answer(command):
         load_layers(command["case"], command["dir"])
     elif do == "attention":
         load_attention(command["case"], command["dir"])
+    elif do == "short_conv":
+        load_short_conv(command["case"], command["dir"])
+    elif do == "delta_rule":
+        load_delta_rule(command["case"], command["dir"])
     elif do == "check":
         results = work[command["what"]]()
         for name, t in results.items():

@@ -7,11 +7,16 @@ const headings = {
   decode_blocks:
     'decode steps with a layer in each format, by instruction set, with weights that no cache holds',
   attention: 'attention, causal and grouped, of one sequence',
+  delta_rule: 'the gated delta rule of one sequence, and attention of the same width',
+  family:
+    'models made in the layout of published ones: a step of packed texts, and writing; PyTorch, and node-llama-cpp on a GGUF file of the same weights',
+  short_conv: 'short convolutions of one sequence, with their gates',
   overhead: 'what a call of the public API costs beyond its arithmetic',
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
   full_step: 'a full fine-tuning step: all weights of a model are trained',
   generation: 'reading a prompt (prefill) and writing (decode)',
   gguf: 'the same with a model in each format, and node-llama-cpp on the same GGUF file',
+  embedding: 'many short texts as vectors',
   speculation: 'texts with speculation, and without',
   rewards: 'a step of training on rewards, and its parts apart',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
@@ -43,6 +48,7 @@ export function line(row) {
       `${digits(row.ofParts.median)} of generating (${time(row.parts.generate.median)}) and training (${time(row.parts.train.median)}) apart`,
       `${digits(row.memoryOfTraining)} of the peak memory of training`,
     );
+  if (row.textsPerSecond) facts.push(`${digits(row.textsPerSecond)} texts/s`);
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
   if (row.ofAdapter) facts.push(`a token takes ×${digits(row.ofAdapter)} of that with one adapter`);
   if (row.steps) facts.push(`${digits(row.steps)} steps of 8 streams`);

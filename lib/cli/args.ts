@@ -1,7 +1,8 @@
 import { parseArgs } from 'node:util';
 import { allows, checkValue, expectation, lackOf } from '../options/option';
-import { checkOptions, suggest } from '../validate';
+import { check, checkOptions, describe, isRecord, suggest } from '../validate';
 import { UsageError, type AnyValues, type Command, type Flag } from './command';
+import { noConfig, type ConfigFile } from './config_file';
 
 /** maxSteps → max-steps. */
 export const flagName = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
@@ -102,6 +103,7 @@ function valueOf(command: string, key: string, flag: Flag, given: Words[string])
   if (type === 'names')
     return text === (flag.word ?? flag.default) ? text : text.split(',').map((part) => part.trim());
   if (type === 'string') return allows(flag, text) ? text : fail(expectation(flag));
+  if (type === 'number' && text === flag.word) return text;
   const value = text.trim() === '' ? Number.NaN : Number(text);
   if (above !== undefined && value <= above)
     throw new UsageError(`${command} needs --${flagName(key)} above ${above}`);
@@ -118,24 +120,20 @@ function numberOf(pair: string, fail: (expected: string) => never): [string, num
     : fail('PATTERN=N');
 }
 
-/** The options that a file holds by their names, as --config names one. */
-export interface ConfigFile {
-  readonly path: string;
-  readonly values: Readonly<Record<string, unknown>>;
-}
-
 /** The file that --config names, where the command takes one. */
 export function configPath(name: string, command: Command, argv: readonly string[]): string | undefined {
   const { config } = command.flags['config'] === undefined ? {} : wordsOf(name, command, argv).values;
   return config as string | undefined;
 }
 
-/** @throws ERR_ARGUMENT, with the file's name, for what is no option of the command, and for a wrong value. */
-function checkFile({ path, values }: ConfigFile, { flags }: Command): void {
+/** @throws ERR_ARGUMENT, with the file's name and the line, for what is no option of the command, and for a wrong value. */
+function checkFile({ path, values, where }: ConfigFile, { flags }: Command): void {
   const names = Object.keys(flags).filter((key) => key !== 'config' && key !== 'help');
-  checkOptions(path, values, names);
-  for (const [key, value] of Object.entries(values))
-    if (value !== undefined && value !== null) checkValue(path, key, flags[key]!, value);
+  check(isRecord(values), path, () => `expected an object of options but received ${describe(values)}`);
+  for (const [key, value] of Object.entries(values)) {
+    checkOptions(where(key), { [key]: value }, names);
+    if (value !== undefined && value !== null) checkValue(where(key), key, flags[key]!, value);
+  }
 }
 
 /** Parses `argv` strictly: an unknown flag is an error that names the near one. What it does not say, a file may. */
@@ -143,7 +141,7 @@ export function parse(
   name: string,
   command: Command,
   argv: readonly string[],
-  file: ConfigFile = { path: '', values: {} },
+  file: ConfigFile = noConfig,
 ): Parsed {
   const words = wordsOf(name, command, argv);
   checkFile(file, command);
@@ -154,7 +152,7 @@ export function parse(
     if (value !== undefined && value !== false) given.add(key);
     if (value === undefined && flag.required)
       throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
-    values[key] = value ?? standardOf(flag);
+    values[key] = flag.repeat && typeof value === 'string' ? [value] : (value ?? standardOf(flag));
   }
   checkTogether(name, command, values, given);
   const wanted = command.positionals ?? [];
@@ -252,7 +250,9 @@ export function help(name: string, command: Command, all = false): string {
   const words = (key: string, flag: Flag): string => `${spelling(key, flag)} ${placeholder(flag)}`.trimEnd();
   const rows = shown.map(([key, flag]) => {
     const letter = flag.short === undefined ? '' : `-${flag.short}, `;
-    const choices = flag.choices === undefined ? '' : `: ${flag.choices.join(', ')}`;
+    // More would not fit into a line: they are told where another word is given.
+    const few = flag.choices !== undefined && flag.choices.length <= 6 ? flag.choices : undefined;
+    const choices = few === undefined ? '' : `: ${few.join(', ')}`;
     const standard = flag.required ? 'required' : defaultOf(flag);
     return [
       `  ${letter}${words(key, flag)}`,

@@ -48,6 +48,13 @@ export function defineCommand<const F extends Flags>(command: TypedCommand<F>): 
   return command;
 }
 
+/** Of the commands whose options a file may hold. */
+export const configFlag = {
+  type: 'string',
+  value: 'FILE',
+  help: 'JSON or YAML with options by their names; flags come first',
+} as const satisfies Flag;
+
 /** Every command has it. */
 export const helpFlag = { type: 'boolean', short: 'h', help: 'this text' } as const satisfies Flag;
 

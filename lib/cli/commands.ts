@@ -4,14 +4,17 @@ import { compare } from './compare';
 import { convert } from './convert';
 import { doctor } from './doctor';
 import { download } from './download';
+import { embed } from './embed';
 import { estimate } from './estimate';
 import { evaluate } from './eval';
 import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
 import { models } from './models';
+import { push } from './push';
 import { quantize } from './quantize';
 import { serve } from './serve';
+import { sweep } from './sweep';
 import { train } from './train';
 import type { Command } from './command';
 
@@ -21,14 +24,17 @@ export const commands: Readonly<Record<string, Command>> = {
   generate,
   chat,
   serve,
+  embed,
   eval: evaluate,
   compare,
+  sweep,
   merge,
   convert,
   quantize,
   inspect,
   estimate,
   download,
+  push,
   models,
   doctor,
   build,

@@ -1,7 +1,10 @@
 import { kindOf } from '../models/config/model_config';
 import type { DatasetCounts } from '../data/example';
+import type { DataFiles } from '../data/folders';
+import { InputFile } from '../formats/input';
 import { CausalLM } from '../models/causal_lm';
 import { modelOptions } from '../options/table';
+import type { HeadInput } from '../peft/head';
 import { UsageError, type Console, type Flags, type Values } from './command';
 import { hubFlags, hubOptions } from './hub_report';
 import { printable } from './printable';
@@ -35,6 +38,7 @@ export const generatingModelFlags = {
 export async function loadModel(
   values: Values<typeof wholeModelFlags> & Partial<Values<typeof generatingModelFlags>>,
   console: Console,
+  head?: HeadInput,
 ): Promise<CausalLM> {
   const { device, dtype, quantize, activations } = values;
   const model = await CausalLM.fromPretrained(values.model, {
@@ -42,10 +46,16 @@ export async function loadModel(
     dtype,
     quantize,
     activations,
+    head,
     ...hubOptions(console, values),
   });
   note(console, `${model.directory}: ${kindOf(model.config)}, ${model.dtype} on ${model.device}`);
   return model;
+}
+
+/** Throws for files of data that cannot be opened: what can be wrong is said before the model is loaded. */
+export async function checkFiles(...found: readonly (DataFiles | undefined)[]): Promise<void> {
+  for (const path of found.flatMap((data) => data?.files ?? [])) await (await InputFile.open(path)).close();
 }
 
 /** The names of columns that flags give, KEY=NAME each; undefined for none. */
@@ -62,10 +72,12 @@ export function dataColumns(given: readonly string[]): Record<string, string> | 
 }
 
 /** A data set in numbers. */
-export function countsOf({ length, truncated, dropped, tokens }: DatasetCounts): string {
+export function countsOf({ length, truncated, dropped, duplicates, tokens }: DatasetCounts): string {
   const cut = truncated === 0 ? '' : `, ${truncated} of them cut to the maximum length`;
   const left = dropped === 0 ? '' : `, ${dropped} rows left out because none of their tokens counts`;
-  return `${length} examples, ${tokens} tokens count${cut}${left}`;
+  const again =
+    duplicates === 0 ? '' : `, ${duplicates} rows left out because an earlier one has the same tokens`;
+  return `${length} examples, ${tokens} tokens count${cut}${left}${again}`;
 }
 
 /** A line for people; standard output stays free for results. */

@@ -1,32 +1,37 @@
 import { compareMethods } from '../compare/compare';
 import type { MethodName } from '../compare/methods';
-import type { CompareOptions } from '../compare/options';
 import type { ChosenRate, CompareEvent, Comparison } from '../compare/results';
-import { columnsOf } from '../compare/table';
-import { measuringFile, splitFile } from '../data/folders';
-import { InputFile } from '../formats/input';
+import { columnsOf, spreadText } from '../compare/table';
+import { dataFiles, measuringFiles } from '../data/folders';
+import type { RunHandle } from '../handle';
 import { readText } from '../formats/json';
 import { bestDevice } from '../native/device';
 import { flagsOf, valuesOf } from '../options/option';
-import { compareOptions, datasetOptions } from '../options/table';
+import { compareOptions } from '../options/compare';
+import { datasetOptions } from '../options/table';
 import { flagName } from './args';
 import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
-import { dataColumns, modelFlags, note, printJson } from './common';
+import { checkFiles, dataColumns, modelFlags, note, printJson } from './common';
 import { refuseRanks } from './distributed';
-import { hubOptions } from './hub_report';
+import { dataHubOptions, hubOptions } from './hub_report';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
 import { textTable } from './text_table';
 
-const flags = {
-  ...modelFlags,
-  ...flagsOf(compareOptions),
-  outDir: { ...compareOptions.outDir, default: 'comparison' },
+/** Flags of both commands that compare. */
+export const comparingFlags = {
   budgetSteps: { type: 'integer', minimum: 1, help: 'optimizer steps of each variant', defaultText: '200' },
   budgetMinutes: { type: 'number', above: 0, help: 'minutes of training of each variant, instead' },
   ...datasetOptions,
   json: { type: 'boolean', help: 'one JSON object per event' },
   help: helpFlag,
+} as const satisfies Flags;
+
+const flags = {
+  ...modelFlags,
+  ...flagsOf(compareOptions),
+  outDir: { ...compareOptions.outDir, default: 'comparison' },
+  ...comparingFlags,
 } as const satisfies Flags;
 
 type CompareValues = Values<typeof flags>;
@@ -42,47 +47,69 @@ export const compare = defineCommand({
 
   async run(values, console) {
     refuseRanks('compare', 'start it without mpirun');
-    const options = await optionsOf(values, console);
-    // What can be wrong is said before the model is loaded.
-    for (const path of [await splitFile(values.data, undefined), await measuringFile(values.evalData)])
-      await (await InputFile.open(path)).close();
-    const status = new StatusLine(console);
-    try {
-      for await (const event of compareMethods(options)) {
-        if (values.json) printJson(console, event);
-        else show(event, console, status);
-      }
-    } finally {
-      status.end();
-    }
+    const { methods, stop, learningRates } = values;
+    const options = {
+      ...valuesOf(compareOptions, values),
+      ...(await sharedOptions(values, console)),
+      methods: listOf(methods) as MethodName[] | undefined,
+      learningRates: numbersOf<never>('learningRates', learningRates),
+      stop: stop.length > 0 ? stop : undefined,
+    };
+    await follow(() => compareMethods(options), values, console);
   },
 });
 
-/** The options of a comparison that flags give. */
-async function optionsOf(values: CompareValues, console: Console): Promise<CompareOptions> {
+type SharedValues = Omit<CompareValues, 'methods' | 'maxNewTokens' | 'stop'>;
+
+/** Shows the events of a comparison. */
+export async function follow(
+  begin: () => RunHandle<CompareEvent, Comparison>,
+  values: SharedValues,
+  console: Console,
+): Promise<void> {
+  // What can be wrong is said before the model is loaded.
+  const hub = dataHubOptions(console, values);
+  await checkFiles(await dataFiles(values.data, hub), await measuringFiles(values.evalData, hub));
+  const status = new StatusLine(console);
+  try {
+    for await (const event of begin()) {
+      if (values.json) printJson(console, event);
+      else show(event, console, status);
+    }
+  } finally {
+    status.end();
+  }
+}
+
+/** The numbers of a flag, or beside them `word`. */
+export function numbersOf<Word extends string = never>(
+  name: 'ranks' | 'learningRates',
+  value: string | readonly string[] | undefined,
+  word?: Word,
+): (number | Word)[] | undefined {
+  const words = listOf(value);
+  const found = words?.map((one): number | Word =>
+    one === word ? word : one === '' ? Number.NaN : Number(one),
+  );
+  if (found?.some(Number.isNaN))
+    throw new UsageError(
+      `expected --${flagName(name)} to be numbers${word === undefined ? '' : `, or ${word},`} with commas but received "${words!.join(',')}"`,
+    );
+  return found;
+}
+
+/** The options that flags give, beside those of one command. */
+export async function sharedOptions(values: SharedValues, console: Console) {
   const { model, data, evalData, outDir, budgetSteps: steps = 200, budgetMinutes: minutes } = values;
-  const { device, dtype, quantize, methods, targets, stop, chatTemplate } = values;
-  const numbers = (name: 'ranks' | 'learningRates'): number[] | undefined => {
-    const words = listOf(values[name]);
-    const found = words?.map(Number);
-    if (words?.some((word) => word === '') || found?.some(Number.isNaN))
-      throw new UsageError(
-        `expected --${flagName(name)} to be numbers with commas but received "${words!.join(',')}"`,
-      );
-    return found;
-  };
+  const { device, dtype, quantize, targets, chatTemplate } = values;
   return {
-    ...valuesOf(compareOptions, values),
     ...{ model, data, evalData, outDir, dtype, quantize },
     ...hubOptions(console, values),
     device: device === 'auto' ? bestDevice() : device,
     budget: minutes === undefined ? { steps } : { minutes },
-    methods: listOf(methods) as MethodName[] | undefined,
-    ranks: numbers('ranks'),
+    ranks: numbersOf<never>('ranks', values.ranks),
     alphas: listOf(values.alphas)?.map((word) => (word.endsWith('r') ? word : Number(word))),
     targets: listOf(targets),
-    learningRates: numbers('learningRates'),
-    stop: stop.length > 0 ? stop : undefined,
     ...{ maxLength: values.maxLength, trainOn: values.trainOn, columns: dataColumns(values.columns) },
     allowSpecialTokens: values.allowSpecialTokens,
     chatTemplate: chatTemplate === undefined ? undefined : await readText(chatTemplate),
@@ -110,7 +137,7 @@ function show(event: CompareEvent, console: Console, status: StatusLine): void {
   if (event.type === 'start')
     note(
       console,
-      `${event.variants} variants, ${event.done} of them measured before; ${event.trials} learning rates to try`,
+      `${event.variants} variants, ${event.done} of them measured before${event.trials > 0 ? `; ${event.trials} learning rates to try` : ''}`,
     );
   else if (event.type === 'trial')
     note(console, `${event.method} with learning rate ${event.lr}: held-out loss ${loss(event.loss)}`);
@@ -121,9 +148,12 @@ function show(event: CompareEvent, console: Console, status: StatusLine): void {
   } else showTable(event.comparison, console);
 }
 
-function showTable({ rows, base, report }: Comparison, console: Console): void {
+function showTable({ rows, base, best, report }: Comparison, console: Console): void {
   const columns = columnsOf(rows).map(({ head, cell }) => [head, ...rows.map(cell)]);
   for (const line of textTable(columns)) console.stdout.write(`${printable(line)}\n`);
   note(console, `the base alone: held-out loss ${loss(base.loss)}`);
+  const row = rows.find(({ id }) => id === best);
+  if (row?.loss)
+    note(console, `best: ${row.id}, held-out loss ${spreadText(row, row.loss, (value) => value.toFixed(4))}`);
   note(console, `report: ${report}`);
 }

@@ -24,21 +24,33 @@ export const convert = defineCommand({
       help: 'the base of an adapter, for its config.json',
       defaultText: 'none: mlx to peft',
     },
+    modelfile: {
+      type: 'boolean',
+      help: 'also a Modelfile for Ollama, beside TO; never replaces one',
+    },
     ...hubFlags,
     json: { type: 'boolean', help: 'what was written as one JSON object' },
     help: helpFlag,
   },
   positionals: ['FROM', 'TO'],
-  json: 'one object: { from, to, format }',
+  json: 'one object: { from, to, format }, with modelfile: { path, notes } where one was written',
 
   async run(values, console, positionals) {
     const [from, to] = positionals as readonly [string, string];
     const { format, base } = values;
-    const options = hubOptions(console, values);
-    if (!isGgufFormat(format)) await convertAdapter(from, to, { format, base, ...options });
-    else if (base === undefined) await convertModel(from, to, { format, ...options });
-    else throw new UsageError(`--base is for adapters, and --format ${format} for models`);
+    if (values.modelfile && ['peft', 'mlx'].includes(format))
+      throw new UsageError(`--modelfile is for GGUF files, which --format ${format} does not write`);
+    if (isGgufFormat(format) && base !== undefined)
+      throw new UsageError(`--base is for adapters, and --format ${format} for models`);
+    const options = { modelfile: values.modelfile, ...hubOptions(console, values) };
+    const modelfile = isGgufFormat(format)
+      ? await convertModel(from, to, { format, ...options })
+      : await convertAdapter(from, to, { format, base, ...options });
     note(console, `wrote ${to}`);
-    if (values.json) printJson(console, { from, to, format });
+    if (modelfile) {
+      note(console, `wrote ${modelfile.path}`);
+      for (const line of modelfile.notes) note(console, `Modelfile: ${line}`);
+    }
+    if (values.json) printJson(console, { from, to, format, ...(modelfile && { modelfile }) });
   },
 });

@@ -25,6 +25,12 @@ export const estimate = defineCommand({
     maxLength: flags.maxLength,
     gradientCheckpointing: flags.gradientCheckpointing,
     optimizer: flags.optimizer,
+    device: {
+      type: 'string',
+      choices: ['cpu', 'cuda'],
+      default: 'cpu',
+      help: "the process's memory, or a GPU's for LoRA",
+    },
     streams: {
       type: 'integer',
       minimum: 1,
@@ -33,7 +39,7 @@ export const estimate = defineCommand({
     json: { type: 'boolean', help: 'the bytes as one JSON object' },
     help: helpFlag,
   },
-  json: 'one object: { weights, adapters, optimizer, activations, logits, kvCache, workspace, runtime, total, free, fits }, in bytes',
+  json: 'one object: { weights, adapters, optimizer, activations, logits, kvCache, workspace, runtime, total, free, fits }, in bytes; free and fits are null where there is no such GPU',
 
   async run(values, console) {
     const {
@@ -44,15 +50,16 @@ export const estimate = defineCommand({
       gradientCheckpointing,
       optimizer,
       streams,
+      device,
     } = values;
     const method = memoryOf(methodInput('estimate', values));
     const config = await readModelConfig(values, console);
     const fit = fitOf(config, {
-      ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer, streams },
+      ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer, streams, device },
       ...method,
     });
     const { estimate, free, fits } = fit;
-    if (values.json) return printJson(console, { ...estimate, free, fits });
+    if (values.json) return printJson(console, { ...estimate, free: free ?? null, fits: fits ?? null });
     for (const [name, bytes] of Object.entries(estimate) as [string, number][])
       if (bytes > 0) console.stdout.write(`${name.padEnd(12)} ${sizeText(Math.round(bytes)).padStart(10)}\n`);
     console.stdout.write(`${fitText(fit)}\n`);

@@ -1,13 +1,18 @@
+import { measuringFiles } from '../data/folders';
+import { loraError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
-import { InputFile } from '../formats/input';
 import { readJson } from '../formats/json';
 import { schemaCheck } from '../grammar/schema_check';
 import type { JsonSchema } from '../grammar/json_schema';
 import type { TaskEvaluation, TaskProgress, TaskResult, TaskScores } from '../tasks/options';
+import { dataRowsOptions } from '../options/data';
 import { datasetOptions } from '../options/table';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { defineCommand, helpFlag, UsageError } from './command';
-import { generatingModelFlags, loadModel, note, printJson } from './common';
+import { checkFiles, generatingModelFlags, loadModel, note, printJson } from './common';
+import { retrievalReport, retrievalTable } from './eval_retrieval';
+import { dataHubOptions } from './hub_report';
+import { headOfAdapters } from './heads';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
 import { textTable } from './text_table';
@@ -25,6 +30,14 @@ export const evaluate = defineCommand({
       required: true,
       help: 'as of train, or JSONL of questions with choices',
     },
+    objective: {
+      type: 'string',
+      value: 'NAME',
+      choices: ['contrastive', 'rank'],
+      help: 'what vectors or an order are worth',
+      defaultText: 'by the rows',
+    },
+    split: { ...dataRowsOptions.split, defaultText: 'valid' },
     limit: { type: 'integer', minimum: 1, help: 'only the first rows', defaultText: 'all' },
     batchSize: { type: 'integer', minimum: 1, default: 4, help: 'rows per forward pass' },
     maxLength: {
@@ -61,8 +74,9 @@ export const evaluate = defineCommand({
     help: helpFlag,
   },
   json:
-    'one object: { model, data, kind: "examples" | "choices", rows, answers?, truncated, results: [{ adapter, loss, perplexity, tokens, ' +
-    'exactMatch, f1, validJson, cut, acc, accNorm, accBytes, stderr, samples }] }, of which a result has what the data allow; adapter null for the base alone',
+    'one object: { model, data, kind: "examples" | "choices" | "labels", rows, answers?, truncated, results: [{ adapter, loss, perplexity, tokens, ' +
+    'exactMatch, f1, validJson, cut, acc, accNorm, accBytes, accuracy, macroF1, mae, pearson, confusion, stderr, samples }] }, of which a result has what the data allow; adapter null for the base alone; ' +
+    'with --objective { model, data, kind: "contrastive" | "rank", rows, results: [{ adapter, loss?, metrics }] }',
 
   async run(values, console) {
     const { data, base, jsonSchema: schemaFile, out, stop } = values;
@@ -70,18 +84,42 @@ export const evaluate = defineCommand({
       throw new UsageError('eval needs --adapter, since --no-base is given');
     if (!values.generate && schemaFile !== undefined)
       throw new UsageError('eval takes --json-schema or --no-generate, not both');
-    await (await InputFile.open(data)).close(); // what can be wrong is said before the model is loaded
+    // What can be wrong is said before the model is loaded.
+    const found = await measuringFiles(data, { ...dataHubOptions(console, values), split: values.split });
+    await checkFiles(found);
+    const [file, ...others] = found.files;
+    if (others.length > 0)
+      throw loraError(
+        'eval',
+        'ERR_UNSUPPORTED',
+        `expected data of one file but ${data} has ${found.files.length}: name one, such as ${file}`,
+      );
     const jsonSchema = schemaFile === undefined ? undefined : ((await readJson(schemaFile)) as JsonSchema);
     if (jsonSchema !== undefined) schemaCheck(jsonSchema);
     const files = await readAdapters(values, console);
-    const model = await loadModel(values, console);
+    const model = await loadModel(values, console, headOfAdapters(files.values()));
     const status = new StatusLine(console);
     try {
       const names = await loadAdapters(model, files);
-      const evaluation = await model.evaluateTask(data, {
-        adapters: base ? [null, ...names] : names,
-        batchSize: values.batchSize,
-        limit: values.limit,
+      const adapters = base ? [null, ...names] : names;
+      const { batchSize, limit, objective } = values;
+      if (objective !== undefined) {
+        const { signal } = console;
+        const measured = await retrievalReport(model, file!, {
+          objective,
+          adapters,
+          batchSize,
+          limit,
+          signal,
+        });
+        const report = { model: values.model, data, ...measured };
+        if (out !== undefined) await writeFileAtomic(out, `${JSON.stringify(report, null, 2)}\n`);
+        if (values.json) return printJson(console, report);
+        for (const line of retrievalTable(measured)) console.stdout.write(`${printable(line)}\n`);
+        return;
+      }
+      const evaluation = await model.evaluateTask(file!, {
+        ...{ adapters, batchSize, limit },
         maxLength: values.maxLength,
         trainOn: values.trainOn,
         allowSpecialTokens: values.allowSpecialTokens,
@@ -99,7 +137,8 @@ export const evaluate = defineCommand({
       if (out !== undefined) await writeFileAtomic(out, `${JSON.stringify(report, null, 2)}\n`);
       if (values.json) return printJson(console, report);
       note(console, countsOf(evaluation));
-      for (const line of table(evaluation)) console.stdout.write(`${printable(line)}\n`);
+      for (const line of [...table(evaluation), ...evaluation.results.flatMap(confusionTable)])
+        console.stdout.write(`${printable(line)}\n`);
     } finally {
       status.end();
       await model.dispose();
@@ -107,11 +146,16 @@ export const evaluate = defineCommand({
   },
 });
 
-const phases = { loss: 'examples', answers: 'answers', choices: 'questions' } as const;
+const phases = { loss: 'examples', answers: 'answers', choices: 'questions', labels: 'texts' } as const;
 const progressText = ({ phase, done, total }: TaskProgress): string => `${done} of ${total} ${phases[phase]}`;
 
 function countsOf({ kind, rows, answers, truncated }: TaskEvaluation): string {
-  const what = kind === 'choices' ? `${rows} questions` : `${rows} examples with ${answers} answers`;
+  const counts = {
+    examples: `${rows} examples with ${answers} answers`,
+    choices: `${rows} questions`,
+    labels: `${rows} texts`,
+  };
+  const what = counts[kind];
   return truncated === 0 ? what : `${what}; ${truncated} rows were cut`;
 }
 
@@ -132,8 +176,20 @@ const columns: readonly (readonly [head: string, cell: (result: TaskResult) => s
   ['acc %', scored('acc')],
   ['acc_norm %', scored('accNorm')],
   ['acc by bytes %', scored('accBytes')],
+  ['accuracy %', scored('accuracy')],
+  ['macro F1 %', ({ macroF1 }) => (macroF1 === undefined ? undefined : percent(macroF1))],
+  ['mean error', ({ mae }) => mae?.toFixed(4)],
+  ['correlation', ({ pearson }) => pearson?.toFixed(4)],
   ['cut', ({ cut }) => cut?.toString()],
 ];
+
+/** How often texts of the label of each line got the label of each column. */
+function confusionTable({ adapter, confusion }: TaskResult): string[] {
+  if (!confusion) return [];
+  const { labels, counts } = confusion;
+  const columns = labels.map((label, i) => [label, ...counts.map((row) => String(row[i]))]);
+  return ['', ...textTable([[adapter ?? baseName, ...labels], ...columns])];
+}
 
 /** A line for the names of the columns, and one for each adapter. */
 const table = ({ results }: TaskEvaluation): string[] =>

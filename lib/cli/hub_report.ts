@@ -82,6 +82,10 @@ interface HubValues {
   readonly offline: boolean;
 }
 
+/** The options of a call that may download data: --revision is the model's, and a name of data has its own behind @. */
+export const dataHubOptions = (console: Console, { offline }: HubValues): SourceOptions =>
+  hubOptions(console, { offline });
+
 /** The options of a call that may download something. */
 export function hubOptions(console: Console, { revision, offline }: HubValues): SourceOptions {
   // Without the flag, HF_HUB_OFFLINE decides.

@@ -11,6 +11,7 @@ import { sourceFolder, type SourceOptions } from '../hub/source';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
+import { dataRowsOptions } from '../options/data';
 import { datasetOptions } from '../options/table';
 import { printJson } from './common';
 import { hubFlags, hubOptions } from './hub_report';
@@ -28,6 +29,11 @@ export const inspect = defineCommand({
     trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
     allowSpecialTokens: datasetOptions.allowSpecialTokens,
     columns: datasetOptions.columns,
+    ...dataRowsOptions,
+    report: {
+      type: 'boolean',
+      help: 'of a data set: lengths, what is cut, what counts',
+    },
     row: {
       type: 'string',
       value: 'LIST',
@@ -40,8 +46,8 @@ export const inspect = defineCommand({
   positionals: ['PATH'],
   json:
     'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors" | "gguf", path, config?, metadata?, parameters, bytes, ' +
-    'tensors: [{ name, dtype, shape }] }; of a data set { kind: "data", path, examples, truncated, dropped, tokens, ' +
-    'first: { inputIds, labels, text, counted }, rows?: [{ row, inputIds, labels, text, counted }] } (rows with --row)',
+    'tensors: [{ name, dtype, shape }] }; of a data set { kind: "data", path, examples, truncated, dropped, duplicates, tokens, ' +
+    'first: { inputIds, labels, text, counted }, rows?: [{ row, inputIds, labels, text, counted }], report?: { lengths, cut, counted, repeated } } (rows with --row, report with --report)',
 
   async run(values, console, [path]) {
     const { json } = values;

@@ -34,7 +34,7 @@ export const merge = defineCommand({
     const { adapter, offline, outDir, quantize, ...ofModel } = values;
     await checkUnused('merge', outDir);
     const files = await readAdapter(adapter, hubOptions(console, { offline }));
-    const model = await loadModel({ ...ofModel, offline }, console);
+    const model = await loadModel({ ...ofModel, offline }, console, files.head);
     try {
       await model.loadAdapter(files, { name: 'default' });
       const { quantizationError } = await model.save(outDir, {

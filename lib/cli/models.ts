@@ -7,7 +7,7 @@ import {
   type CacheEntry,
 } from '../hub/cache';
 import { tryLock } from '../hub/lock';
-import { repositoryId } from '../hub/names';
+import { kindNames, repositoryId, type RepositoryKind } from '../hub/names';
 import { cacheFolder } from '../hub/settings';
 import { loraError } from '../errors';
 import { binding } from '../native/calls';
@@ -18,15 +18,15 @@ import { sizeText } from './hub_report';
 import { printable } from './printable';
 
 export const models = defineCommand({
-  summary: 'Lists the models and adapters that the cache of the hub holds, or removes one.',
+  summary: 'Lists the models, adapters and data sets that the cache of the hub holds, or removes one.',
   usage: '[--remove NAME] [--json]',
   flags: {
-    remove: { type: 'string', value: 'NAME', help: 'takes org/name out of the cache' },
+    remove: { type: 'string', value: 'NAME', help: 'takes org/name, or datasets/org/name, out of the cache' },
     json: { type: 'boolean', help: 'the list as one JSON object' },
     help: helpFlag,
   },
   json:
-    'one object: { cache, models: [{ id, folder, bytes, incompleteBytes, revisions: [{ commit, refs, files }], modified }] }; ' +
+    'one object: { cache, models: [{ kind: "model" | "dataset", id, folder, bytes, incompleteBytes, revisions: [{ commit, refs, files }], modified }] }; ' +
     'with --remove { cache, removed, bytes }',
 
   async run({ remove, json }, console) {
@@ -50,11 +50,16 @@ export const models = defineCommand({
 const sumOf = (entries: readonly CacheEntry[]): string =>
   `${entries.length} in ${sizeText(entries.reduce((sum, { bytes }) => sum + bytes, 0))}`;
 
+const dataPrefix = `${kindNames.dataset.plural}/`;
+/** As --remove takes it. */
+const nameOf = ({ kind, id }: Pick<CacheEntry, 'kind' | 'id'>): string =>
+  kind === 'dataset' ? `${dataPrefix}${id}` : id;
+
 /** A line for each repository, and below it one for each revision. */
 function table(entries: readonly CacheEntry[]): string[] {
-  const width = entries.reduce((most, { id }) => Math.max(most, id.length), 0);
-  return entries.flatMap(({ id, bytes, incompleteBytes, revisions, modified }) => [
-    `${id.padEnd(width)}  ${sizeText(bytes)}  ${modified.toISOString().slice(0, 10)}` +
+  const width = entries.reduce((most, entry) => Math.max(most, nameOf(entry).length), 0);
+  return entries.flatMap(({ kind, id, bytes, incompleteBytes, revisions, modified }) => [
+    `${nameOf({ kind, id }).padEnd(width)}  ${sizeText(bytes)}  ${modified.toISOString().slice(0, 10)}` +
       (incompleteBytes === 0 ? '' : `  (${sizeText(incompleteBytes)} of files that are not complete)`),
     ...revisions.map(
       ({ commit, refs, files }) =>
@@ -65,11 +70,12 @@ function table(entries: readonly CacheEntry[]): string[] {
 
 /** @throws ERR_BUSY while a process downloads files of it. */
 async function removeModel(cache: string, name: string): Promise<{ id: string; bytes: number }> {
-  const id = repositoryId(name);
+  const kind: RepositoryKind = name.startsWith(dataPrefix) ? 'dataset' : 'model';
+  const id = repositoryId(kind === 'dataset' ? name.slice(dataPrefix.length) : name);
   if (id === undefined)
     throw new UsageError(`models needs --remove org/name but received ${JSON.stringify(name)}`);
-  const cached = new CachedRepository(cache, id);
-  if (!(await isCached(cached))) throw loraError('models', 'ERR_HUB', `the cache has no ${id}: ${cache}`);
+  const cached = new CachedRepository(cache, id, kind);
+  if (!(await isCached(cached))) throw loraError('models', 'ERR_HUB', `the cache has no ${name}: ${cache}`);
   const held: NativeLock[] = [];
   try {
     for (const path of await lockFiles(cached)) {
@@ -78,9 +84,9 @@ async function removeModel(cache: string, name: string): Promise<{ id: string; b
         throw loraError('models', 'ERR_BUSY', `${id} is being downloaded: wait for it, or end that process`);
       held.push(lock);
     }
-    const [entry] = (await listCache(cache)).filter((found) => found.id === id);
+    const [entry] = (await listCache(cache)).filter((found) => found.kind === kind && found.id === id);
     await removeFolder(cached);
-    return { id, bytes: entry?.bytes ?? 0 };
+    return { id: nameOf({ kind, id }), bytes: entry?.bytes ?? 0 };
   } finally {
     for (const lock of held) binding().unlockFile(lock);
   }

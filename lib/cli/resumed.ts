@@ -1,8 +1,9 @@
 /** What `train --resume` goes on with: the flags of the run, which need not be said again. */
 import { runEnds } from '../train/options';
 import { newestCheckpoint, optionsOfRun } from '../train/resume';
-import { flagName, givenValues, standardOf, type ConfigFile } from './args';
+import { flagName, givenValues, standardOf } from './args';
 import { UsageError, type AnyValues, type Command, type Flag } from './command';
+import type { ConfigFile } from './config_file';
 
 /** Where a run lies, and how it is shown: no part of it. */
 const ofTheCall = new Set(['outDir', 'resume', 'config', 'json', 'help', 'offline']);
@@ -10,8 +11,8 @@ const ofTheCall = new Set(['outDir', 'resume', 'config', 'json', 'help', 'offlin
 /** What a run may change when it goes on. Whether data and weights are the same, the Trainer sees from what they hold. */
 const changeable = new Set<string>([
   ...['model', 'revision', 'data', 'evalData', 'device', 'gradientCheckpointing'],
-  ...['evalEvery', 'saveEvery', 'saveLimit', 'keepBest', 'patience', 'report'],
-  ...['distributed', 'distributedTimeout'],
+  ...['evalEvery', 'saveEvery', 'saveLimit', 'keepBest', 'patience', 'report', 'log'],
+  ...['distributed', 'distributedTimeout', 'distributedDtype'],
   ...runEnds,
 ]);
 
@@ -75,5 +76,6 @@ export async function withFlagsOfRun(
   }
   const ends: readonly string[] = runEnds.some((key) => given[key] !== undefined) ? runEnds : [];
   const kept = Object.entries(saved).filter(([key]) => !ends.includes(key));
-  return { path: dir, values: { ...Object.fromEntries(kept), ...file?.values } };
+  const where = (key: string): string => (file && Object.hasOwn(file.values, key) ? file.where(key) : dir);
+  return { path: dir, values: { ...Object.fromEntries(kept), ...file?.values }, where };
 }

@@ -1,10 +1,10 @@
 import { version } from '../../package.json';
 import { LoRAError } from '../errors';
-import { readJson } from '../formats/json';
 import { suggest } from '../validate';
-import { configPath, help, parse, wantsHelp, type ConfigFile } from './args';
+import { configPath, help, parse, wantsHelp } from './args';
 import { exitCodes, Interrupted, UsageError, type Console } from './command';
 import { commands } from './commands';
+import { readConfig } from './config_file';
 import { printable } from './printable';
 import { withFlagsOfRun } from './resumed';
 
@@ -25,10 +25,6 @@ function overview(): string {
 function failure(error: unknown): string {
   if (error instanceof LoRAError) return printable(`${error.message} (${error.code})`);
   return printable(error instanceof Error ? (error.stack ?? error.message) : String(error));
-}
-
-async function readConfig(path: string): Promise<ConfigFile> {
-  return { path, values: (await readJson(path)) as ConfigFile['values'] }; // which parse() checks
 }
 
 /** Runs one command line, the words after `lora-native`, and gives its exit code. */

@@ -5,19 +5,22 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { loraError } from '../errors';
-import { readText } from '../formats/json';
+import { readJson, readText } from '../formats/json';
 import { adapterConfigFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import { isHubName } from '../hub/names';
 import { flagsOf } from '../options/option';
 import { engineOptions, handlerNumbers } from '../options/serving';
 import { allowSpecialTokens, generationOptions } from '../options/table';
+import { readAdapter } from '../peft/adapter_files';
+import type { HeadInput } from '../peft/head';
 import { isOrigin } from '../serve/cors';
 import { createOpenAIHandler } from '../serve/handler';
 import type { OpenAIHandlerOptions, ServeLogger } from '../serve/options';
 import { checkHandlerOptions } from '../serve/service';
+import { isRecord } from '../validate';
 import { adaptersFlag, adapterSources } from './adapters';
-import { defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
+import { configFlag, defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
 import { generatingModelFlags, loadModel, note, printJson } from './common';
 import { printableLine } from './printable';
 
@@ -26,6 +29,7 @@ export const serve = defineCommand({
   usage: '--model DIR [--adapter NAME=DIR …] [flags]',
   flags: {
     ...generatingModelFlags,
+    config: configFlag,
     ...adaptersFlag,
     modelName: {
       type: 'string',
@@ -120,7 +124,7 @@ export const serve = defineCommand({
         `--cors: expected '*' or an origin such as https://app.example but received ${wrong}`,
       );
     checkHandlerOptions(options, 'serve'); // before the model is loaded
-    const model = await loadModel(values, console);
+    const model = await loadModel(values, console, await headOfFolders(sources.values()));
     try {
       model.configureEngine({ maxBatchSize, kvCacheBytes });
       const handler = createOpenAIHandler(model, options);
@@ -157,6 +161,15 @@ function timeoutsOf({
     requestTimeout: Math.max(120_000, headersTimeoutMs),
     connectionsCheckingInterval: Math.min(2000, headersTimeoutMs),
   };
+}
+
+/** The head of the first adapter that lies here and is for a head of classes. */
+async function headOfFolders(folders: Iterable<string>): Promise<HeadInput | undefined> {
+  for (const folder of folders) {
+    const config = await readJson(join(folder, adapterConfigFile)).catch(() => undefined);
+    if (isRecord(config) && config['task_type'] === 'SEQ_CLS') return (await readAdapter(folder)).head;
+  }
+  return undefined;
 }
 
 const isLoopback = (host: string): boolean => /^(localhost|127\.|::1$)/.test(host);

@@ -6,6 +6,7 @@ import { valuesOf, type Option, type Options, type Values } from '../options/opt
 import { adapterOptions, methodOptions } from '../options/table';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter } from '../peft/adapter_files';
+import type { HeadInput } from '../peft/head';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { methodNames, storedMethod, type AdapterConfigInput } from '../peft/methods';
 import { flagName } from './args';
@@ -42,6 +43,10 @@ export const methodFlags = {
 export interface TrainStart {
   /** What an estimate of its memory takes. */
   readonly memory: MemoryOptions;
+  /** The method of the adapter; undefined where all weights are trained. */
+  readonly method: string | undefined;
+  /** The head that the adapter was trained with. */
+  readonly head?: HeadInput | undefined;
   /** Gives the model what is trained: the adapter, or null for its weights. */
   readonly begin: (model: CausalLM) => Promise<Adapter | null>;
 }
@@ -89,9 +94,11 @@ export async function readStart(
   const { adapter: from, offline, seed } = values;
   if (from !== undefined) {
     const files = await readAdapter(from, hubOptions(console, { offline }));
-    storedMethod(files.config);
+    const { method } = storedMethod(files.config);
     return {
+      method,
       memory: { adapter: files.config },
+      head: files.head,
       begin: (model) => model.loadAdapter(files, { seed, trainable: true }),
     };
   }
@@ -101,7 +108,11 @@ export async function readStart(
     model.trainAll(input.full);
     return null;
   };
-  return { memory: memoryOf(input), begin: (model) => Promise.resolve(begin(model)) };
+  return {
+    method: 'adapter' in input ? (input.adapter.method ?? 'lora') : undefined,
+    memory: memoryOf(input),
+    begin: (model) => Promise.resolve(begin(model)),
+  };
 }
 
 /** Whether a flag is given, or at least not as it would be without. */

@@ -54,9 +54,10 @@ export class TextReport {
         this.#start(event);
         break;
       case 'eval': {
-        const { step, loss, score, perplexity } = event;
-        const figures = Object.entries({ perplexity, score }).flatMap(([name, value]) =>
-          value === undefined ? [] : [`, ${name} ${value.toFixed(name === 'score' ? 4 : 2)}`],
+        const { step, loss, score, perplexity, metrics = {}, confusion } = event;
+        const { accuracy } = confusion ? metrics : {};
+        const figures = Object.entries({ perplexity, score, accuracy }).flatMap(([name, value]) =>
+          value === undefined ? [] : [`, ${name} ${value.toFixed(name === 'perplexity' ? 2 : 4)}`],
         );
         this.#note(`step ${step}  evaluation loss ${loss.toFixed(4)}${figures.join('')}`);
         break;
@@ -89,12 +90,13 @@ export class TextReport {
     note(this.#console, line);
   }
 
-  #start({ step, maxSteps, previousMaxSteps, trainableParameters }: StartEvent): void {
+  #start({ step, maxSteps, previousMaxSteps, trainableParameters, autoRate }: StartEvent): void {
     this.#totalSteps = maxSteps;
     if (previousMaxSteps !== undefined)
       this.#note(
         `going on after step ${step}: the run was to end after ${previousMaxSteps} steps and now ends after ${maxSteps}; the learning rate is that of the schedule over ${maxSteps}`,
       );
+    if (autoRate) this.#note(`learning rate ${autoRate.lr}: ${autoRate.reason}`);
     const share = (100 * trainableParameters) / (this.#frozen + trainableParameters);
     this.#note(`training ${trainableParameters} parameters (${share.toFixed(2)}%)`);
   }

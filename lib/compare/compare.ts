@@ -1,15 +1,20 @@
 /** Comparing methods: the function that programs call. */
 import { loadDataset } from '../data/dataset';
 import type { DataSource } from '../data/example';
-import { measuringFile } from '../data/folders';
+import { hasSplits } from '../data/folders';
 import { loraError } from '../errors';
-import { toPath } from '../formats/paths';
 import { plannedRun, type RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
 import { fromPretrainedOptionNames } from '../models/core/load_model';
 import { ComparisonRun } from './comparison_run';
 import { maxVirtualTokens } from './methods';
-import { op, resolveCompare, type CompareOptions, type ResolvedCompare } from './options';
+import {
+  resolveCompare,
+  resolveSweep,
+  type CompareOptions,
+  type ResolvedCompare,
+  type SweepOptions,
+} from './options';
 import { questionAsked } from './question';
 import type { Comparison, CompareEvent } from './results';
 import { Study } from './study';
@@ -41,22 +46,35 @@ let busy = false;
  * const { rows, report } = await run.result;
  */
 export function compareMethods(options: CompareOptions): RunHandle<CompareEvent, Comparison> {
-  return plannedRun(op, () => {
+  return plannedRun('compareMethods', () => {
     const resolved = resolveCompare(options);
     return () => compare(resolved);
   });
 }
 
-/** Of a folder the file that measures. */
-const measuring = async (source: CompareOptions['data']): Promise<CompareOptions['data']> =>
-  typeof source === 'string' || source instanceof URL ? measuringFile(toPath(source, op)) : source;
+/**
+ * Trains one method with every combination of learning rates, ranks, alphas and target layers, over several seeds, and measures the held-out loss: a
+ * comparison as that of {@link compareMethods}, of the same folder, events, page and resuming, in which the learning rate is one of the settings. The row with the
+ * lowest median of the loss is the `best`.
+ *
+ * @throws (into the loop, or to who awaits) what {@link compareMethods} throws.
+ * @example
+ * const run = sweep({ model: 'model', data, evalData, ranks: [8, 32], learningRates: ['auto', 1e-3], budget: { steps: 200 }, outDir: 'sweep' });
+ * const { rows, best } = await run;
+ */
+export function sweep(options: SweepOptions): RunHandle<CompareEvent, Comparison> {
+  return plannedRun('sweep', () => {
+    const resolved = resolveSweep(options);
+    return () => compare(resolved);
+  });
+}
 
 /** Tokens that the context holds in all variants, which read the same texts. @throws ERR_ARGUMENT where there is no room for any. */
 function roomOf(options: ResolvedCompare, context: number): number {
   const room = context - maxVirtualTokens(options);
   check(
     room > 1,
-    op,
+    options.op,
     `expected ranks of less than ${context - 1}, since 'prompt' puts as many virtual tokens before each text and the model has max_position_embeddings ${context}, but received ${context - room}`,
   );
   return room;
@@ -65,7 +83,7 @@ function roomOf(options: ResolvedCompare, context: number): number {
 async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, Comparison, void> {
   if (busy)
     throw loraError(
-      op,
+      options.op,
       'ERR_BUSY',
       'another comparison runs in this thread, and would count the memory of this one: await it first',
     );
@@ -79,18 +97,20 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
     let run: ComparisonRun | undefined;
     try {
       const room = roomOf(options, model.config.maxPositionEmbeddings);
-      const load = async (source: CompareOptions['data']): Promise<DataSource> => {
+      const load = async (source: CompareOptions['data'], split: 'train' | 'valid'): Promise<DataSource> => {
         if (typeof source !== 'string' && !(source instanceof URL)) return source;
         const { trainOn, chatTemplate, allowSpecialTokens, columns } = options;
         const maxLength = Math.min(options.maxLength, room);
         const tokenizer = model.hasTokenizer ? model.tokenizer : undefined;
         const rows = { trainOn, chatTemplate, allowSpecialTokens, columns };
-        return loadDataset(source, { tokenizer, maxLength, ...rows, signal });
+        const { token, offline, onProgress } = options;
+        const found = { token, offline, onProgress, ...((await hasSplits(source)) && { split }) };
+        return loadDataset(source, { tokenizer, maxLength, ...rows, ...found, signal });
       };
-      const data = await load(options.data);
-      const evalData = await load(await measuring(options.evalData));
+      const data = await load(options.data, 'train');
+      const evalData = await load(options.evalData, 'valid');
       const question = await questionAsked(options, { model, data, evalData });
-      const study = await Study.open(options.outDir, question);
+      const study = await Study.open(options.op, options.outDir, question);
       run = new ComparisonRun({ load: loadModel, data, evalData, options, study, watch }, model);
       const comparison = yield* run.events(question);
       yield { type: 'end', comparison };

@@ -8,9 +8,18 @@ import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { firstExamples, questionOf, writtenText } from '../train/report/samples';
-import { idOf, comparedMethod, settingOfSweep, settingsOf, type MethodName, type Variant } from './methods';
-import { op, type CompareBudget, type ResolvedCompare } from './options';
 import {
+  idOf,
+  comparedMethod,
+  settingOfTrials,
+  settingsOf,
+  type MethodName,
+  type SweptRate,
+  type Variant,
+} from './methods';
+import type { CompareBudget, ResolvedCompare } from './options';
+import {
+  bestOf,
   rowOf,
   type ChosenRate,
   type ComparedText,
@@ -95,18 +104,19 @@ export class ComparisonRun {
       if (known) results.set(idOf(variant), known);
     }
     await this.#checkTargets();
-    const trials = options.methods.map((method) => this.#tried(method).length);
+    const chosen = options.swept ? [] : options.methods;
+    const trials = chosen.map((method) => this.#tried(method).length);
     yield {
       ...{ type: 'start', variants: variants.length, done: results.size },
       trials: trials.reduce((sum, count) => sum + count, 0),
     };
     const base = await this.#base();
     const rates: ChosenRate[] = [];
-    for (const method of options.methods) rates.push(yield* this.#chooseRate(method));
+    for (const method of chosen) rates.push(yield* this.#chooseRate(method));
     for (const variant of variants) {
       const id = idOf(variant);
       if (results.has(id)) continue;
-      const { lr } = rates.find(({ method }) => method === variant.method)!;
+      const lr = variant.rate ?? rates.find(({ method }) => method === variant.method)!.lr;
       const result = yield* this.#variant(variant, lr);
       await study.keep(id, result);
       results.set(id, result);
@@ -121,7 +131,9 @@ export class ComparisonRun {
         baseParameters,
       ),
     );
-    return this.#write({ question, baseParameters, base, rates, rows, results: variants.map(resultOf) });
+    const best = options.swept && bestOf(rows)?.id;
+    const found = { question, baseParameters, base, rates, rows, results: variants.map(resultOf) };
+    return this.#write({ ...found, ...(best !== undefined && { best }) });
   }
 
   /** Throws for targets that the model does not have, before anything is trained. */
@@ -130,7 +142,7 @@ export class ComparisonRun {
     const ranks = [Math.min(...options.ranks)];
     for (const method of options.methods)
       for (const targets of options.targets) {
-        const setting = settingOfSweep(method, { ...options, ranks, targets: [targets] });
+        const setting = settingOfTrials(method, { ...options, ranks, targets: [targets] });
         const adapter = comparedMethod(method).begin(this.#model, { ...setting, seed: 0 });
         if (adapter) await this.#model.removeAdapter(adapter.name);
         else this.#model.freeze(); // nothing was trained
@@ -156,7 +168,7 @@ export class ComparisonRun {
 
   async *#chooseRate(method: MethodName): AsyncGenerator<CompareEvent, ChosenRate, void> {
     const { options } = this.parts;
-    const setting = settingOfSweep(method, options);
+    const setting = settingOfTrials(method, options);
     const trials: Trial[] = [];
     for (const lr of this.#tried(method)) {
       const trial = yield* this.#trial({ ...setting, seed: options.seeds }, lr);
@@ -167,7 +179,7 @@ export class ComparisonRun {
     const finite = trials.filter(({ loss }) => loss !== null);
     if (trials.length > 0 && finite.length === 0)
       throw loraError(
-        op,
+        options.op,
         'ERR_NON_FINITE',
         `no learning rate of ${method} gave a loss that is a number: tried were ${trials.map(({ lr }) => lr).join(', ')}; give others as learningRates`,
       );
@@ -201,11 +213,11 @@ export class ComparisonRun {
     return trial;
   }
 
-  async *#variant(variant: Variant, lr: number): AsyncGenerator<CompareStepEvent, VariantResult, void> {
+  async *#variant(variant: Variant, lr: SweptRate): AsyncGenerator<CompareStepEvent, VariantResult, void> {
     const { options, study } = this.parts;
     const id = idOf(variant);
     return yield* this.#with(id, variant, { lr, budget: options.budget }, async ({ adapter, ...trained }) => {
-      const result: VariantResult = { id, ...variant, lr, ...trained };
+      const result: VariantResult = { id, ...variant, ...trained };
       if (trained.failed !== undefined) return result;
       try {
         const scores = await this.#measure(adapter ?? null);
@@ -225,7 +237,7 @@ export class ComparisonRun {
   async *#with<T>(
     id: string,
     variant: Variant,
-    how: { lr: number; budget: CompareBudget },
+    how: { lr: SweptRate; budget: CompareBudget },
     use: (trained: Trained) => Promise<T>,
   ): AsyncGenerator<CompareStepEvent, T, void> {
     const trained = yield* train({ ...this.parts, model: this.#model }, variant, { id, ...how });
@@ -245,10 +257,12 @@ export class ComparisonRun {
     const model = this.#model;
     const { evalData, options } = this.parts;
     const { evalLimit: limit, maxNewTokens, stop, batchSize, signal } = options;
-    const rows = { adapters: [adapter], limit, maxNewTokens, stop, batchSize, signal };
+    // A sweep compares losses alone: answers would take longer than the training of its many variants.
+    const generate = options.swept === undefined;
+    const rows = { adapters: [adapter], limit, maxNewTokens, stop, batchSize, signal, generate };
     const { loss, exactMatch, f1 } = (await model.evaluateTask(evalData, rows)).results[0]!;
     const samples: ComparedText[] = [];
-    if (model.hasTokenizer)
+    if (generate && model.hasTokenizer)
       for (const example of await firstExamples(evalData, shownExamples)) {
         const { ids, prompt, expected } = questionOf(example, model);
         const text = await writtenText(model, ids, { adapter, deadline: Infinity, signal });

@@ -1,7 +1,7 @@
 /** The public names of lora-native/compare. */
-export { compareMethods } from './compare';
-export type { CompareBudget, CompareOptions } from './options';
-export type { MethodName, Setting, Variant } from './methods';
+export { compareMethods, sweep } from './compare';
+export type { CompareBudget, CompareOptions, SweepOptions } from './options';
+export type { MethodName, Setting, SweptRate, Variant } from './methods';
 export type {
   ChosenRate,
   ComparedText,

@@ -15,7 +15,12 @@ export interface Setting {
   alpha: number | null;
   /** Which layers: 'attention', 'mlp', 'all-linear', or names of modules with + between them. */
   targets: string | null;
+  /** The learning rate, where settings differ by it, as those of {@link sweep} do; absent: the one that was chosen for the method. */
+  rate?: SweptRate;
 }
+
+/** A learning rate of a sweep: 'auto' is that of {@link Trainer}. */
+export type SweptRate = number | 'auto';
 
 /** A setting that is trained with one seed. */
 export interface Variant extends Setting {
@@ -29,6 +34,8 @@ interface Method {
   readonly axes: Readonly<Record<'rank' | 'alpha' | 'targets', boolean>>;
   /** The learning rates that are tried. Each method has as many. */
   readonly rates: readonly number[];
+  /** Whether 'auto' is a learning rate of it. */
+  readonly hasRule?: boolean;
   /** Gives the model what is trained: the active adapter, or null for its weights, after which another model is loaded. */
   readonly begin: (model: CausalLM, variant: Variant) => Adapter | null;
 }
@@ -41,6 +48,7 @@ const usualRates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
 const lowRank = (more: LoRAConfigInput): Method => ({
   axes: { rank: true, alpha: true, targets: true },
   rates: usualRates,
+  hasRule: true,
   begin: (model, { rank, alpha, targets, seed }) => {
     const targetModules = modulesOf(targets!, model.core.linears());
     const config = { r: rank!, loraAlpha: alpha!, targetModules, ...more };
@@ -81,6 +89,7 @@ export const methods = {
     axes: { rank: false, alpha: false, targets: false },
     // All weights move at once: their rates are lower.
     rates: [3e-6, 1e-5, 3e-5, 1e-4, 3e-4],
+    hasRule: true,
     begin: (model) => {
       model.trainAll();
       return null;
@@ -94,7 +103,7 @@ export const methodNames = Object.keys(methods) as MethodName[];
 export const comparedMethod = (name: MethodName): Method => methods[name];
 
 const groups: Readonly<Record<string, readonly LinearRole[]>> = {
-  attention: ['query', 'key', 'value', 'queryKeyValue', 'attentionOutput'],
+  attention: ['query', 'key', 'value', 'queryKeyValue', 'mixerInput', 'attentionOutput'],
   mlp: ['gate', 'up', 'gateUp', 'mlpOutput'],
 };
 
@@ -111,6 +120,8 @@ export interface Axes {
   readonly ranks: readonly number[];
   readonly alphas: readonly (number | string)[];
   readonly targets: readonly string[];
+  /** The learning rates of a sweep; absent: each method has one of its own. */
+  readonly swept?: readonly SweptRate[];
 }
 
 /** The most virtual tokens that a variant puts before a text. */
@@ -122,7 +133,7 @@ const alphaOf = (alpha: number | string, rank: number): number =>
   typeof alpha === 'number' ? alpha : rank * Number(alpha.slice(0, -1) || '1');
 
 /** The settings of a question, each once, in the order of its axes. */
-export function settingsOf({ methods: names, ranks, alphas, targets }: Axes): Setting[] {
+export function settingsOf({ methods: names, ranks, alphas, targets, swept }: Axes): Setting[] {
   const settings = new Map<string, Setting>();
   for (const method of names) {
     const { axes } = comparedMethod(method);
@@ -130,27 +141,30 @@ export function settingsOf({ methods: names, ranks, alphas, targets }: Axes): Se
       for (const rank of axes.rank ? ranks : [null])
         for (const word of axes.alpha ? alphas : [null]) {
           const alpha = word === null ? null : alphaOf(word, rank!);
-          const setting = { method, rank, alpha, targets: words };
-          settings.set(idOf(setting), setting);
+          for (const rate of swept ?? [undefined]) {
+            const setting = { method, rank, alpha, targets: words, ...(rate !== undefined && { rate }) };
+            settings.set(idOf(setting), setting);
+          }
         }
   }
   return [...settings.values()];
 }
 
 /** The name of a setting, and with its seed of a variant: also that of its files. */
-export function idOf({ method, rank, alpha, targets, seed }: Setting & { seed?: number }): string {
+export function idOf({ method, rank, alpha, targets, rate, seed }: Setting & { seed?: number }): string {
   const parts = [
     method,
     ...(rank === null ? [] : [`r${rank}`]),
     ...(alpha === null ? [] : [`a${alpha}`]),
     ...(targets === null ? [] : [targets]),
+    ...(rate === undefined ? [] : [`lr${rate}`]),
     ...(seed === undefined ? [] : [`s${seed}`]),
   ];
   return parts.join('-');
 }
 
 /** The setting on which the learning rate of a method is chosen: the middle rank, the first α and the first targets. */
-export function settingOfSweep(method: MethodName, { ranks, alphas, targets }: Axes): Setting {
+export function settingOfTrials(method: MethodName, { ranks, alphas, targets }: Axes): Setting {
   const rank = [...ranks].sort((a, b) => a - b)[Math.floor((ranks.length - 1) / 2)]!;
   const axes = { methods: [method], ranks: [rank], alphas: alphas.slice(0, 1), targets: targets.slice(0, 1) };
   return settingsOf(axes)[0]!;

@@ -4,7 +4,8 @@ import { checkRereadable, checkSource } from '../data/batches';
 import { fromPretrainedOptionNames } from '../models/core/load_model';
 import type { FromPretrainedOptions } from '../models/core/options';
 import { checkedOptions, type CheckedValues } from '../options/option';
-import { compareOptions, datasetOptions } from '../options/table';
+import { compareOptions, sweepOptions } from '../options/compare';
+import { datasetOptions } from '../options/table';
 import {
   check,
   checkInteger,
@@ -14,9 +15,10 @@ import {
   checkSignal,
   describe,
 } from '../validate';
-import { methodNames, comparedMethod, type Axes, type MethodName } from './methods';
+import { methodNames, comparedMethod, type Axes, type MethodName, type SweptRate } from './methods';
 
-export const op = 'compareMethods';
+/** The function that was called, which its errors name. */
+export type CompareOp = 'compareMethods' | 'sweep';
 
 /**
  * How long each variant is trained: a number of optimizer steps, with a cosine schedule, or minutes of steps, at a constant rate (a decaying
@@ -82,12 +84,30 @@ export interface CompareOptions extends FromPretrainedOptions {
   signal?: AbortSignal | undefined;
 }
 
+/**
+ * What {@link sweep} tries: all combinations of learning rates, ranks, alphas, targets and seeds of one method.
+ *
+ * @example
+ * const options: SweepOptions = { model: 'model', data, evalData, ranks: [8, 32], budget: { steps: 200 }, outDir: 'sweep' };
+ */
+export interface SweepOptions extends Omit<
+  CompareOptions,
+  'methods' | 'learningRates' | 'maxNewTokens' | 'stop'
+> {
+  /** The method. Default 'lora'. */
+  method?: MethodName | undefined;
+  /** The learning rates, each with the whole budget; 'auto' is that of {@link Trainer}. Default: five, a factor of about three apart, and 'auto' where it has a rule. */
+  learningRates?: readonly SweptRate[] | undefined;
+}
+
 const table = { ...compareOptions, ...datasetOptions } as const;
 const names = [...Object.keys(table), ...fromPretrainedOptionNames];
+const sweepNames = [...Object.keys({ ...sweepOptions, ...datasetOptions }), ...fromPretrainedOptionNames];
 
 /** The options with their defaults. */
 export interface ResolvedCompare
   extends Omit<CompareOptions, keyof Axes | keyof Standard | 'model' | 'modelDir'>, Axes, Standard {
+  readonly op: CompareOp;
   readonly modelDir: string | URL;
   /** What is tried for each method. */
   readonly rates: Readonly<Partial<Record<MethodName, readonly number[]>>>;
@@ -102,6 +122,7 @@ const isPath = (value: unknown): value is string | URL =>
 
 /** A list of distinct values, of which each is checked. */
 function listOf<T>(
+  op: CompareOp,
   name: string,
   values: readonly T[],
   each: (place: string, value: T) => void,
@@ -116,7 +137,7 @@ function listOf<T>(
   return [...new Set(values)];
 }
 
-function checkAlpha(place: string, value: number | string): void {
+function checkAlpha(op: CompareOp, place: string, value: number | string): void {
   if (typeof value !== 'string') return checkNumber(op, place, value, Number.MIN_VALUE);
   check(
     /^(\d+(\.\d+)?|\.\d+)?r$/.test(value) && !/^0*(\.0*)?r$/.test(value.replace(/^r$/, '1r')),
@@ -125,7 +146,7 @@ function checkAlpha(place: string, value: number | string): void {
   );
 }
 
-function checkTargets(place: string, value: string): void {
+function checkTargets(op: CompareOp, place: string, value: string): void {
   check(
     typeof value === 'string' &&
       /^\w[\w.]*(\+\w[\w.]*)*$/.test(value.replace('all-linear', 'all_linear')) &&
@@ -136,7 +157,7 @@ function checkTargets(place: string, value: string): void {
   );
 }
 
-function checkBudget(budget: CompareBudget): void {
+function checkBudget(op: CompareOp, budget: CompareBudget): void {
   checkOptions(op, budget, ['steps', 'minutes']);
   const { steps, minutes } = budget as { steps?: unknown; minutes?: unknown };
   check(
@@ -150,7 +171,31 @@ function checkBudget(budget: CompareBudget): void {
 
 /** Checks every option and fills in the defaults, before any work begins. */
 export function resolveCompare(options: CompareOptions): ResolvedCompare {
-  checkOptions(op, options, names);
+  checkOptions('compareMethods', options, names);
+  return resolved('compareMethods', options);
+}
+
+/** The same of a sweep, which is a comparison of the settings of one method, learning rates among them. */
+export function resolveSweep(options: SweepOptions): ResolvedCompare {
+  const op = 'sweep';
+  checkOptions(op, options, sweepNames);
+  const { method = 'lora', learningRates, ...others } = options;
+  checkOneOf(op, 'method', method, methodNames);
+  const { rates, hasRule } = comparedMethod(method);
+  const usual: readonly SweptRate[] = [...rates, ...(hasRule ? (['auto'] as const) : [])];
+  const swept = listOf(op, 'learningRates', learningRates ?? usual, (place, rate) => {
+    if (rate === 'auto')
+      check(
+        hasRule === true,
+        op,
+        `expected ${place} to be a number with ${method}, for which 'auto' has no rule`,
+      );
+    else checkNumber(op, place, rate, Number.MIN_VALUE);
+  });
+  return { ...resolved(op, { ...others, methods: [method] }), rates: {}, swept };
+}
+
+function resolved(op: CompareOp, options: CompareOptions): ResolvedCompare {
   const { model, data, evalData, outDir, budget, signal, learningRates } = options;
   check(
     model === undefined || options.modelDir === undefined,
@@ -169,22 +214,27 @@ export function resolveCompare(options: CompareOptions): ResolvedCompare {
     op,
     () => `expected outDir to be a folder but received ${describe(outDir)}`,
   );
-  checkBudget(budget);
+  checkBudget(op, budget);
   checkSignal(op, signal);
   const axes: Axes = {
     methods: listOf(
+      op,
       'methods',
       options.methods ?? methodNames.filter((name) => name !== 'full'),
       (place, value) => checkOneOf(op, place, value, methodNames),
     ),
-    ranks: listOf('ranks', options.ranks ?? [16], (place, value) => checkInteger(op, place, value, 1)),
-    alphas: listOf('alphas', options.alphas ?? ['2r'], checkAlpha),
-    targets: listOf('targets', options.targets ?? ['all-linear'], checkTargets),
+    ranks: listOf(op, 'ranks', options.ranks ?? [16], (place, value) => checkInteger(op, place, value, 1)),
+    alphas: listOf(op, 'alphas', options.alphas ?? ['2r'], (place, value) => checkAlpha(op, place, value)),
+    targets: listOf(op, 'targets', options.targets ?? ['all-linear'], (place, value) =>
+      checkTargets(op, place, value),
+    ),
   };
   const checked = checkedOptions(op, table, options);
   const given =
     learningRates &&
-    listOf('learningRates', learningRates, (place, rate) => checkNumber(op, place, rate, Number.MIN_VALUE));
+    listOf(op, 'learningRates', learningRates, (place, rate) =>
+      checkNumber(op, place, rate, Number.MIN_VALUE),
+    );
   const rates = Object.fromEntries(axes.methods.map((name) => [name, given ?? comparedMethod(name).rates]));
-  return { ...options, ...checked, modelDir, outDir, ...axes, rates };
+  return { ...options, ...checked, op, modelDir, outDir, ...axes, rates };
 }

@@ -16,7 +16,7 @@ import {
 import { escapeHtml } from '../train/report/html';
 import { reportPath } from '../train/report/report';
 import { idOf } from './methods';
-import type { Comparison, ComparisonRow, VariantResult } from './results';
+import { bestOf, middleOf, type Comparison, type ComparisonRow, type VariantResult } from './results';
 import { columnsOf, spreadText } from './table';
 
 const generator = '<meta name="generator" content="lora-native comparison">';
@@ -27,16 +27,15 @@ const maxLines = 12;
 /** Neighboring lines get hues that are far apart. */
 const hueOf = (index: number): number => Math.round((index * 137.5 + 215) % 360);
 
-const lossOf = ({ loss }: ComparisonRow): number => loss?.mean ?? Infinity;
+const lossOf = (row: ComparisonRow): number => (row.loss ? middleOf(row, row.loss) : Infinity);
 
-/** The row of each method with the lowest mean loss. */
+/** The row of each method with the lowest loss. */
 function bestRows(rows: readonly ComparisonRow[]): ComparisonRow[] {
-  const best = new Map<string, ComparisonRow>();
-  for (const row of rows) {
-    const known = best.get(row.method);
-    if (known === undefined || lossOf(row) < lossOf(known)) best.set(row.method, row);
-  }
-  return [...best.values()];
+  const names = [...new Set(rows.map(({ method }) => method))];
+  return names.map((name) => {
+    const own = rows.filter(({ method }) => method === name);
+    return bestOf(own) ?? own[0]!;
+  });
 }
 
 /** The mean over the seeds of a setting, at the steps that any of them has. */
@@ -78,7 +77,7 @@ function axisChart(
     if (row.loss === undefined || place === undefined) continue;
     const name = axis.line(row);
     const points = lines.get(name) ?? new Map<number, number>();
-    lines.set(name, points.set(place, row.loss.mean));
+    lines.set(name, points.set(place, middleOf(row, row.loss)));
   }
   const drawn = [...lines].filter(([, points]) => points.size > 1).slice(0, maxLines);
   if (drawn.length === 0) return undefined;
@@ -96,7 +95,9 @@ const scaleOf = ({ alpha, rank }: ComparisonRow): number | undefined =>
 /** The values of a line that a method has. */
 const named = (...parts: readonly (string | undefined)[]): string =>
   parts.filter((part) => part !== undefined).join(', ');
-const shown = (name: string, value: number | null | undefined): string | undefined =>
+/** As it was asked for. */
+const rowRate = ({ rate, lr }: ComparisonRow): number | string => rate ?? lr;
+const shown = (name: string, value: number | string | null | undefined): string | undefined =>
   value === null || value === undefined ? undefined : `${name} ${value}`;
 
 interface Drawn {
@@ -105,7 +106,7 @@ interface Drawn {
   readonly chart: Chart | undefined;
 }
 
-function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn[] {
+function chartsOf({ question, rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn[] {
   const best = [...rows].sort((a, b) => lossOf(a) - lossOf(b)).slice(0, maxLines);
   const curves = best.map(({ id }) => ({
     label: id,
@@ -113,6 +114,10 @@ function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn
   }));
   const few =
     best.length < rows.length ? `, of the ${best.length} settings with the lowest held-out loss` : '';
+  const swept = question['swept'] !== undefined;
+  const middle = swept ? 'median' : 'mean';
+  const rateOf = (row: ComparisonRow): string | undefined =>
+    swept ? shown('rate', rowRate(row)) : undefined;
   return [
     {
       id: 'curves',
@@ -120,19 +125,28 @@ function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn
       chart: chartOf('step', curves),
     },
     {
+      id: 'rates',
+      caption: `Held-out loss over the learning rate, ${middle} of the seeds`,
+      chart: axisChart('learning rate', swept ? rows : [], {
+        place: ({ lr }) => lr,
+        line: (row) =>
+          named(row.method, row.targets ?? undefined, shown('r', row.rank), shown('α', row.alpha)),
+      }),
+    },
+    {
       id: 'ranks',
-      caption: 'Held-out loss over the rank, mean of the seeds',
+      caption: `Held-out loss over the rank, ${middle} of the seeds`,
       chart: axisChart('rank', rows, {
         place: ({ rank }) => rank ?? undefined,
-        line: (row) => named(row.method, row.targets ?? undefined, shown('α/r', scaleOf(row))),
+        line: (row) => named(row.method, row.targets ?? undefined, shown('α/r', scaleOf(row)), rateOf(row)),
       }),
     },
     {
       id: 'alphas',
-      caption: 'Held-out loss over α/r, mean of the seeds',
+      caption: `Held-out loss over α/r, ${middle} of the seeds`,
       chart: axisChart('α/r', rows, {
         place: scaleOf,
-        line: ({ method, targets, rank }) => named(method, targets ?? undefined, shown('r', rank)),
+        line: (row) => named(row.method, row.targets ?? undefined, shown('r', row.rank), rateOf(row)),
       }),
     },
   ];
@@ -170,9 +184,9 @@ function samplesOf({ base, rows, results }: Omit<Comparison, 'report' | 'file'>)
 }
 
 function headline({ rows }: Pick<Comparison, 'rows'>): string {
-  const facts = bestRows(rows).map(({ id, loss }): Fact => [
-    `Best of its method: ${id}`,
-    loss ? spreadText(loss, short) : 'no number',
+  const facts = bestRows(rows).map((row): Fact => [
+    `${row.rate === undefined ? 'Best of its method' : 'Best'}: ${row.id}`,
+    row.loss ? spreadText(row, row.loss, short) : 'no number',
   ]);
   return factList(facts);
 }
@@ -207,9 +221,18 @@ function questionFacts({ question, baseParameters, results }: Omit<Comparison, '
 export function comparisonPage(found: Omit<Comparison, 'report' | 'file'>): string {
   const drawn = chartsOf(found).filter(({ chart }) => chart !== undefined);
   const columns = columnsOf(found.rows);
+  const swept = found.question['swept'] !== undefined;
+  const more = swept
+    ? ''
+    : `<h2>Learning rates</h2>
+${ratesTable(found)}
+<h2>Samples</h2>
+<p>The first held-out examples with different prompts; greedy. Of each method, the setting with the lowest loss, seed 0.</p>
+${samplesOf(found)}
+`;
   const body = `${headline(found)}
 <h2>Settings</h2>
-<p>Each number is the mean over the seeds; in parentheses the lowest and the highest of them.</p>
+<p>Each number is the ${swept ? 'median' : 'mean'} over the seeds; in parentheses the lowest and the highest of them.</p>
 ${table(
   'All settings',
   columns.map(({ head }) => head),
@@ -219,15 +242,10 @@ ${table(
 <h2>Curves</h2>
 <noscript><p>The charts need JavaScript; the table above has their values.</p></noscript>
 ${drawn.map(({ id, caption }) => figure(id, caption)).join('\n')}
-<h2>Learning rates</h2>
-${ratesTable(found)}
-<h2>Samples</h2>
-<p>The first held-out examples with different prompts; greedy. Of each method, the setting with the lowest loss, seed 0.</p>
-${samplesOf(found)}
-<h2>How it was measured</h2>
+${more}<h2>How it was measured</h2>
 ${factList(questionFacts(found))}`;
   return reportDocument({
-    title: `Methods compared on ${String(found.question['base'])}`,
+    title: `${swept ? 'Learning rates and ranks tried' : 'Methods compared'} on ${String(found.question['base'])}`,
     generator,
     body,
     charts: Object.fromEntries(drawn.map(({ id, chart }) => [id, chart!])),

@@ -33,7 +33,7 @@ export async function questionAsked(
   options: ResolvedCompare,
   { model, data, evalData }: { model: CausalLM; data: DataSource; evalData: DataSource },
 ): Promise<Record<string, unknown>> {
-  const { methods, ranks, alphas, targets, seeds, budget, rates, signal } = options;
+  const { methods, ranks, alphas, targets, seeds, budget, rates, swept, signal } = options;
   const { batchSize, gradientAccumulationSteps, gradientCheckpointing } = options;
   const { evalLimit = null, maxNewTokens = null, stop = null, quantize = null, activations } = options;
   return {
@@ -41,6 +41,7 @@ export async function questionAsked(
     ...{ device: model.device, dtype: model.dtype, quantize },
     ...(activations === 'int8' && { activations }),
     ...{ methods, ranks, alphas, targets, seeds, budget, rates },
+    ...(swept && { swept }),
     ...{ batchSize, gradientAccumulationSteps, gradientCheckpointing },
     data: await dataAsked(data, signal),
     evalData: await dataAsked(evalData, signal),

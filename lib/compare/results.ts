@@ -73,10 +73,12 @@ export interface ChosenRate {
   trials: Trial[];
 }
 
-/** Mean and range over seeds. */
+/** Mean, median and range over seeds. */
 export interface Spread {
   /** The mean. */
   mean: number;
+  /** The median: of an even number of seeds the mean of the two in the middle. */
+  median: number;
   /** The lowest. */
   least: number;
   /** The highest. */
@@ -113,7 +115,7 @@ export interface ComparisonRow extends Setting {
   fileBytes?: number;
 }
 
-/** What {@link compareMethods} gives. */
+/** What {@link compareMethods} and {@link sweep} give. */
 export interface Comparison {
   /** Everything that the figures depend on. */
   question: Record<string, unknown>;
@@ -121,8 +123,10 @@ export interface Comparison {
   baseParameters: number;
   /** The base alone. */
   base: HeldOutScores;
-  /** The learning rate of each method. */
+  /** The learning rate of each method; of a sweep none is chosen before. */
   rates: ChosenRate[];
+  /** Of a sweep: the id of the row with the lowest median of the loss, where one has a loss. */
+  best?: string;
   /** A row for each setting, in the order of the question. */
   rows: ComparisonRow[];
   /** All variants. */
@@ -191,7 +195,7 @@ export interface CompareEndEvent {
   comparison: Comparison;
 }
 
-/** The events of {@link compareMethods}, told apart by `type`. */
+/** The events of {@link compareMethods} and {@link sweep}, told apart by `type`. */
 export type CompareEvent =
   CompareStartEvent | TrialEvent | RateEvent | CompareStepEvent | VariantEvent | CompareEndEvent;
 
@@ -199,12 +203,28 @@ export type CompareEvent =
 function spreadOf(values: readonly number[]): Spread | undefined {
   if (values.length === 0) return undefined;
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  return { mean, least: Math.min(...values), most: Math.max(...values) };
+  const sorted = [...values].sort((a, b) => a - b);
+  const median = (sorted[(values.length - 1) >> 1]! + sorted[values.length >> 1]!) / 2;
+  return { mean, median, least: sorted[0]!, most: sorted.at(-1)! };
+}
+
+/** The middle by which rows are compared: the median of a sweep, which is not drawn to a seed that failed to learn; the mean of a comparison. */
+export const middleOf = ({ rate }: Setting, { mean, median }: Spread): number =>
+  rate === undefined ? mean : median;
+
+/** The row with the lowest loss; undefined where none has one. */
+export function bestOf(rows: readonly ComparisonRow[]): ComparisonRow | undefined {
+  const lossOf = (row: ComparisonRow): number => (row.loss ? middleOf(row, row.loss) : Infinity);
+  const least = rows.reduce<ComparisonRow | undefined>(
+    (a, b) => (a && lossOf(a) <= lossOf(b) ? a : b),
+    undefined,
+  );
+  return least?.loss && least;
 }
 
 /** The row of a setting, out of the results of its seeds. */
 export function rowOf(id: string, results: readonly VariantResult[], baseParameters: number): ComparisonRow {
-  const { method, rank, alpha, targets, lr, trainableParameters } = results[0]!;
+  const { method, rank, alpha, targets, rate, lr, trainableParameters } = results[0]!;
   const scores = (name: 'loss' | 'exactMatch' | 'f1'): Spread | undefined =>
     spreadOf(results.flatMap((result) => result[name] ?? []));
   const loss = scores('loss');
@@ -215,7 +235,7 @@ export function rowOf(id: string, results: readonly VariantResult[], baseParamet
   const whole = results.filter((result) => result.failed === undefined);
   const timed = whole.length > 0 ? whole : results;
   return {
-    ...{ id, method, rank, alpha, targets, lr, trainableParameters },
+    ...{ id, method, rank, alpha, targets, ...(rate !== undefined && { rate }), lr, trainableParameters },
     seeds: whole.length,
     ...(failed === undefined ? {} : { failed }),
     // The numbers of full fine-tuning are those of the base.

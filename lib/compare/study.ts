@@ -9,7 +9,7 @@ import { refuseLink } from '../formats/links';
 import { systemReason } from '../formats/system_reason';
 import { difference } from '../train/resume';
 import { describe, isRecord } from '../validate';
-import { op } from './options';
+import type { CompareOp } from './options';
 
 const questionFile = 'question.json';
 const findings = 'findings';
@@ -50,14 +50,17 @@ function misfit(shape: Shape, value: Readonly<Record<string, unknown>>): string 
 }
 
 export class Study {
-  private constructor(readonly dir: string) {}
+  private constructor(
+    readonly dir: string,
+    private readonly op: CompareOp,
+  ) {}
 
   /**
    * Makes the folder, or opens that of the same question.
    * @throws ERR_ARGUMENT, naming what differs, for the folder of another question; ERR_FILE for one that holds something else.
    */
-  static async open(dir: string, question: Readonly<Record<string, unknown>>): Promise<Study> {
-    const study = new Study(dir);
+  static async open(op: CompareOp, dir: string, question: Readonly<Record<string, unknown>>): Promise<Study> {
+    const study = new Study(dir, op);
     const file = study.path(questionFile);
     if (existsSync(file)) {
       const saved = await readJson({ path: file, folder: dir });
@@ -102,7 +105,7 @@ export class Study {
       : `expected an object but received ${describe(value)}`;
     if (wrong === undefined) return value as T;
     throw loraError(
-      op,
+      this.op,
       'ERR_FILE',
       `${path} is no finding of this comparison: ${wrong}; remove it, and it is found again`,
     );

@@ -1,6 +1,6 @@
 /** The columns of the table of a comparison, which the terminal and the page show. */
 import { grouped } from '../train/facts';
-import type { ComparisonRow, Spread } from './results';
+import { middleOf, type ComparisonRow, type Spread } from './results';
 
 interface Column {
   readonly head: string;
@@ -9,13 +9,21 @@ interface Column {
 
 const mebi = 2 ** 20;
 
-/** The mean, and where seeds differ the lowest and the highest. */
-export function spreadText({ mean, least, most }: Spread, show: (value: number) => string): string {
-  return least === most ? show(mean) : `${show(mean)} (${show(least)}–${show(most)})`;
+/** The mean, of a sweep the median, and where seeds differ the lowest and the highest. */
+export function spreadText(row: ComparisonRow, value: Spread, show: (value: number) => string): string {
+  const { least, most } = value;
+  const middle = show(middleOf(row, value));
+  return least === most ? middle : `${middle} (${show(least)}–${show(most)})`;
 }
 
-const spread = (value: Spread | undefined, show: (value: number) => string): string =>
-  value === undefined ? '' : spreadText(value, show);
+const spread = (
+  row: ComparisonRow,
+  name: 'tokensPerSecond' | 'loss' | 'exactMatch',
+  show: (value: number) => string,
+): string => {
+  const value = row[name];
+  return value === undefined ? '' : spreadText(row, value, show);
+};
 const percent = (share: number): string => (100 * share).toFixed(1);
 
 const all: readonly Column[] = [
@@ -23,13 +31,13 @@ const all: readonly Column[] = [
   { head: 'rank', cell: ({ rank }) => rank?.toString() ?? '' },
   { head: 'alpha', cell: ({ alpha }) => alpha?.toString() ?? '' },
   { head: 'targets', cell: ({ targets }) => targets ?? '' },
-  { head: 'learning rate', cell: ({ lr }) => String(lr) },
+  { head: 'learning rate', cell: ({ lr, rate }) => `${lr}${rate === 'auto' ? ' (auto)' : ''}` },
   { head: 'trained', cell: ({ trainableParameters }) => grouped(trainableParameters) },
   { head: 'of all %', cell: ({ share }) => (100 * share).toFixed(3) },
   { head: 'peak MiB', cell: ({ peakBytes }) => (peakBytes / mebi).toFixed(1) },
-  { head: 'tokens/s', cell: ({ tokensPerSecond }) => spread(tokensPerSecond, grouped) },
-  { head: 'held-out loss', cell: ({ loss }) => spread(loss, (value) => value.toFixed(4)) },
-  { head: 'exact match %', cell: ({ exactMatch }) => spread(exactMatch, percent) },
+  { head: 'tokens/s', cell: (row) => spread(row, 'tokensPerSecond', grouped) },
+  { head: 'held-out loss', cell: (row) => spread(row, 'loss', (value) => value.toFixed(4)) },
+  { head: 'exact match %', cell: (row) => spread(row, 'exactMatch', percent) },
   {
     head: 'file MiB',
     cell: ({ fileBytes }) => (fileBytes === undefined ? '' : (fileBytes / mebi).toFixed(2)),

@@ -6,7 +6,7 @@ import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { RunRecord, type CurvePoint } from '../train/record';
 import { Trainer } from '../train/trainer';
-import { comparedMethod, type Variant } from './methods';
+import { comparedMethod, type SweptRate, type Variant } from './methods';
 import type { CompareBudget, ResolvedCompare } from './options';
 import type { CompareStepEvent } from './results';
 
@@ -23,6 +23,8 @@ export interface Trained {
   /** null: the weights of the model are trained. Absent where there was no memory for it. */
   readonly adapter?: Adapter | null;
   readonly failed?: string;
+  /** The learning rate; 0 where it was to be 'auto' and the run did not begin. */
+  readonly lr: number;
   readonly trainableParameters: number;
   readonly peakBytes: number;
   readonly steps: number;
@@ -78,7 +80,7 @@ interface Training {
 export async function* train(
   { model, data, options, watch }: Training,
   variant: Variant,
-  { id, lr, budget }: { id: string; lr: number; budget: CompareBudget },
+  { id, lr, budget }: { id: string; lr: SweptRate; budget: CompareBudget },
 ): AsyncGenerator<CompareStepEvent, Trained, void> {
   const maxSteps = 'steps' in budget ? budget.steps : undefined;
   const { batchSize, gradientAccumulationSteps, gradientCheckpointing, signal } = options;
@@ -88,6 +90,7 @@ export async function* train(
   let adapter: Adapter | null | undefined;
   let failed: string | undefined;
   let seconds = 0;
+  let rate = lr === 'auto' ? 0 : lr;
   try {
     adapter = comparedMethod(variant.method).begin(model, variant);
     const trainer = new Trainer({
@@ -103,6 +106,7 @@ export async function* train(
         seconds += (performance.now() - from) / 1000;
         if (done) break;
         record.add(event);
+        if (event.type === 'start') rate = event.autoRate?.lr ?? rate;
         if (event.type === 'step') yield { type: 'step', id, step: event.step, maxSteps, loss: event.loss };
       }
     } finally {
@@ -116,7 +120,7 @@ export async function* train(
     ...(adapter !== undefined && { adapter }),
     ...(failed === undefined ? {} : { failed }),
     trainableParameters: adapter === undefined ? 0 : model.numTrainable,
-    ...{ tokens, seconds },
+    ...{ lr: rate, tokens, seconds },
     peakBytes: peak(),
     steps: lastStep?.step ?? 0,
     tokensPerSecond: tokens / Math.max(seconds, 1e-9),

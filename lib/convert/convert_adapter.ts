@@ -1,11 +1,13 @@
 /** Adapters from one format into another. */
 import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { LoRAError } from '../errors';
 import { SavedFolder } from '../formats/file_group';
 import { isGguf } from '../formats/gguf';
 import { readJson, type Reading } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import { adapterConfigFile } from '../formats/model_files';
+import type { ModelFiles } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
 import { idOfSnapshot } from '../hub/cache';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
@@ -14,10 +16,11 @@ import { modelConfigOf, openModelFiles } from '../models/files/model_source';
 import { checkUnused } from '../models/save';
 import { linearModules } from '../models/files/tensor_table';
 import { readAdapter, writeAdapter, type AdapterFiles } from '../peft/adapter_files';
-import { check, checkOneOf, checkOptions } from '../validate';
+import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { filesOf, type AboutAdapter } from '../peft/adapter_layers';
 import { layersOf } from './layers';
 import { readGgufAdapter, writeGgufAdapter } from './gguf_adapter';
+import { modelfilePath, modelfileText, namedFrom, writeModelfile, type WrittenModelfile } from './modelfile';
 import { isMlxConfig, readMlxAdapter, writeMlxAdapter } from './mlx_adapter';
 
 const op = 'convertAdapter';
@@ -37,11 +40,15 @@ export interface ConvertAdapterOptions extends SourceOptions {
    * of rows depends on the heads, and to 'mlx', where blocks are counted from the last.
    */
   base?: string | URL | undefined;
+  /** Of 'gguf': writes a Modelfile of Ollama beside the file, too, of `base` with the adapter. `base` must be a directory or a GGUF file then. Default false. */
+  modelfile?: boolean | undefined;
   /** Bounds on what the files may ask for. */
   limits?: ReadLimits | undefined;
 }
 
 interface Base {
+  readonly dir: string;
+  readonly files: ModelFiles;
   readonly config: ModelConfig;
   /** Its id on the hub, or where it lies. */
   readonly name: string;
@@ -53,7 +60,7 @@ async function readBase(options: ConvertAdapterOptions): Promise<Base | undefine
   const limits = readLimits(op, options.limits);
   const dir = await sourceFolder(base, op, 'config', { token, offline, signal, onProgress });
   const files = await openModelFiles(op, dir, { limits, signal });
-  return { config: await modelConfigOf(files), name: idOfSnapshot(dir) ?? dir };
+  return { dir, files, config: await modelConfigOf(files), name: idOfSnapshot(dir) ?? dir };
 }
 
 /** What lies at a path; a directory that is not one of mlx_lm's is read as PEFT's, whose errors say what it lacks. */
@@ -97,6 +104,22 @@ async function readAny(
   return files;
 }
 
+/** The Modelfile of an adapter. @throws ERR_ARGUMENT for a base in the cache of the hub, whose links Ollama does not follow. */
+function modelfileOf(target: string, { dir, files, config }: Base): ReturnType<typeof modelfileText> {
+  check(
+    idOfSnapshot(dir) === undefined,
+    op,
+    'expected base to be a directory or a GGUF file with modelfile, since Ollama does not read the cache of the hub: convert the base, too',
+  );
+  const place = dirname(target);
+  return modelfileText({
+    folder: files,
+    config,
+    from: namedFrom(place, dir),
+    adapter: namedFrom(place, target),
+  });
+}
+
 /**
  * Writes an adapter in another format. What the source is, is seen from its files. With PEFT's lora_B = up and lora_A = down, it becomes
  *
@@ -108,6 +131,7 @@ async function readAny(
  *
  * @param source a PEFT directory (or its name on the hub), a GGUF adapter, or a directory of mlx_lm
  * @param out a new or empty directory, or the file of 'gguf', which is replaced
+ * @returns the Modelfile, where one was asked for
  * @throws ERR_ARGUMENT for options, also where `base` is needed; ERR_ADAPTER for what is no adapter of this base; ERR_UNSUPPORTED for DoRA and
  * modules_to_save, which only PEFT has; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
  * @example
@@ -118,11 +142,18 @@ export async function convertAdapter(
   source: string | URL,
   out: string | URL,
   options: ConvertAdapterOptions,
-): Promise<void> {
-  checkOptions(op, options, ['format', 'base', 'limits', ...sourceOptionNames]);
-  const { format, signal } = options;
+): Promise<WrittenModelfile | undefined> {
+  checkOptions(op, options, ['format', 'base', 'modelfile', 'limits', ...sourceOptionNames]);
+  const { format, modelfile = false, signal } = options;
   checkOneOf(op, 'format', format, adapterFormats);
+  checkBoolean(op, 'modelfile', modelfile);
+  check(
+    !modelfile || format === 'gguf',
+    op,
+    `expected format 'gguf' with modelfile but received '${format}'`,
+  );
   const target = toPath(out, op);
+  if (modelfile) await modelfilePath(op, target);
   if (format !== 'gguf') await checkUnused(op, target);
   const path = await sourceFolder(source, op, 'adapter', options);
   const from = await formatOf(path, { limits: readLimits(op, options.limits), signal });
@@ -132,10 +163,17 @@ export async function convertAdapter(
     needed(base, format === 'gguf' ? rowsDepend : 'because mlx_lm counts blocks from the last');
   const files = await readAny(path, from, base, options);
   signal?.throwIfAborted();
-  if (format === 'peft') return writeAdapter(target, files);
+  if (format === 'peft') {
+    await writeAdapter(target, files);
+    return undefined;
+  }
   const { config } = base!;
   const { layers, about } = await layersOf(op, files, config);
-  return format === 'gguf'
-    ? writeGgufAdapter(target, layers, config, op)
-    : writeMlxAdapter(target, layers, about, config, op);
+  if (format === 'mlx') {
+    await writeMlxAdapter(target, layers, about, config, op);
+    return undefined;
+  }
+  const told = modelfile ? await modelfileOf(target, base!) : undefined;
+  await writeGgufAdapter(target, layers, config, op);
+  return told && (await writeModelfile(op, target, told));
 }

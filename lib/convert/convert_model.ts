@@ -1,11 +1,12 @@
 /** A model as a GGUF file of llama.cpp. */
-import { basename } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { loraError } from '../errors';
 import { stageFile } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
 import { quantizedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { readLimits, type ReadLimits } from '../formats/limits';
+import { modulesFile } from '../formats/model_files';
 import type { ModelFiles } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
 import { storedDType } from '../formats/dtypes';
@@ -13,8 +14,16 @@ import type { StoredTensor } from '../formats/stored_tensors';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
 import { modelTensors } from '../models/files/model_tensors';
 import type { ModelConfig } from '../models/config/model_config';
+import { readSentenceSettings } from '../models/embedding/sentence_files';
 import { familyOf } from '../models/families';
-import { ggufModules, reordered, shifted, type GgufModule } from '../models/files/gguf_names';
+import { poolingKey } from '../models/families/gguf_layout';
+import {
+  convertedValues,
+  ggufTensors,
+  reordered,
+  reorderedColumns,
+  type GgufPlace,
+} from '../models/files/gguf_names';
 import { modelConfigOf, openModelFiles } from '../models/files/model_source';
 import { embeddingPath, headPath, packableModules } from '../models/files/tensor_table';
 import { checkNames, dtypeOf } from '../models/core/weights';
@@ -23,8 +32,9 @@ import { writtenBlocks } from '../native/constants';
 import type { FloatDType } from '../native/dtype';
 import { breathe } from '../tensor/pace';
 import { Tokenizer } from '../text/tokenizer';
-import { check, checkOneOf, checkOptions, isRecord } from '../validate';
+import { check, checkBoolean, checkOneOf, checkOptions, isRecord } from '../validate';
 import { ggufTokenizer } from './gguf_tokenizer';
+import { modelfilePath, modelfileText, namedFrom, writeModelfile, type WrittenModelfile } from './modelfile';
 
 const op = 'convertModel';
 
@@ -41,6 +51,11 @@ export interface ConvertModelOptions extends SourceOptions {
    * no multiple of 256 are 'q5_0' in the place of 'q4_k', and those that are no multiple of 32 'f16' in the place of all blocks.
    */
   format: GgufFormat;
+  /**
+   * Writes a Modelfile of Ollama beside the file, too: the chat template in Go, the texts that end an answer, and what generation_config.json says of sampling. It never
+   * replaces one. Default false.
+   */
+  modelfile?: boolean | undefined;
   /** Bounds on what the files may ask for. */
   limits?: ReadLimits | undefined;
 }
@@ -74,7 +89,9 @@ async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise
   id('eot', eot);
   id('padding', config.raw['pad_token_id']);
   fields.set('tokenizer.ggml.add_bos_token', { flag: bos !== null && around[0] === bos });
-  fields.set('tokenizer.ggml.add_eos_token', { flag: around.length > 1 && around.at(-1) === eos });
+  fields.set('tokenizer.ggml.add_eos_token', {
+    flag: around.at(-1) === eos && (around.length > 1 || eos !== bos),
+  });
   const settings = await folder.json('tokenizer_config.json');
   const template =
     (await folder.text('chat_template.jinja')) ??
@@ -111,7 +128,7 @@ async function converted(
   );
 }
 
-interface Conversion extends Omit<GgufModule, 'name'> {
+interface Conversion extends Omit<GgufPlace, 'name'> {
   readonly from: FloatDType;
   readonly format: GgufFormat;
 }
@@ -119,12 +136,13 @@ interface Conversion extends Omit<GgufModule, 'name'> {
 function late(
   name: string,
   stored: StoredTensor,
-  { from, format, rows, offset }: Conversion,
+  { from, format, rows, columns, squeezed, values }: Conversion,
 ): LateGgufTensor {
-  const { shape } = stored;
+  const shape = squeezed ? stored.shape.filter((_, i) => i !== 1) : stored.shape;
   const step = stepBytes(format);
   async function* source(): AsyncIterable<Uint8Array> {
     if (rows) yield reordered(await stored.read(), rows, false);
+    else if (columns) yield reorderedColumns(await stored.read(), shape[0]!, columns, false);
     else yield* stored.slices();
   }
   return {
@@ -134,9 +152,22 @@ function late(
       for await (const slice of source())
         for (let at = 0; at < slice.length; at += step) {
           const bytes = await converted(name, from, slice.subarray(at, at + step), format);
-          yield offset === undefined ? bytes : shifted(bytes, offset);
+          yield values ? convertedValues(name, bytes, values.written) : bytes;
           await breathe();
         }
+    },
+  };
+}
+
+/** The matrices of experts as one tensor, of which `parts` of an expert stand below one another. */
+function stackOf(matrices: readonly LateGgufTensor[], parts: number): LateGgufTensor {
+  const { type, shape } = matrices[0]!;
+  const [rows, ...columns] = shape;
+  return {
+    type,
+    shape: [matrices.length / parts, parts * rows!, ...columns],
+    async *parts() {
+      for (const matrix of matrices) yield* matrix.parts();
     },
   };
 }
@@ -153,14 +184,32 @@ function factorsTensor(factors: Float32Array): LateGgufTensor {
 }
 
 /**
+ * How vectors of texts are pooled, where files of sentence-transformers say it.
+ * @throws ERR_UNSUPPORTED for what a GGUF file has no place for, and would be computed without
+ */
+async function poolingFields(folder: ModelFiles, config: ModelConfig): Promise<Map<string, GgufField>> {
+  const { head, bothDirections } = config;
+  if (head) unsupported(`${folder.dir} ends in a head of classes, for which GGUF files have no place`);
+  if (bothDirections)
+    unsupported(`the tokens of ${folder.dir} see those behind them, for which a GGUF file has no word`);
+  if (!folder.has(modulesFile) && folder.pooling === undefined) return new Map();
+  const { pool, dense } = await readSentenceSettings(folder, config, 'cpu');
+  for (const layer of dense) layer.dispose();
+  if (dense.length > 0)
+    unsupported(`${folder.dir} has dense layers behind its pooling, for which a GGUF file has no place`);
+  return new Map([[poolingKey(familyOf(config).gguf.architecture), { u32: pool === 'mean' ? 1 : 3 }]]);
+}
+
+/**
  * Writes a model as one GGUF file, for llama.cpp, LM Studio and ollama: the weights in llama.cpp's names and order of rows, the
  * configuration, the tokenizer and the chat template; without a tokenizer.json, for ids alone. Tensors are read, converted and written one by one, and the file appears whole or not at all. An
  * adapter is merged first, with `model.save(dir, { merge })`.
  *
  * @param source a Hugging Face directory, a GGUF file of floats, or a name of the hub
  * @param out the file, which is replaced
+ * @returns the Modelfile, where one was asked for
  * @throws ERR_ARGUMENT for options and a model in few bits; ERR_UNSUPPORTED for a tokenizer that llama.cpp has no kind for, sliding windows, yarn,
- * and values that f16 does not reach; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
+ * heads of classes, dense layers behind a pooling, attention in both directions, and values that f16 does not reach; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
  * @example
  * await convertModel('merged-model', 'model.gguf', { format: 'bf16' });
  */
@@ -168,12 +217,14 @@ export async function convertModel(
   source: string | URL,
   out: string | URL,
   options: ConvertModelOptions,
-): Promise<void> {
-  checkOptions(op, options, ['format', 'limits', ...sourceOptionNames]);
-  const { format, signal } = options;
+): Promise<WrittenModelfile | undefined> {
+  checkOptions(op, options, ['format', 'modelfile', 'limits', ...sourceOptionNames]);
+  const { format, modelfile = false, signal } = options;
+  checkBoolean(op, 'modelfile', modelfile);
   checkOneOf(op, 'format', format, ggufFormats);
   const limits = readLimits(op, options.limits);
   const target = toPath(out, op);
+  if (modelfile) await modelfilePath(op, target);
   const dir = await sourceFolder(source, op, 'model', options);
   const folder = await openModelFiles(op, dir, { limits, signal });
   const config = await modelConfigOf(folder);
@@ -184,34 +235,41 @@ export async function convertModel(
     ['general.name', { text: basename(target).replace(/\.gguf$/, '') }],
     ['general.file_type', { u32: fileTypes[format] }],
     ...gguf.fields(config),
+    ...(await poolingFields(folder, config)),
     ...(await tokenizerFields(folder, config)),
   ]);
+  const from = namedFrom(dirname(target), target);
+  const told = modelfile ? await modelfileText({ folder, config, from }) : undefined;
   const stored = await modelTensors(folder, config);
   try {
     const { shapes, quantized } = await checkNames(stored, config, dir);
     check(quantized.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantized`);
-    const modules = ggufModules(config);
+    const places = ggufTensors(config);
     const embeddings = new Set([embeddingPath(config), headPath(config)]);
     const packable = new Set(packableModules(config));
     const tensors = new Map<string, LateGgufTensor>();
+    const stacks = new Map<string, LateGgufTensor[]>();
     for (const [name, shape] of shapes) {
-      const dot = name.lastIndexOf('.');
-      const path = name.slice(0, dot);
-      const { name: own, ...module } = modules.get(path)!;
+      const path = name.slice(0, name.lastIndexOf('.'));
+      const { name: target, ...place } = places.get(name)!;
       const isMatrix = shape.length === 2 && packable.has(path);
-      tensors.set(
-        `${own}${name.slice(dot)}`,
-        late(name, stored.get(name), {
-          from: dtypeOf(stored, name),
-          format: isMatrix ? formatOf(embeddings.has(path), shape[1]!, format) : 'f32',
-          ...module,
-        }),
-      );
+      const tensor = late(name, stored.get(name), {
+        from: dtypeOf(stored, name),
+        format: isMatrix ? formatOf(embeddings.has(path), shape[1]!, format) : 'f32',
+        ...place,
+      });
+      if (place.expert === undefined) tensors.set(target, tensor);
+      else {
+        const matrices = stacks.get(target) ?? [];
+        stacks.set(target, matrices);
+        matrices.push(tensor);
+        tensors.set(target, stackOf(matrices, place.part?.count ?? 1));
+      }
     }
     if (gguf.ownHead && config.tieWordEmbeddings)
       tensors.set(
-        `${modules.get(headPath(config))!.name}.weight`,
-        tensors.get(`${modules.get(embeddingPath(config))!.name}.weight`)!,
+        places.get(`${headPath(config)}.weight`)!.name,
+        tensors.get(places.get(`${embeddingPath(config)}.weight`)!.name)!,
       );
     for (const [name, factors] of Object.entries(gguf.frequencyFactors(config)))
       tensors.set(name, factorsTensor(factors));
@@ -227,6 +285,7 @@ export async function convertModel(
       throw error;
     }
     await staged.commit();
+    return told && (await writeModelfile(op, target, told));
   } finally {
     await stored.close();
   }

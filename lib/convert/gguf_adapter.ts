@@ -13,7 +13,7 @@ import type { SafetensorsTensor } from '../formats/safetensors';
 import type { ModelConfig } from '../models/config/model_config';
 import { familyOf } from '../models/families';
 import { linearModules } from '../models/files/tensor_table';
-import { ggufModules, reordered, type GgufModule } from '../models/files/gguf_names';
+import { ggufTensors, reordered, reorderedColumns, type GgufPlace } from '../models/files/gguf_names';
 import { listed } from '../validate';
 import { alphaOf, type AdapterLayer } from '../peft/adapter_layers';
 import { scaled, sharedFactor } from './layers';
@@ -41,7 +41,7 @@ export async function writeGgufAdapter(
   model: ModelConfig,
   op: string,
 ): Promise<void> {
-  const modules = ggufModules(model);
+  const places = ggufTensors(model);
   const alpha = sharedFactor(layers.map(alphaOf));
   const metadata = new Map<string, GgufField>([
     ['general.architecture', { text: familyOf(model).gguf.architecture }],
@@ -53,14 +53,17 @@ export async function writeGgufAdapter(
   const tensors = new Map<string, LateGgufTensor>();
   const sorted = [...layers].sort((a, b) => (a.path < b.path ? -1 : 1));
   for (const layer of sorted) {
-    const { name, rows } = modules.get(layer.path)!;
+    const { name, rows, columns } = places.get(`${layer.path}.weight`)!;
     const { up, down } = layer;
     tensors.set(
-      `${name}.weight.lora_a`,
-      late(down.shape, () => bytesOfFloats(scaled(down, 1))),
+      `${name}.lora_a`,
+      late(down.shape, () => {
+        const bytes = bytesOfFloats(scaled(down, 1));
+        return columns ? reorderedColumns(bytes, layer.r, columns, false) : bytes;
+      }),
     );
     tensors.set(
-      `${name}.weight.lora_b`,
+      `${name}.lora_b`,
       late(up.shape, () => {
         const bytes = bytesOfFloats(scaled(up, alphaOf(layer) / alpha));
         return rows ? reordered(bytes, rows, false) : bytes;
@@ -114,24 +117,25 @@ export async function readGgufAdapter(
   try {
     checkMetadata(file, model);
     const scale = scaleOf(file);
-    const modules = ggufModules(model);
+    const places = ggufTensors(model);
     const left = new Set(file.tensors.keys());
     const layers: AdapterLayer[] = [];
     for (const module of linearModules(model)) {
-      const layer = await readLayer(file, module.path, modules.get(module.path)!, left);
+      const place = places.get(`${module.path}.weight`)!;
+      const layer = await readLayer(file, module.path, place, left);
       if (layer === undefined) continue;
       const { up, down } = layer;
       const r = down.shape[0]!;
       if (down.shape[1] !== module.in || up.shape[0] !== module.out || up.shape[1] !== r)
         refuse(
           path,
-          `holds ${modules.get(module.path)!.name}.weight.lora_a of [${down.shape.join(', ')}] and lora_b of [${up.shape.join(', ')}]: expected [r, ${module.in}] and [${module.out}, r]`,
+          `holds ${place.name}.lora_a of [${down.shape.join(', ')}] and lora_b of [${up.shape.join(', ')}]: expected [r, ${module.in}] and [${module.out}, r]`,
         );
       layers.push({
         path: module.path,
         r,
         scale: scale(r),
-        ...orderedRows(layer, modules.get(module.path)!),
+        ...ordered(layer, place),
       });
     }
     if (left.size > 0)
@@ -150,10 +154,10 @@ type Pair = Pick<AdapterLayer, 'up' | 'down'>;
 async function readLayer(
   file: GgufFile,
   path: string,
-  { name }: GgufModule,
+  { name }: GgufPlace,
   left: Set<string>,
 ): Promise<Pair | undefined> {
-  const names = [`${name}.weight.lora_a`, `${name}.weight.lora_b`] as const;
+  const names = [`${name}.lora_a`, `${name}.lora_b`] as const;
   const [a, b] = names.map((each) => file.tensors.get(each));
   if (a === undefined && b === undefined) return undefined;
   if (a === undefined || b === undefined)
@@ -165,6 +169,10 @@ async function readLayer(
   };
 }
 
-function orderedRows({ up, down }: Pair, { rows }: GgufModule): Pair {
-  return { down, up: rows ? { ...up, bytes: reordered(up.bytes, rows, true) } : up };
+/** A pair of a file in Hugging Face's order. */
+function ordered({ up, down }: Pair, { rows, columns }: GgufPlace): Pair {
+  return {
+    down: columns ? { ...down, bytes: reorderedColumns(down.bytes, down.shape[0]!, columns, true) } : down,
+    up: rows ? { ...up, bytes: reordered(up.bytes, rows, true) } : up,
+  };
 }

@@ -11,7 +11,7 @@ function unsupported(what: string): never {
   throw loraError(
     op,
     'ERR_UNSUPPORTED',
-    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 and Gemma 3 (SentencePiece), Llama 3, OLMo 2, Qwen2, SmolLM, Phi-4-mini, Mistral NeMo and GPT-2`,
+    `tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 and Gemma 3 (SentencePiece), Llama 3, OLMo 2, Qwen2, Qwen3.5, SmolLM, Phi-4-mini, Mistral NeMo and GPT-2`,
   );
 }
 

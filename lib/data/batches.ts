@@ -31,8 +31,8 @@ export interface BatchesOptions {
   /** Decides the order with `shuffle`. Default 0. */
   seed?: number | undefined;
   /**
-   * With `shuffle`, how many examples of a source without a `length` are held at a time, from which the next one is drawn: such a source
-   * may be endless. Default 1000.
+   * With `shuffle`, how many examples are held at a time, from which the next one is drawn; 1 keeps their order. Default: all of a source with a
+   * `length`, and 1000 of another one, which may be endless.
    */
   shuffleWindow?: number | undefined;
   /** An abort rejects with its reason, also while the source gives nothing. */
@@ -85,14 +85,14 @@ export async function* batchesOf(
     batchSize = 1,
     shuffle = false,
     seed = 0,
-    shuffleWindow = 1000,
+    shuffleWindow,
     signal,
     packing = false,
     packLength = (data as { maxLength?: number } | null)?.maxLength ?? 2048,
     groupByLength = false,
     dropLast = false,
   } = options;
-  for (const [name, value] of Object.entries({ batchSize, shuffleWindow, packLength }))
+  for (const [name, value] of Object.entries({ batchSize, shuffleWindow: shuffleWindow ?? 1, packLength }))
     check(
       Number.isInteger(value) && value > 0,
       'batches',
@@ -164,7 +164,7 @@ function inOrder(
   }: Pick<BatchesOptions, 'shuffle' | 'groupByLength' | 'signal'> & {
     batchSize: number;
     seed: number;
-    shuffleWindow: number;
+    shuffleWindow: number | undefined;
   },
 ): Source {
   const abortable = (source: Source): Source => (signal ? untilAborted(source, signal) : source);
@@ -172,12 +172,14 @@ function inOrder(
   if (data instanceof FileDataset || data instanceof MemoryDataset) {
     if (groupByLength)
       return abortable(rows(data, lengthGroupedOrder(data.lengths, batchSize, random), signal));
-    if (random) return abortable(rows(data, shuffledOrder(data.length, random), signal));
+    if (random && shuffleWindow === undefined)
+      return abortable(rows(data, shuffledOrder(data.length, random), signal));
   }
   const source = abortable(data);
   if (groupByLength) return grouped(kind, source, batchSize, random, signal);
   if (!random) return source;
-  return shuffled(source, typeof lengthOf(data) === 'number' ? Infinity : shuffleWindow, random, signal);
+  const window = shuffleWindow ?? (typeof lengthOf(data) === 'number' ? Infinity : 1000);
+  return shuffled(source, window, random, signal);
 }
 
 function* shuffledOrder(n: number, random: Random): Generator<void, number[], void> {

@@ -1,8 +1,7 @@
 import { loraError } from '../errors';
-import { toPath } from '../formats/paths';
+import { sourceOptionNames, type SourceOptions } from '../hub/source';
 import { objectiveOptions, type ObjectiveName } from '../options/objectives';
 import { datasetOptions } from '../options/table';
-import { Pace } from '../tensor/pace';
 import {
   check,
   checkBoolean,
@@ -14,29 +13,21 @@ import {
   isRecord,
 } from '../validate';
 import type { DatasetCounts, Example } from './example';
-import { checkSeekable, FileDataset, Places } from './file_dataset';
-import { failAt, parseRow } from './json_rows';
-import { CsvRows, csvRecords } from './csv';
-import { dataSplits, splitFile, type DataSplit } from './folders';
-import {
-  formatByName,
-  lineBytesLimit,
-  readLines,
-  readObjects,
-  type DataFormat,
-  type LineOptions,
-} from './lines';
-import { MemoryDataset, type RowColumns } from './memory_dataset';
+import { checkSeekable, FileDataset } from './file_dataset';
+import { dataFiles, type DataFiles, type DataSplit } from './folders';
+import { formatByName, lineBytesLimit, type DataFormat } from './lines';
+import { MemoryDataset } from './memory_dataset';
 import type { LabeledRow, PreferenceRow } from './preference_rows';
+import { classShape, type KnownClass } from './class_columns';
 import { promptShape } from './prompt_columns';
 import type { PromptRow } from './prompt_rows';
+import { contrastiveShape, rankShape, type ContrastiveRow, type RankRow } from './retrieval_rows';
 import { exampleShape, labeledShape, pairShape, type RowShape } from './row_shapes';
-import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
-import type { Line } from './sources';
-import { partCharacters, TextPieces } from './text_pieces';
+import { Reader } from './reader';
+import type { TextEncoder } from './rows';
 
 /** How a data set is read. */
-export interface LoadDatasetOptions {
+export interface LoadDatasetOptions extends Omit<SourceOptions, 'signal'> {
   /** What the rows are for; see {@link LoadPreferencesOptions} for preferences. Default 'sft'. */
   objective?: 'sft' | undefined;
   /** Required for text, not for rows of { inputIds }. */
@@ -60,15 +51,20 @@ export interface LoadDatasetOptions {
    * Default: the same as the keys.
    */
   columns?: Readonly<Record<string, string>> | undefined;
-  /** Which file of a folder is read: train.jsonl, valid.jsonl, test.jsonl, or one of these names with another extension. Default 'train'. */
+  /**
+   * Which part of a folder or of a repository of the hub is read: of a folder train.jsonl, valid.jsonl, test.jsonl, or one of these names with another
+   * extension. Default 'train'.
+   */
   split?: DataSplit | undefined;
   /** Maximum bytes of a line, record or object; at most 2²⁹ − 24, the limit of a string. Default 64 MiB. */
   maxLineBytes?: number | undefined;
-  /** Maximum number of rows (of plain text: pieces). Default 10000000. */
+  /** Reads only so many rows from the first on (of plain text: pieces). Default: all, and ERR_DATA beyond 10000000. */
   maxRows?: number | undefined;
-  /** Maximum bytes that gzip data expand to. Default 2 GiB. */
+  /** Leaves out rows of which an earlier one has the same tokens, as they are after the cut. Default false. */
+  deduplicate?: boolean | undefined;
+  /** Maximum bytes that compressed data expand to, and a group of rows of Parquet. Default 2 GiB. */
   maxUnzippedBytes?: number | undefined;
-  /** Maximum compression ratio of gzip data; the first 4 MiB are always read. Default 100. */
+  /** Maximum compression ratio of compressed data and Parquet; the first 4 MiB are always read. Default 100. */
   maxUnzippedRatio?: number | undefined;
   /**
    * false: keeps only the positions of the rows and reads and encodes each when it is needed, so that the file may be larger than memory.
@@ -86,7 +82,7 @@ export interface LoadPreferencesOptions extends Omit<
   LoadDatasetOptions,
   'objective' | 'trainOn' | 'inMemory'
 > {
-  /** What the rows are for: a better and a worse answer to a prompt for 'dpo', 'orpo' and 'cpo', an answer that is good or bad for 'kto', prompts for 'grpo'. */
+  /** What the rows are for: a better and a worse answer to a prompt for 'dpo', 'orpo' and 'cpo', an answer that is good or bad for 'kto', prompts for 'grpo', labels for 'classify', texts that belong together for 'contrastive', documents for 'rank'. */
   objective: Exclude<ObjectiveName, 'sft'>;
 }
 
@@ -102,19 +98,33 @@ export interface PreferenceDataset<Row = PreferenceRow> extends DatasetCounts, I
   [Symbol.iterator](): Iterator<Row>;
 }
 
+/** Rows of any objective beside supervised fine-tuning. */
+type AnyPreferences =
+  | PreferenceDataset
+  | PreferenceDataset<LabeledRow>
+  | PreferenceDataset<PromptRow>
+  | PreferenceDataset<KnownClass>
+  | PreferenceDataset<ContrastiveRow>
+  | PreferenceDataset<RankRow>;
+
 /**
  * Reads a data set: rows of { text }, { prompt, completion }, { question, answer }, { messages }, { conversations } (ShareGPT's),
  * { instruction, input?, output } or { inputIds, labels? }, of which the first decides; in `.jsonl`, a list in `.json`, or a table in `.csv`
- * or `.tsv`, whose first line names the columns; or plain text, which is split into pieces of `maxLength` tokens. Any of them may be gzipped.
- * Of a folder, the file of the `split` is read. Conversations and answers go through the chat template of the model, and only what the
+ * or `.tsv`, whose first line names the columns; or plain text, which is split into pieces of `maxLength` tokens. Any of them may be compressed, with gzip or Zstandard.
+ * `.parquet` is read by its columns. Of a folder, or a data set of the hub (`hf:org/name`, and `org/name` where there is no such folder), the files of the `split` are read;
+ * `hf:org/name@revision/PATH` names a folder or a file of it. Conversations and answers go through the chat template of the model, and only what the
  * assistant says counts.
  *
  * With an `objective` of preferences, rows are { prompt?, chosen, rejected } or { prompt, completion, label } of texts or messages, or of ids
  * ({ promptIds, chosenIds, rejectedIds }, { promptIds, completionIds, label }). Without a prompt, it is what both answers begin with. An answer is what the prompt
  * with it and the end has more than the prompt; `maxLength` cuts its end. Texts are encoded as they are, messages by the chat template. With 'grpo' rows are { prompt } or
- * { promptIds }, and keep what other fields they have; one whose prompt fills `maxLength` is left out.
+ * { promptIds }, and keep what other fields they have; one whose prompt fills `maxLength` is left out. With 'classify' rows are { text, label } or { inputIds, label }, of which
+ * `maxLength` cuts the end; a label is a name, an index or a number, or a list of these, and the model that is trained says which there are.
+ * With 'contrastive' rows are { anchor, positive, negative?, instruction? },
+ * where `negative` may be a list, and texts that are too long lose what is before their last token; with 'rank' { query, positive, negative, instruction? }, of which those
+ * that are too long are left out.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
- * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for spreadsheets, archives and other kinds of files; ERR_FILE for one
+ * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for spreadsheets, archives and other kinds of files; ERR_HUB for a data set that the hub does not give; ERR_FILE for one
  * that cannot be read or is no regular file; ERR_OUT_OF_MEMORY for examples that do not fit; the reason of the signal.
  *
  * @example
@@ -139,14 +149,24 @@ export async function loadDataset(
 ): Promise<PreferenceDataset<PromptRow>>;
 export async function loadDataset(
   path: string | URL,
+  options: LoadPreferencesOptions & { objective: 'classify' },
+): Promise<PreferenceDataset<KnownClass>>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadPreferencesOptions & { objective: 'contrastive' },
+): Promise<PreferenceDataset<ContrastiveRow>>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadPreferencesOptions & { objective: 'rank' },
+): Promise<PreferenceDataset<RankRow>>;
+export async function loadDataset(
+  path: string | URL,
   options: LoadPreferencesOptions,
-): Promise<PreferenceDataset | PreferenceDataset<LabeledRow> | PreferenceDataset<PromptRow>>;
+): Promise<AnyPreferences>;
 export async function loadDataset(
   path: string | URL,
   options: LoadDatasetOptions | LoadPreferencesOptions = {},
-): Promise<
-  Dataset | FileDataset | PreferenceDataset | PreferenceDataset<LabeledRow> | PreferenceDataset<PromptRow>
-> {
+): Promise<Dataset | FileDataset | AnyPreferences> {
   const { trainOn, inMemory = true } = options as LoadDatasetOptions;
   const objective: ObjectiveName = options.objective ?? 'sft';
   checkOneOf('loadDataset', 'objective', objective, objectiveOptions.objective.choices);
@@ -154,49 +174,61 @@ export async function loadDataset(
   check(
     trainOn === undefined && inMemory,
     'loadDataset',
-    `expected neither trainOn nor inMemory: false with the objective ${objective}, whose rows are answers or prompts in memory`,
+    `expected neither trainOn nor inMemory: false with the objective ${objective}, whose rows are answers, prompts or labels in memory`,
   );
   if (objective === 'kto') return read(path, options, labeledShape);
   if (objective === 'grpo') return read(path, options, promptShape);
+  if (objective === 'classify') return read(path, options, classShape);
+  if (objective === 'contrastive') return read(path, options, contrastiveShape);
+  if (objective === 'rank') return read(path, options, rankShape);
   return read(path, options, pairShape);
 }
 
 /** The data set of a shape. */
 async function read<Row extends object>(
-  path: string | URL,
+  source: string | URL | DataFiles,
   options: LoadDatasetOptions | LoadPreferencesOptions,
   shape: RowShape<Row>,
 ): Promise<PreferenceDataset<Row> | FileDataset> {
-  const { maxLength, maxRows, inMemory, split, columns, ...given } = checkedLoadOptions(options);
+  const { maxLength, maxRows, inMemory, deduplicate, columns, ...given } = checkedLoadOptions(options);
   const { tokenizer, trainOn, chatTemplate, allowSpecialTokens, signal, stream } = given;
   const { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio } = given;
-  const file = await splitFile(toPath(path, 'loadDataset'), split);
-  const format = formatByName(file);
+  const found = isFound(source) ? source : await dataFiles(source, options);
+  const { path, files } = found;
+  const format = formatByName(files[0]!);
   checkColumns(columns, format, shape);
   if (format === 'text' && !shape.ofText)
-    throw loraError('loadDataset', 'ERR_DATA', `${file}: expected rows of answers, and plain text has none`);
+    throw loraError(
+      'loadDataset',
+      'ERR_DATA',
+      `${path}: expected rows of answers or labels, and plain text has none`,
+    );
   const rows = { tokenizer, trainOn, chatTemplate, allowSpecialTokens, columns, signal };
   const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
-  const reader = new Reader(file, shape, rows, maxLength, maxRows, lines);
+  const reader = new Reader(path, shape, rows, { maxLength, maxRows, deduplicate }, lines);
   let stamp = '';
-  if (!inMemory) stamp = await checkSeekable(file, format, stream);
-  if (format === 'text') await reader.readText();
-  else await reader.readRows(format, inMemory);
-  const { examples, places, truncated, dropped, tokens } = reader;
+  if (!inMemory) stamp = await checkSeekable(found, format, stream);
+  for (const file of files) await reader.read(file, inMemory);
+  const { examples, places, counted, truncated, dropped, duplicates, longest, cutTokens, tokens } = reader;
   const { length } = inMemory ? examples : places;
   if (length === 0)
     throw loraError(
       'loadDataset',
       'ERR_DATA',
-      `${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows ${shape.dropped(maxLength)}`}`,
+      `${path}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows ${shape.dropped(maxLength)}`}`,
     );
-  const counts = { maxLength, truncated, dropped, tokens, path: file };
-  if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
+  const counts = { maxLength, truncated, dropped, duplicates, longest, cutTokens, tokens, path };
+  if (inMemory) return Object.assign(new MemoryDataset(examples, counted), counts);
   const example = reader.example.bind(reader) as unknown as Reader<Required<Example>>['example'];
   return new FileDataset({ length, ...counts }, places, stamp, example);
 }
 
+/** @internal Whether a source is files that were found before. */
+const isFound = (source: string | URL | DataFiles): source is DataFiles =>
+  typeof source === 'object' && 'files' in source;
+
 const optionNames = [
+  ...sourceOptionNames,
   'objective',
   'tokenizer',
   'maxLength',
@@ -211,7 +243,7 @@ const optionNames = [
   'maxUnzippedRatio',
   'inMemory',
   'stream',
-  'signal',
+  'deduplicate',
 ];
 
 /** The options with their defaults, checked as far as they can be without the file. */
@@ -224,9 +256,9 @@ function checkedLoadOptions(options: LoadDatasetOptions | LoadPreferencesOptions
     chatTemplate,
     allowSpecialTokens = false,
     columns,
-    split,
     maxLineBytes = 64 * 2 ** 20,
-    maxRows = 10_000_000,
+    maxRows,
+    deduplicate = false,
     maxUnzippedBytes = 2 * 2 ** 30,
     maxUnzippedRatio = 100,
     inMemory = true,
@@ -257,13 +289,14 @@ function checkedLoadOptions(options: LoadDatasetOptions | LoadPreferencesOptions
     'loadDataset',
     `expected maxLineBytes to be a whole number from 1 to ${lineBytesLimit} but received ${describe(maxLineBytes)}`,
   );
-  for (const [name, value] of Object.entries({ maxRows, maxUnzippedBytes, maxUnzippedRatio }))
+  if (maxRows !== undefined) checkInteger('loadDataset', 'maxRows', maxRows, 1);
+  checkBoolean('loadDataset', 'deduplicate', deduplicate);
+  for (const [name, value] of Object.entries({ maxUnzippedBytes, maxUnzippedRatio }))
     checkInteger('loadDataset', name, value, 1);
   checkBoolean('loadDataset', 'allowSpecialTokens', allowSpecialTokens);
   checkBoolean('loadDataset', 'inMemory', inMemory);
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
-  if (split !== undefined) checkOneOf('loadDataset', 'split', split, dataSplits);
   return {
     ...{
       tokenizer,
@@ -272,7 +305,7 @@ function checkedLoadOptions(options: LoadDatasetOptions | LoadPreferencesOptions
       chatTemplate,
       allowSpecialTokens,
       columns,
-      split,
+      deduplicate,
       inMemory,
       stream,
       signal,
@@ -303,135 +336,10 @@ function checkColumns(
   );
 }
 
-type Row = Readonly<Record<string, unknown>>;
+/** @internal What {@link loadDataset} gives for the files that dataFiles() has found. */
+export const loadFiles = loadDataset as unknown as {
+  (files: DataFiles, options: LoadDatasetOptions | LoadPreferencesOptions): Promise<LoadedDataset>;
+};
 
-class Reader<Out extends object> {
-  readonly examples: RowColumns<Out>;
-  readonly places: Places;
-  tokens = 0;
-  truncated = 0;
-  dropped = 0;
-  #counted = 0;
-  readonly #rows: RowReader<Out>;
-  readonly #pace = new Pace();
-
-  constructor(
-    readonly file: string,
-    readonly shape: RowShape<Out>,
-    readonly options: RowOptions,
-    readonly maxLength: number,
-    readonly maxRows: number,
-    readonly lines: LineOptions,
-  ) {
-    this.#rows = new RowReader(options, shape.kinds);
-    this.examples = shape.columns(file);
-    this.places = new Places(file);
-  }
-
-  async readRows(format: Exclude<DataFormat, 'text'>, keep: boolean): Promise<void> {
-    const [source, parse] = this.#opened(format);
-    for await (const lines of source)
-      for (const line of lines) {
-        if (this.#pace.due) await this.#pace.rest(this.lines.signal);
-        if (line.line.trim() === '') continue;
-        const row = parse(line);
-        if (!row) continue;
-        this.#countRow(line.number);
-        const example = this.#cut(await this.#tokensOf(row, line.number), line.number);
-        if (example && keep) this.examples.add(example);
-        else if (example) this.places.add(line, this.shape.lengthOf(example));
-      }
-  }
-
-  /** The texts of the rows, and what makes a row of one; undefined where it names the columns. */
-  #opened(
-    format: Exclude<DataFormat, 'text'>,
-  ): [source: AsyncIterable<readonly Line[]>, parse: (line: Line) => Row | undefined] {
-    const { file } = this;
-    if (format === 'lines')
-      return [readLines(file, this.lines), ({ line: text, number: line }) => parseRow(text, { file, line })];
-    if (format === 'objects')
-      return [
-        readObjects(file, this.lines),
-        ({ line: text, number: line }) => parseRow(text, { file, line }, 'a JSON object'),
-      ];
-    const table = new CsvRows(file, format === 'commas' ? ',' : '\t');
-    const records = csvRecords(readLines(file, this.lines), file, this.lines.maxLineBytes);
-    return [records, ({ line, number }) => table.row(line, number)];
-  }
-
-  #countRow(line: number): void {
-    if (++this.#counted > this.maxRows)
-      this.#fail(line, `expected at most ${this.maxRows} rows: raise maxRows where there are so many`);
-  }
-
-  /** The example of a line that gave one before. */
-  async example(line: string, number: number): Promise<Out> {
-    const row = parseRow(line, { file: this.file, line: number });
-    return this.shape.fit(await this.#tokensOf(row, number), this.maxLength).row!;
-  }
-
-  #fail(line: number, message: string, code: RowError['code'] = 'ERR_DATA'): never {
-    failAt({ file: this.file, line }, message, code);
-  }
-
-  async #tokensOf(row: Row, number: number): Promise<Out> {
-    try {
-      return await this.#rows.read(row);
-    } catch (error) {
-      if (error instanceof RowError) this.#fail(number, error.message, error.code);
-      throw error;
-    }
-  }
-
-  /** Cuts and counts; gives nothing for a row of which no token counts. */
-  #cut(whole: Out, line: number): Out | undefined {
-    const { row, truncated, tokens } = this.shape.fit(whole, this.maxLength);
-    if (truncated) this.truncated++;
-    this.tokens += tokens;
-    if (row === undefined) {
-      this.dropped++;
-      return undefined;
-    }
-    const misfit = this.shape.misfit(row);
-    if (misfit !== undefined) this.#fail(line, `expected ids and labels of 32 bits but received ${misfit}`);
-    return row;
-  }
-
-  get #tokenizer(): TextEncoder {
-    const { tokenizer } = this.options;
-    if (tokenizer) return tokenizer;
-    throw loraError(
-      'loadDataset',
-      'ERR_ARGUMENT',
-      `expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
-    );
-  }
-
-  async readText(): Promise<void> {
-    const pieces = new TextPieces(() => this.#tokenizer, this.maxLength, this.options.signal);
-    let part: string[] = [];
-    let characters = 0;
-    let first = 1;
-    const take = async (made: number[][]): Promise<void> => {
-      for (const piece of made) {
-        if (this.#pace.due) await this.#pace.rest(this.lines.signal);
-        this.#countRow(first);
-        const example = this.#cut({ inputIds: piece, labels: piece } as Example as Out, first);
-        if (example) this.examples.add(example);
-      }
-    };
-    for await (const lines of readLines(this.file, this.lines)) {
-      if (this.#pace.due) await this.#pace.rest(this.lines.signal);
-      for (const { line, number } of lines) {
-        if (characters >= partCharacters) {
-          await take(await pieces.add(`${part.join('\n')}\n`));
-          [part, characters, first] = [[], 0, number];
-        }
-        part.push(line);
-        characters += line.length + 1;
-      }
-    }
-    await take(await pieces.end(part.join('\n')));
-  }
-}
+/** @internal */
+export type LoadedDataset = DatasetCounts & MemoryDataset<never>;

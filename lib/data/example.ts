@@ -24,9 +24,15 @@ export interface DatasetCounts {
   readonly truncated: number;
   /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
   readonly dropped: number;
+  /** How many rows were left out because an earlier one has the same tokens; 0 unless `deduplicate` asks for it. */
+  readonly duplicates: number;
+  /** The most tokens that a row had before it was cut. */
+  readonly longest: number;
+  /** Tokens that were cut off. */
+  readonly cutTokens: number;
   /** Tokens of all examples that count. The first of each is left out, which prompt tuning alone predicts. */
   readonly tokens: number;
-  /** The file it was read from. */
+  /** The file it was read from; of several files, what names them. */
   readonly path: string;
 }
 

@@ -4,7 +4,8 @@ import { InputFile } from '../formats/input';
 import { check, describe } from '../validate';
 import { Column } from './columns';
 import type { DatasetCounts, Example } from './example';
-import type { DataFormat } from './lines';
+import type { DataFiles } from './folders';
+import { compressionName, type DataFormat } from './lines';
 import type { Line } from './sources';
 
 /** What refuses places of rows in these formats. */
@@ -13,10 +14,15 @@ const otherFormats: Readonly<Partial<Record<DataFormat, string>>> = {
   objects: 'JSON that is no JSONL',
   commas: 'tables',
   tabs: 'tables',
+  parquet: 'Parquet',
 };
 
 /** Throws unless rows can be read again by their places; gives the stamp of the file. */
-export async function checkSeekable(path: string, format: DataFormat, stream: boolean): Promise<string> {
+export async function checkSeekable(
+  { path, files }: DataFiles,
+  format: DataFormat,
+  stream: boolean,
+): Promise<string> {
   const refuse = (what: string): never => {
     throw loraError(
       'loadDataset',
@@ -27,10 +33,13 @@ export async function checkSeekable(path: string, format: DataFormat, stream: bo
   const other = otherFormats[format];
   if (other !== undefined) refuse(other);
   if (stream) refuse('what is read as a stream');
-  const file = await InputFile.open(path);
+  if (files.length > 1) refuse('several files');
+  const file = await InputFile.open(files[0]!);
   try {
-    const head = new Uint8Array(2);
-    if ((await file.readSome(head, 0)) === 2 && head[0] === 0x1f && head[1] === 0x8b) refuse('gzip');
+    const head = new Uint8Array(4);
+    await file.readSome(head, 0);
+    const compression = compressionName(head);
+    if (compression !== undefined) refuse(compression);
     return file.stamp;
   } finally {
     await file.close();
@@ -77,6 +86,9 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
   readonly maxLength: number;
   readonly truncated: number;
   readonly dropped: number;
+  readonly duplicates: number;
+  readonly longest: number;
+  readonly cutTokens: number;
   readonly tokens: number;
   readonly path: string;
 
@@ -92,6 +104,9 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
       maxLength: this.maxLength,
       truncated: this.truncated,
       dropped: this.dropped,
+      duplicates: this.duplicates,
+      longest: this.longest,
+      cutTokens: this.cutTokens,
       tokens: this.tokens,
       path: this.path,
     } = counts);

@@ -1,8 +1,8 @@
-/** Lines of UTF-8 text files, plain or gzipped; anything else is refused by what it is. */
+/** Lines of UTF-8 text files, plain or compressed; anything else is refused by what it is. */
 import { constants } from 'node:buffer';
 import { extname } from 'node:path';
-import { pipeline } from 'node:stream';
-import { createGunzip } from 'node:zlib';
+import { pipeline, type Transform } from 'node:stream';
+import zlib from 'node:zlib';
 import { LoRAError, loraError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { JsonObjects } from './json_objects';
@@ -10,7 +10,7 @@ import { fileSource, streamSource, type Line } from './sources';
 
 const op = 'loadDataset';
 const supported =
-  'expected JSONL (.jsonl or .ndjson, one object per line), JSON (.json), a table (.csv or .tsv) or UTF-8 text, any of them also gzipped (.gz),';
+  'expected JSONL (.jsonl or .ndjson, one object per line), JSON (.json), a table (.csv or .tsv) or UTF-8 text, any of them also compressed (.gz or .zst), or Parquet (.parquet),';
 const asJsonl = 'save it as .csv, or write each row as an object on a line of its own into a .jsonl file';
 const unpack = 'unpack it first';
 
@@ -18,7 +18,7 @@ const unpack = 'unpack it first';
 const refusedNames: Readonly<Record<string, readonly [what: string, help: string]>> = {
   '.xls': ['a spreadsheet', asJsonl],
   '.xlsx': ['a spreadsheet', asJsonl],
-  '.parquet': ['a Parquet file', asJsonl],
+  '.parquet': ['a Parquet file', 'give it a name that ends in .parquet'],
   '.arrow': ['an Arrow file', asJsonl],
   '.feather': ['an Arrow file', asJsonl],
   '.sqlite': ['a database', asJsonl],
@@ -27,7 +27,7 @@ const refusedNames: Readonly<Record<string, readonly [what: string, help: string
   '.tar': ['a tar archive', unpack],
   '.tgz': ['a tar archive', unpack],
   '.7z': ['a 7z archive', unpack],
-  '.zst': ['a Zstandard file', `${unpack}, or compress with gzip`],
+  '.zst': ['a Zstandard file', unpack], // in gzip data: by itself it is read
   '.bz2': ['a bzip2 file', `${unpack}, or compress with gzip`],
   '.xz': ['an xz file', `${unpack}, or compress with gzip`],
   '.pdf': ['a PDF', 'extract its text'],
@@ -59,8 +59,8 @@ function dataError(file: string, message: string, cause?: unknown): LoRAError {
   return loraError(op, 'ERR_DATA', `${file}${message}`, cause);
 }
 
-/** How a file is read: objects on lines, objects of a list, a table, or text. */
-export type DataFormat = 'lines' | 'objects' | 'commas' | 'tabs' | 'text';
+/** How a file is read: objects on lines, objects of a list, a table, columns of Parquet, or text. */
+export type DataFormat = 'lines' | 'objects' | 'commas' | 'tabs' | 'parquet' | 'text';
 
 const formats: Readonly<Record<string, DataFormat>> = {
   '.jsonl': 'lines',
@@ -68,22 +68,24 @@ const formats: Readonly<Record<string, DataFormat>> = {
   '.json': 'objects',
   '.csv': 'commas',
   '.tsv': 'tabs',
+  '.parquet': 'parquet',
 };
 
-/** How the name says that the file is to be read, a final .gz apart; a name that is refused throws. */
+/** How the name says that the file is to be read, a final .gz or .zst apart; a name that is refused throws. */
 export function formatByName(file: string): DataFormat {
-  const extension = extname(file.replace(/\.gz$/i, '')).toLowerCase();
-  refuse(file, extension);
-  return formats[extension] ?? 'text';
+  const extension = extname(file.replace(/\.(?:gz|zst)$/i, '')).toLowerCase();
+  const format = formats[extension];
+  if (format === undefined) refuse(file, extension);
+  return format ?? 'text';
 }
 
 type Bytes = AsyncIterable<Buffer>;
 
-/** The first bytes, two at least where there are so many, and all of the bytes. */
+/** The first bytes, four at least where there are so many, and all of the bytes. */
 async function peek(source: Bytes): Promise<{ head: Buffer; all: Bytes }> {
   const iterator = source[Symbol.asyncIterator]();
   let head: Buffer = Buffer.alloc(0);
-  while (head.length < 2) {
+  while (head.length < 4) {
     const next = await iterator.next();
     if (next.done) break;
     head = Buffer.concat([head, next.value]);
@@ -116,29 +118,76 @@ export interface LineOptions {
 export const lineBytesLimit = constants.MAX_STRING_LENGTH;
 
 /** Unzipped bytes that no ratio is asked of: small files of equal rows are zipped by a thousand. */
-const freeBytes = 4 * 2 ** 20;
+export const freeBytes = 4 * 2 ** 20;
 
-/** The content of a file, unzipped where it is gzip (seen by its first bytes, whatever its name). */
+/** How a file may be compressed: seen by its first bytes, whatever its name. */
+interface Compression {
+  readonly name: string;
+  readonly extension: string;
+  readonly start: readonly number[];
+  /** undefined: this runtime has none. */
+  readonly decompressor: () => Transform | undefined;
+}
+
+/** Of zlib in Node.js 22.15 and newer. */
+type WithZstd = typeof zlib & { createZstdDecompress?(options: { chunkSize: number }): Transform };
+
+const pieceBytes = 2 ** 18;
+const gzip: Compression = {
+  name: 'gzip',
+  extension: '.gz',
+  start: [0x1f, 0x8b],
+  decompressor: () => zlib.createGunzip({ chunkSize: pieceBytes }),
+};
+const zstd: Compression = {
+  name: 'Zstandard',
+  extension: '.zst',
+  start: [0x28, 0xb5, 0x2f, 0xfd],
+  decompressor: () => (zlib as WithZstd).createZstdDecompress?.({ chunkSize: pieceBytes }),
+};
+
+/** What zlib says of compressed data: its codes do not tell one kind from another. */
+class DamagedData extends Error {
+  constructor(
+    readonly kind: string,
+    cause: unknown,
+  ) {
+    super((cause as Error).message, { cause });
+  }
+}
+
+const compressionOf = (head: Buffer): Compression | undefined =>
+  [gzip, zstd].find(({ start }) => start.every((byte, i) => head[i] === byte));
+
+/** What the content of a file is compressed with, seen by its first bytes. */
+export const compressionName = (head: Uint8Array): string | undefined =>
+  compressionOf(Buffer.from(head))?.name;
+
+/** The content of a file, decompressed where it is compressed. */
 async function* content(file: string, options: LineOptions): AsyncGenerator<Buffer> {
   const { stream, signal } = options;
   const source = stream ? await streamSource(file, signal) : fileSource(file, signal);
   try {
     const { head, all } = await peek(source.bytes);
-    if (head[0] === 0x1f && head[1] === 0x8b) {
-      yield* (await peek(unzipped(file, all, options))).all;
+    const found = compressionOf(head);
+    if (found !== undefined) {
+      yield* (await peek(unzipped(file, all, found, options))).all;
       return;
     }
-    if (/\.gz$/i.test(file)) throw dataError(file, ': expected gzip, as its name ends in .gz, but it is not');
+    for (const { name, extension } of [gzip, zstd])
+      if (file.toLowerCase().endsWith(extension))
+        throw dataError(file, `: expected ${name}, as its name ends in ${extension}, but it is not`);
     yield* all;
   } finally {
     await source.close();
   }
 }
 
-/** What gzip data hold, within the bounds on it: a kilobyte can stand for a megabyte. */
+/** What compressed data hold, within the bounds on it: a kilobyte can stand for a megabyte. */
 async function* unzipped(
   file: string,
   zipped: Bytes,
+  compression: Compression,
   { maxUnzippedBytes, maxUnzippedRatio }: LineOptions,
 ): AsyncGenerator<Buffer> {
   let taken = 0;
@@ -154,10 +203,17 @@ async function* unzipped(
   const refuse = (most: string, option: keyof LineOptions): never => {
     throw dataError(
       file,
-      `: expected gzip data that hold at most ${most} but received more: raise ${option} for a file that you trust, or unzip it`,
+      `: expected ${name} data that hold at most ${most} but received more: raise ${option} for a file that you trust, or unzip it`,
     );
   };
-  const unzip = createGunzip({ chunkSize: 2 ** 18 });
+  const { name } = compression;
+  const unzip = compression.decompressor();
+  if (unzip === undefined)
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      `${file}: expected Node.js 22.15 or newer, whose zlib has ${name}, but this is ${process.version}: ${unpack}, or compress with gzip`,
+    );
   try {
     let made = 0;
     // An error of the file destroys the unzipped stream with it.
@@ -170,11 +226,15 @@ async function* unzipped(
       yield chunk;
     }
     // Behind a zero, which pads the end of some files, zlib passes over everything.
-    if (lastByte >= unzip.bytesWritten)
+    const { bytesWritten } = unzip as zlib.Gunzip;
+    if (compression === gzip && lastByte >= bytesWritten)
       throw dataError(
         file,
-        `: expected zeros alone behind the end of the gzip data at byte ${unzip.bytesWritten} but received more data: unzip its parts one by one`,
+        `: expected zeros alone behind the end of the gzip data at byte ${bytesWritten} but received more data: unzip its parts one by one`,
       );
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw /^Z(?:STD)?_/.test(code ?? '') ? new DamagedData(name, error) : error;
   } finally {
     unzip.destroy();
   }
@@ -245,12 +305,11 @@ async function* cutBy(cutter: Cutter, file: string, options: LineOptions): Async
       if (cause.op !== undefined) throw cause;
       throw loraError(op, cause.code, `${cause.message}`, cause);
     }
-    const code = (cause as NodeJS.ErrnoException).code ?? '';
-    if (code.startsWith('Z_'))
+    if (cause instanceof DamagedData)
       throw dataError(
         file,
-        `: the gzip data is damaged or cut short, after line ${cutter.number} (${(cause as Error).message})`,
-        cause,
+        `: the ${cause.kind} data is damaged or cut short, after line ${cutter.number} (${cause.message})`,
+        cause.cause,
       );
     throw loraError(op, 'ERR_FILE', `cannot read ${file}: ${systemReason(cause)}`, cause);
   }

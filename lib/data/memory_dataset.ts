@@ -1,4 +1,5 @@
 /** Rows in memory. */
+import type { Column } from './columns';
 import type { Example } from './example';
 
 /** Rows outside JavaScript's heap. */
@@ -15,7 +16,11 @@ export class MemoryDataset<Row = Required<Example>> implements Iterable<Row> {
   readonly length: number;
   readonly #rows: RowColumns<Row>;
 
-  constructor(rows: RowColumns<Row>) {
+  /** `counted`: tokens of each row that count. */
+  constructor(
+    rows: RowColumns<Row>,
+    readonly counted: Pick<Column, 'at'>,
+  ) {
     this.length = rows.length;
     this.#rows = rows;
   }

@@ -78,6 +78,7 @@ export const promptShape: RowShape<KnownPrompt> = {
     furtherKeys: ['tools'],
   },
   ofText: false,
+  keepsFields: true,
   dropped: (maxLength) => `whose prompt fills ${maxLength} tokens`,
   columns: () => new ListedPrompts(),
   misfit: ({ promptIds }) => promptIds.find((id) => id !== (id | 0)),
@@ -86,4 +87,5 @@ export const promptShape: RowShape<KnownPrompt> = {
     const { length } = row.promptIds;
     return { row: length < maxLength ? row : undefined, truncated: false, tokens: length };
   },
+  numbers: ({ promptIds }) => [promptIds],
 };

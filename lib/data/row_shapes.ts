@@ -19,6 +19,8 @@ export interface RowShape<Row> {
   readonly kinds: RowKinds<Row>;
   /** Whether plain text is cut into such rows. */
   readonly ofText: boolean;
+  /** Whether rows keep fields beside those of their kind. */
+  readonly keepsFields: boolean;
   /** Why there may be no row left, in error sentences: only rows of which …. */
   readonly dropped: (maxLength: number) => string;
   columns(path: string): RowColumns<Row>;
@@ -27,11 +29,14 @@ export interface RowShape<Row> {
   /** Tokens of the longest of its texts. */
   lengthOf(row: Row): number;
   fit(row: Row, maxLength: number): FittedRow<Row>;
+  /** The numbers that tell a row from others; those of its texts are apart. */
+  numbers(row: Row): readonly (readonly number[])[];
 }
 
 export const exampleShape: RowShape<Required<Example>> = {
   kinds: exampleKinds,
   ofText: true,
+  keepsFields: false,
   dropped: (maxLength) => `of which no token counts within ${maxLength} tokens`,
   columns: (path) => new ExampleColumns(path),
   misfit: (example) => ExampleColumns.misfit(example),
@@ -41,6 +46,7 @@ export const exampleShape: RowShape<Required<Example>> = {
     const tokens = new SequencePlan().countedLabels([example.labels]); // a single token predicts nothing
     return { row: tokens > 0 ? example : undefined, truncated: inputIds.length > maxLength, tokens };
   },
+  numbers: ({ inputIds, labels }) => [inputIds, labels],
 };
 
 /** A prompt stays whole, and an answer loses its end. */
@@ -49,6 +55,7 @@ function answerShape<Row extends object>(rows: AnswerRows<Row>, kinds: RowKinds<
   return {
     kinds,
     ofText: false,
+    keepsFields: false,
     dropped: (maxLength) => `whose prompt fills ${maxLength} tokens`,
     columns: (path) => new AnswerColumns(path, rows),
     misfit: (row) =>
@@ -67,6 +74,10 @@ function answerShape<Row extends object>(rows: AnswerRows<Row>, kinds: RowKinds<
         tokens: cut.reduce((sum, [, ids]) => sum + ids.length, 0),
       };
     },
+    numbers: (row) => [
+      ...['promptIds', ...rows.answers].map((key) => (row as Parts)[key]!),
+      [Number((row as { label?: unknown }).label)],
+    ],
   };
 }
 

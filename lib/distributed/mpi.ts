@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
 import { version } from '../../package.json';
-import { loraError } from '../errors';
+import { LoRAError, loraError } from '../errors';
 import { setThreads } from '../native/device';
 import { here, packageRoot } from '../native/loader';
 import { allowedProcessors, memoryShare, promisedRanks, threadShare, type Introduction } from './launch';
@@ -12,9 +12,13 @@ import { ProcessGroup } from './process_group';
 import type { PeerState, Transport } from './transport';
 
 const op = 'mpi';
+/** That of the shim beside this file, kForm there. */
+const form = 2;
 
 /** native/mpi/lora_mpi.c. */
 interface Shim {
+  /** Which functions it has: it may have been compiled for another version of this package. */
+  readonly form?: number;
   /** The first line of what the library says of itself, which it may be asked at any time. */
   version(): string;
   start(): Promise<{
@@ -25,7 +29,8 @@ interface Shim {
     host: string;
   }>;
   exchange(bytes: Uint8Array, all: Uint8Array): Promise<void>;
-  sum(values: Float32Array): Promise<void>;
+  /** With `half` the values are sent in bf16. */
+  sum(values: Float32Array, half: boolean): Promise<void>;
   digest(bytes: Uint8Array, seed: bigint): Promise<bigint>;
   setProgress(count: number): void;
   /** Four numbers for each rank. */
@@ -53,7 +58,17 @@ export function mpiFacts(): string {
   }
 }
 
+/**
+ * For UCX, on which MPIs of Linux stand, and which reads them when it is loaded: by default it patches mmap and brk while the threads of Node.js run them, which has
+ * crashed processes at their start, and takes the SIGSEGV by which V8 finds WebAssembly that reads beyond its memory.
+ */
+function restrainUcx(): void {
+  process.env['UCX_MEM_EVENTS'] ??= 'no';
+  process.env['UCX_ERROR_SIGNALS'] ??= '';
+}
+
 function loadShim(): Shim {
+  restrainUcx();
   const { path, exists } = mpiShim();
   if (!exists)
     throw loraError(
@@ -61,13 +76,18 @@ function loadShim(): Shim {
       'ERR_BINARY',
       `expected ${path || 'LORA_MPI_SHIM to name a file'}: npx lora-native build --mpi compiles it with the mpicc of this system`,
     );
+  const compile = 'Compile it again on this system: npx lora-native build --mpi';
   try {
-    return createRequire(path)(path) as Shim;
+    const shim = createRequire(path)(path) as Shim;
+    if (shim.form !== form)
+      throw loraError(op, 'ERR_BINARY', `${path} is of another version of lora-native. ${compile}`);
+    return shim;
   } catch (cause) {
+    if (cause instanceof LoRAError) throw cause;
     throw loraError(
       op,
       'ERR_BINARY',
-      `${path} does not load: ${(cause as Error).message}. Compile it again on this system: npx lora-native build --mpi`,
+      `${path} does not load: ${(cause as Error).message}. ${compile}`,
       cause,
     );
   }
@@ -84,7 +104,7 @@ async function transportOf(shim: Shim): Promise<Transport> {
         all.subarray(rank * bytes.length, (rank + 1) * bytes.length),
       );
     },
-    sum: (values) => shim.sum(values),
+    sum: (values, wire) => shim.sum(values, wire === 'bf16'),
     digest: (bytes, seed) => shim.digest(bytes, seed),
     setProgress: (count) => shim.setProgress(count),
     peers(): PeerState[] {
@@ -123,7 +143,7 @@ async function start(): Promise<ProcessGroup> {
     throw loraError(op, 'ERR_UNSUPPORTED', 'MPI belongs to the main thread of a process: call mpi() there');
   const shim = loadShim();
   const transport = await transportOf(shim).catch((cause: unknown) => {
-    throw cause instanceof Error && cause.name === 'LoRAError'
+    throw cause instanceof LoRAError
       ? cause
       : loraError(op, 'ERR_DISTRIBUTED', `MPI does not start: ${(cause as Error).message}`, cause);
   });

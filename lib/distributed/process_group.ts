@@ -1,7 +1,7 @@
 /** The processes of a run: what they tell each other, and how they end together. */
 import { deserialize, serialize } from 'node:v8';
 import { LoRAError, loraError } from '../errors';
-import type { PeerState, Transport } from './transport';
+import type { PeerState, Transport, WireDtype } from './transport';
 
 const op = 'distributed';
 /** Bytes of a message that needs no second one. */
@@ -124,8 +124,8 @@ export class ProcessGroup {
   }
 
   /** @internal Replaces values by their sums over the ranks. */
-  sum(values: Float32Array<ArrayBuffer>): Promise<void> {
-    return this.#watched(this.#transport.sum(values));
+  sum(values: Float32Array<ArrayBuffer>, wire: WireDtype): Promise<void> {
+    return this.#watched(this.#transport.sum(values, wire));
   }
 
   /** @internal */

@@ -2,6 +2,7 @@
  * One step of the sequences that run: tokens of each go through the model, a row each. The ops of a step are recorded once for each
  * number of rows; what changes between steps lies in a buffer that is written before each run.
  */
+import { disposeChanges } from '../linear/expert_module';
 import { atOnce } from '../tensor/pace';
 import { entry } from '../native/calls';
 import { memoryUsage, type Device } from '../native/device';
@@ -14,9 +15,10 @@ import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { drawTokens, RecordedSampler, type Draws } from './draw';
 import { engineStack, type EngineModel } from './model';
-import { pageLength, type PagePool } from './pages';
+import { pageLength } from './pages';
 import { requestsOf, type Request, type Row } from './request';
 import type { AdapterSlots } from './slots';
+import { layersOf, type Kept } from './states';
 
 const bytesOn = (device: Device): number => memoryUsage().byDevice[device] ?? 0;
 
@@ -25,7 +27,7 @@ interface Recorded {
   /** [m, vocab], of the last run. */
   readonly logits: Tensor;
   readonly sampler: RecordedSampler;
-  /** Of m rows: ids, lengths, slots, starts in tables of angles, page tables, one after the other; i32. */
+  /** Of m rows: ids, lengths, slots of adapters, starts in tables of angles, slots of states, page tables, one after the other; i32. */
   readonly input: Tensor;
   /** What is written there. */
   readonly values: Int32Array<ArrayBuffer>;
@@ -43,18 +45,18 @@ interface Basis {
 
 export class BatchStep {
   readonly #model: EngineModel;
-  readonly #pool: PagePool;
+  readonly #kept: Kept;
   readonly #slots: AdapterSlots;
   readonly #own: AdapterUse | undefined;
-  readonly #kept: number;
+  readonly #keptSteps: number;
   readonly #recorded = new Map<number, Recorded>();
   #basis: Basis | undefined;
 
-  /** `own`: the adapter of all rows, which is then part of the recording; `kept`: so many recordings stay, those that ran last. */
-  constructor(model: EngineModel, pool: PagePool, slots: AdapterSlots, kept: number, own?: AdapterUse) {
-    this.#kept = kept;
+  /** `own`: the adapter of all rows, which is then part of the recording; `keptSteps`: so many recordings stay, those that ran last. */
+  constructor(model: EngineModel, kept: Kept, slots: AdapterSlots, keptSteps: number, own?: AdapterUse) {
+    this.#keptSteps = keptSteps;
     this.#model = model;
-    this.#pool = pool;
+    this.#kept = kept;
     this.#slots = slots;
     this.#own = own;
   }
@@ -71,13 +73,14 @@ export class BatchStep {
     values.fill(0);
     for (let i = 0; i < m; i++) {
       const { request, offset } = order[i]!;
-      const { pages } = request;
+      const { pages, slot } = request;
       const position = request.computed + offset;
       values[i] = request.tokenAt(position);
       values[m + i] = position + 1;
       values[2 * m + i] = slotOf(order[i]!);
       values[3 * m + i] = this.#model.tableStart?.(request.longest) ?? 0;
-      for (let page = 0; page < pages.length; page++) values[4 * m + i * width + page] = pages[page]!.number;
+      values[4 * m + i] = slot?.number ?? 0;
+      for (let page = 0; page < pages.length; page++) values[5 * m + i * width + page] = pages[page]!.number;
     }
     entry(() => {
       writeBytes(input, new Uint8Array(values.buffer));
@@ -102,7 +105,7 @@ export class BatchStep {
     this.#recorded.delete(m);
     if (!recorded) {
       const [oldest] = this.#recorded.keys();
-      if (this.#recorded.size >= this.#kept) this.#drop(oldest!);
+      if (this.#recorded.size >= this.#keptSteps) this.#drop(oldest!);
       recorded = this.#record(m);
     }
     this.#recorded.set(m, recorded);
@@ -127,12 +130,16 @@ export class BatchStep {
       const applied = this.#own?.adapter?.applied(linear.path);
       if (applied && 'forward' in applied.delta) applied.delta.fused?.(linear, applied.use);
     }
+    for (const experts of this.#model.experts) {
+      const applied = this.#own?.adapter?.applied(experts.path);
+      if (applied) disposeChanges(experts.changes(applied));
+    }
   }
 
   #record(m: number): Recorded {
     const { device } = this.#model;
     const { width } = this.#basis!;
-    const { layers } = this.#pool;
+    const layers = layersOf(this.#kept);
     const made: { dispose(): void }[] = [];
     const owned = <T extends { dispose(): void }>(one: T): T => {
       made.push(one);
@@ -145,7 +152,7 @@ export class BatchStep {
           this.#model.prepare(maxPositions);
           this.#prepareOwn();
           const before = bytesOn(device);
-          const input = owned(rawEmpty([m * (4 + width)], 'i32', device));
+          const input = owned(rawEmpty([m * (5 + width)], 'i32', device));
           const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
           // One call of the caller: the stack of each op would cost more than the op.
           const program = entry(() =>
@@ -153,8 +160,9 @@ export class BatchStep {
               tidy(() => {
                 const past: Past = {
                   layers,
-                  pageTable: part(4, [m, width]),
+                  pageTable: part(5, [m, width]),
                   lengths: part(1, [m]),
+                  slots: this.#kept.slots && part(4, [m]),
                   tableStart: this.#model.tableStart && part(3, [m]),
                   maxPositions,
                   phase: 'decode',

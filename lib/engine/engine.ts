@@ -11,13 +11,14 @@ import { check, checkInteger, checkOptions } from '../validate';
 import { BatchStep } from './batch_step';
 import { drawTokens, noDraws, type Draws } from './draw';
 import type { EngineModel } from './model';
-import { pageLength, pagesFor, PagePool } from './pages';
+import { pageLength, pagesFor } from './pages';
 import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';
 import { Request, requestsOf, type RequestPlan, type Row } from './request';
 import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
-import { propose } from './speculation';
+import { propose, whyNoSpeculation } from './speculation';
+import { bytesOf, keptFor, type Kept } from './states';
 import { WorkingMemory } from './working_memory';
 
 export const defaultLimits: Readonly<EngineLimits> = defaultsOf(engineOptions);
@@ -28,9 +29,9 @@ export interface EngineOptions {
   maxBatchSize?: number | undefined;
   /** Maximum number of waiting requests; one more fails with ERR_BUSY. Default 256. */
   maxQueued?: number | undefined;
-  /** Maximum bytes of keys and values, of all requests and of those cached for later ones. Default 1 GiB. */
+  /** Maximum bytes of keys, values and states, of all requests and of those cached for later ones. Default 1 GiB. */
   kvCacheBytes?: number | undefined;
-  /** Maximum tokens of a prompt that are processed between two steps of the others. Default 256. */
+  /** Maximum tokens of a prompt that are processed between two steps of the others; of a model whose layers keep states in multiples of 64. Default 256. */
   prefillChunk?: number | undefined;
 }
 
@@ -58,10 +59,12 @@ export interface EngineStats {
   running: number;
   /** Waiting requests. */
   waiting: number;
-  /** Bytes of keys and values in use, including those cached for later requests. */
+  /** Bytes of keys, values and states in use, including those cached for later requests. */
   kvCacheBytes: number;
-  /** Bytes of keys and values for which memory is allocated now. */
+  /** Bytes of keys, values and states for which memory is allocated now. */
   kvCacheCapacity: number;
+  /** Of kvCacheBytes, those of states: a model with layers that are not attention has one for each text, and others at the ends of prompts. */
+  stateBytes: number;
   /** Maximum tokens of a prompt and its text together that fit into kvCacheBytes; a request for more is refused. */
   maxTokens: number;
   /** How many requests found the beginning of their prompt in the cache. */
@@ -78,6 +81,8 @@ export interface EngineStats {
   proposedTokens: number;
   /** How many of them were right: each saved a step. */
   acceptedTokens: number;
+  /** Whether texts may speculate: those of a model on a GPU, or with layers that keep a state, do not. */
+  speculates: boolean;
 }
 
 /** One draw for each of these rows is on its way. */
@@ -90,7 +95,7 @@ export class Engine {
   readonly #model: EngineModel;
   readonly #limits: EngineLimits;
   readonly #keptSteps: number;
-  readonly #pool: PagePool;
+  readonly #kept: Kept;
   readonly #prefixes: PrefixCache;
   readonly #scheduler: Scheduler;
   readonly #slots: AdapterSlots;
@@ -116,10 +121,10 @@ export class Engine {
     this.#keptSteps = keptSteps;
     this.#model = model;
     this.#limits = limits;
-    this.#pool = new PagePool(model, limits.kvCacheBytes, new WorkingMemory(model.device, this));
-    this.#prefixes = new PrefixCache(this.#pool);
+    this.#kept = keptFor(model, limits, new WorkingMemory(model.device, this));
+    this.#prefixes = new PrefixCache(this.#kept);
     this.#slots = new AdapterSlots(model.linears, model.device, model.dtype, limits.maxBatchSize);
-    this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
+    this.#scheduler = new Scheduler(this.#kept, this.#prefixes, limits, (request) =>
       this.#weightsOf(request),
     );
   }
@@ -130,12 +135,14 @@ export class Engine {
   }
 
   get stats(): EngineStats {
+    const { used, capacity, states } = bytesOf(this.#kept);
     return {
       running: this.#scheduler.running,
       waiting: this.#scheduler.waiting,
-      kvCacheBytes: this.#pool.used * this.#pool.pageBytes,
-      kvCacheCapacity: this.#pool.capacity * this.#pool.pageBytes,
-      maxTokens: this.#pool.most * pageLength,
+      kvCacheBytes: used,
+      kvCacheCapacity: capacity,
+      stateBytes: states,
+      maxTokens: this.#kept.pages.most * pageLength,
       prefixHits: this.#prefixes.hits,
       cachedTokens: this.#prefixes.cachedTokens,
       preemptions: this.#scheduler.preemptions,
@@ -143,6 +150,7 @@ export class Engine {
       tokens: this.#tokens,
       proposedTokens: this.#proposedTokens,
       acceptedTokens: this.#acceptedTokens,
+      speculates: whyNoSpeculation(this.#model) === undefined,
     };
   }
 
@@ -158,11 +166,11 @@ export class Engine {
         'ERR_BUSY',
         `${maxQueued} requests wait already (configureEngine({ maxQueued }) allows more)`,
       );
-    const request = new Request(plan, this.#arrivals++, this.#pool, () => this.#wake());
+    const request = new Request(plan, this.#arrivals++, this.#kept, () => this.#wake());
     check(
-      pagesFor(request.maxPositions) <= this.#pool.most,
+      pagesFor(request.maxPositions) <= this.#kept.pages.most,
       'generate',
-      `expected a prompt and maxNewTokens of at most ${this.#pool.most * pageLength - plan.sequence.vectors} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
+      `expected a prompt and maxNewTokens of at most ${this.#kept.pages.most * pageLength - plan.sequence.vectors} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
     );
     if (plan.maxNewTokens === 0) request.finishEmpty();
     else this.#scheduler.submit(request);
@@ -193,12 +201,13 @@ export class Engine {
     this.forgetSteps();
     this.#slots.dispose();
     this.#prefixes.keepOnly(() => false);
-    this.#pool.clear();
+    this.#kept.pages.clear();
+    this.#kept.slots?.clear();
   }
 
   /** Frees what is kept for later requests, for another engine; not while this one is at work. */
   giveUp(): boolean {
-    if (this.#looping || this.#scheduler.running > 0 || this.#pool.capacity === 0) return false;
+    if (this.#looping || this.#scheduler.running > 0 || this.#kept.pages.capacity === 0) return false;
     this.dispose();
     return true;
   }
@@ -302,7 +311,7 @@ export class Engine {
     for (let attempt = 0; holdsPages(request); attempt++)
       try {
         const wantsToken = end === request.ids.length;
-        const result = await prefill(this.#model, this.#pool, chunk, wantsToken);
+        const result = await prefill(this.#model, this.#kept, chunk, wantsToken);
         try {
           const rows = [{ request, offset: 0 }];
           const draws = wantsToken ? drawTokens(result, rows) : noDraws(result);
@@ -312,7 +321,7 @@ export class Engine {
           result.dispose();
         }
       } catch (error) {
-        if (!this.#freedMemory(error, attempt)) request.fail(tooLarge(request, error));
+        this.#fellShort(error, [request], attempt);
       }
     return [];
   }
@@ -327,7 +336,7 @@ export class Engine {
           const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
           this.#steps.set(
             own,
-            (step = new BatchStep(this.#model, this.#pool, this.#slots, this.#keptSteps, use)),
+            (step = new BatchStep(this.#model, this.#kept, this.#slots, this.#keptSteps, use)),
           );
         }
         const { order, draws } = step.run(requests.flatMap(({ rows }) => rows));
@@ -335,10 +344,18 @@ export class Engine {
         for (const request of requests) this.#scheduler.rowDone(request);
         return [{ rows: order, draws }];
       } catch (error) {
-        if (!this.#freedMemory(error, attempt))
-          for (const request of requests) request.fail(tooLarge(request, error));
+        this.#fellShort(error, requests, attempt);
       }
     return [];
+  }
+
+  /** Has work on requests tried again that found too little memory, or fails them. What states had read is read twice then, so they begin again. */
+  #fellShort(error: unknown, requests: readonly Request[], attempt: number): void {
+    const { slots } = this.#kept;
+    const before = slots ? Math.max(...requests.map((request) => request.shortages++)) : attempt;
+    if (!this.#freedMemory(error, before))
+      for (const request of requests) request.fail(tooLarge(request, error));
+    else if (slots) this.#scheduler.restart(requests);
   }
 
   /** Whether memory was given back for work that found too little, so that it may be tried again: what can be made anew, then pages. */

@@ -10,8 +10,9 @@ import { rawView } from '../tensor/raw';
 import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { EngineModel } from './model';
-import { pageLength, type PagePool } from './pages';
+import { pageLength } from './pages';
 import type { Chunk } from './scheduler';
+import { layersOf, type Kept } from './states';
 
 /** What puts `count` of the vectors, from one on, before embeddings [1, s, hidden]. */
 const vectorsBefore =
@@ -31,12 +32,12 @@ const vectorsBefore =
  */
 export async function prefill(
   model: EngineModel,
-  pool: PagePool,
+  kept: Kept,
   { request, end }: Chunk,
   wantsToken: boolean,
 ): Promise<Tensor> {
   const { device } = model;
-  const { computed: begin, ids, pages } = request;
+  const { computed: begin, ids, pages, slot } = request;
   const whole = (values: readonly number[], shape: readonly number[]): Tensor =>
     fromBytes(new Uint8Array(Int32Array.from(values).buffer), 'i32', shape, device);
   const length = end - begin;
@@ -45,12 +46,13 @@ export async function prefill(
     noGrad(() =>
       tidy(async () => {
         const past: Past = {
-          layers: pool.layers,
+          layers: layersOf(kept),
           pageTable: whole(
             pages.map(({ number }) => number),
             [1, pages.length],
           ),
           lengths: whole([end], [1]),
+          slots: slot && whole([slot.number], [1]),
           tableStart: model.tableStart && whole([model.tableStart(request.longest)], [1]),
           maxPositions: pages.length * pageLength,
           phase: 'prefill',

@@ -3,7 +3,8 @@
  * weights. A page that no request refers to stays until its memory is wanted; the one that was used longest ago goes first.
  */
 import { vectorsAmong } from '../data/sequence_plan';
-import { pageLength, type Page, type PagePool } from './pages';
+import { pageLength, type Page } from './pages';
+import type { Kept, Slot } from './states';
 
 interface Node {
   readonly parent: Node | undefined;
@@ -11,13 +12,22 @@ interface Node {
   readonly key: string;
   readonly page: Page;
   readonly children: Map<string, Node>;
+  /** The states after the last position of the page, where they were kept. */
+  states: Slot | undefined;
+}
+
+/** The beginning of a text that need not be computed again. */
+export interface Beginning {
+  readonly pages: Page[];
+  /** The states behind it, of a model that has states. */
+  readonly states: Slot | undefined;
 }
 
 const keyOf = (ids: ArrayLike<number>, page: number): string =>
   Array.prototype.slice.call(ids, page * pageLength, (page + 1) * pageLength).join();
 
 export class PrefixCache {
-  readonly #pool: PagePool;
+  readonly #kept: Kept;
   /** By what pages follow from beside tokens: the adapter and its version, the base, the start of the text in tables of angles. */
   readonly #roots = new Map<string, Map<string, Node>>();
   /** All pages, those that were used longest ago first. A page is used no later than the pages before it in a text. */
@@ -26,8 +36,8 @@ export class PrefixCache {
   hits = 0;
   cachedTokens = 0;
 
-  constructor(pool: PagePool) {
-    this.#pool = pool;
+  constructor(kept: Kept) {
+    this.#kept = kept;
   }
 
   /** Pages that it holds. */
@@ -35,20 +45,31 @@ export class PrefixCache {
     return this.#byUse.size;
   }
 
-  /** The pages of the longest known beginning of ids[0 … most). */
+  /** The pages of the longest beginning of ids[0 … most) that a request can go on from. */
   known(weights: string, ids: ArrayLike<number>, most: number): Page[] {
-    return this.#path(weights, ids, most).map(({ page }) => page);
+    return this.#usable(this.#path(weights, ids, most)).map(({ page }) => page);
   }
 
-  /** The same, each with a reference for the caller. */
-  match(weights: string, ids: ArrayLike<number>, most: number): Page[] {
-    const nodes = this.#path(weights, ids, most);
+  /** Pages of the longest known beginning, from whose end a request may not be able to go on. */
+  pagesKnown(weights: string, ids: ArrayLike<number>, most: number): number {
+    return this.#path(weights, ids, most).length;
+  }
+
+  /** What known() gives, each page with a reference for the caller. */
+  match(weights: string, ids: ArrayLike<number>, most: number): Beginning {
+    const nodes = this.#usable(this.#path(weights, ids, most));
     for (const node of [...nodes].reverse()) this.#touch(node);
-    for (const { page } of nodes) this.#pool.retain(page);
+    for (const { page } of nodes) this.#kept.pages.retain(page);
     if (nodes.length > 0) this.hits++;
     const length = nodes.length * pageLength;
     this.cachedTokens += length - vectorsAmong(ids, length);
-    return nodes.map(({ page }) => page);
+    return { pages: nodes.map(({ page }) => page), states: nodes.at(-1)?.states };
+  }
+
+  /** Of a path, what ends where states were kept; all of it where no layer has states. */
+  #usable(nodes: Node[]): Node[] {
+    if (!this.#kept.slots) return nodes;
+    return nodes.slice(0, nodes.findLastIndex(({ states }) => states !== undefined) + 1);
   }
 
   #path(weights: string, ids: ArrayLike<number>, most: number): Node[] {
@@ -78,8 +99,8 @@ export class PrefixCache {
       const key = keyOf(ids, page);
       let node: Node | undefined = children.get(key);
       if (!node) {
-        node = { parent, key, page: pages[page]!, children: new Map() };
-        this.#pool.retain(node.page);
+        node = { parent, key, page: pages[page]!, children: new Map(), states: undefined };
+        this.#kept.pages.retain(node.page);
         children.set(key, node);
       }
       path.push(node);
@@ -87,6 +108,36 @@ export class PrefixCache {
       children = node.children;
     }
     for (const node of path.reverse()) this.#touch(node);
+  }
+
+  /** Keeps the states behind ids[0 … length), whole pages that are known, in the slot that `copy` makes of them. */
+  keepStates(weights: string, ids: ArrayLike<number>, length: number, copy: () => Slot | undefined): void {
+    const nodes = this.#path(weights, ids, length);
+    const last = nodes.at(-1);
+    if (!last || nodes.length * pageLength !== length) return;
+    last.states ??= copy();
+  }
+
+  /** Frees `count` slots, as far as there are any; the pages stay. */
+  evictStates(count: number): void {
+    let left = count;
+    for (const node of this.#byUse) {
+      if (left <= 0) return;
+      if (!node.states) continue;
+      this.#dropStates(node);
+      left--;
+    }
+  }
+
+  #dropStates(node: Node): void {
+    if (node.states) this.#kept.slots!.release(node.states);
+    node.states = undefined;
+  }
+
+  #release(node: Node): void {
+    this.#byUse.delete(node);
+    this.#kept.pages.release(node.page);
+    this.#dropStates(node);
   }
 
   #touch(node: Node): void {
@@ -108,7 +159,6 @@ export class PrefixCache {
 
   /** Its children are pages that somebody reads beside one of his own for this part: they go with it. */
   #remove(node: Node): void {
-    this.#byUse.delete(node);
     if (node.parent) node.parent.children.delete(node.key);
     else
       for (const [weights, roots] of this.#roots)
@@ -116,14 +166,13 @@ export class PrefixCache {
           roots.delete(node.key);
           if (roots.size === 0) this.#roots.delete(weights);
         }
-    this.#pool.release(node.page);
+    this.#release(node);
     this.#drop(node.children);
   }
 
   #drop(nodes: ReadonlyMap<string, Node>): void {
     for (const node of nodes.values()) {
-      this.#byUse.delete(node);
-      this.#pool.release(node.page);
+      this.#release(node);
       this.#drop(node.children);
     }
   }

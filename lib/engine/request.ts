@@ -5,9 +5,10 @@ import type { Adapter } from '../peft/adapter';
 import type { TokenStream } from '../text/token_stream';
 import { Delivery, type Completion, type Drawn } from './delivery';
 import { LogitAdjuster } from './logit_adjuster';
-import { pagesFor, type Page, type PagePool } from './pages';
+import { pagesFor, type Page } from './pages';
 import type { Speculation } from './proposals';
 import type { GenerationPlan } from './sampling';
+import type { Kept, Slot } from './states';
 
 /** What a request asks for. */
 export interface RequestPlan {
@@ -48,6 +49,12 @@ export class Request {
   /** Positions before the first token that is generated. */
   readonly promptLength: number;
   readonly pages: Page[] = [];
+  /** Where the states of its last position lie, of a model that has states. */
+  slot: Slot | undefined;
+  /** Positions of the prompt whose states are kept for later prompts, in ascending order: its computation stops there. */
+  keptAt: readonly number[] = [];
+  /** How often it found too little memory since its last token. */
+  shortages = 0;
   readonly adjuster: LogitAdjuster;
   /** Positions whose keys and values lie in the pages. */
   computed = 0;
@@ -61,7 +68,7 @@ export class Request {
   served = -1;
   /** Since when it sits out, as far as the scheduler has seen; Infinity: it does not. */
   heldSince = Infinity;
-  readonly #pool: PagePool;
+  readonly #kept: Kept;
   readonly #wakeEngine: () => void;
   readonly #submitted = performance.now();
   #started: number | undefined;
@@ -73,14 +80,14 @@ export class Request {
     plan: RequestPlan,
     /** How many came before it. */
     readonly arrival: number,
-    pool: PagePool,
+    kept: Kept,
     wakeEngine: () => void,
   ) {
     this.plan = plan;
     this.ids = plan.sequence.positionsOf(plan.prompt);
     this.promptLength = this.ids.length;
     this.adjuster = new LogitAdjuster(plan.generation, plan.prompt);
-    this.#pool = pool;
+    this.#kept = kept;
     const { stop, logprobs } = plan.generation;
     const text = { stream: plan.stream, stop, logprobs: logprobs !== undefined };
     this.delivery = new Delivery(text, wakeEngine);
@@ -169,6 +176,7 @@ export class Request {
       this.computed++;
     }
     const taken = this.generated - before;
+    if (taken > 0) this.shortages = 0;
     if (taken > 0 && !this.ended) this.#constrain(this.ids.slice(-taken));
     return taken;
   }
@@ -224,7 +232,7 @@ export class Request {
   fail(error: unknown): void {
     if (!this.delivery.fail(error)) return;
     this.#drawn = [];
-    this.releasePages();
+    this.release();
   }
 
   /** The same, from outside of the engine. What it holds is free at once. */
@@ -233,9 +241,12 @@ export class Request {
     this.#wakeEngine();
   }
 
-  /** Gives its pages back: what was computed is lost unless the cache of prefixes holds it. */
-  releasePages(): void {
-    for (const page of this.pages.splice(0)) this.#pool.release(page);
+  /** Gives its pages and its slot back: what was computed is lost unless the cache of prefixes holds it. */
+  release(): void {
+    const { pages, slots } = this.#kept;
+    for (const page of this.pages.splice(0)) pages.release(page);
+    if (this.slot) slots!.release(this.slot);
+    this.slot = undefined;
     this.computed = 0;
     this.proposed = [];
   }

@@ -4,9 +4,11 @@
  */
 import { vectorsAmong } from '../data/sequence_plan';
 import { isOutOfMemory, loraError } from '../errors';
-import { pageLength, pagesFor, type Page, type PagePool } from './pages';
+import { pageLength, pagesFor } from './pages';
+import type { Part, Pool } from './pool';
 import type { PrefixCache } from './prefixes';
 import type { Request } from './request';
+import type { Kept } from './states';
 
 /** How long a request that sits out keeps its pages from others, in milliseconds: a slow consumer costs no second computation. */
 export const patienceMs = 1000;
@@ -32,7 +34,7 @@ export interface Plan {
 }
 
 export class Scheduler {
-  readonly #pool: PagePool;
+  readonly #kept: Kept;
   readonly #prefixes: PrefixCache;
   readonly #limits: SchedulerLimits;
   /** Names the weights that a request computes with. */
@@ -47,13 +49,13 @@ export class Scheduler {
   preemptions = 0;
 
   constructor(
-    pool: PagePool,
+    kept: Kept,
     prefixes: PrefixCache,
     limits: SchedulerLimits,
     weightsOf: (request: Request) => string,
     now: () => number = () => performance.now(),
   ) {
-    this.#pool = pool;
+    this.#kept = kept;
     this.#prefixes = prefixes;
     this.#limits = limits;
     this.#weightsOf = weightsOf;
@@ -125,20 +127,24 @@ export class Scheduler {
     const known = this.#prefixes.known(this.#weightsOf(request), request.ids, request.ids.length - 1);
     let needed = taken.size + pagesFor(request.maxPositions) - known.filter((page) => taken.has(page)).length;
     for (const other of staying) needed += other.pagesMissing(other.maxPositions);
-    return needed <= this.#pool.capacity || needed <= this.#pool.affordable;
+    const { pages, slots } = this.#kept;
+    const fits = (pool: Pool, count: number): boolean => count <= pool.capacity || count <= pool.affordable;
+    return fits(pages, needed) && (!slots || fits(slots, staying.length + 1));
   }
 
   #stays(request: Request): boolean {
     if (!request.ended) return true;
     this.#share(request);
-    request.releasePages();
+    request.release();
     return false;
   }
 
   /** Lets others read what it has computed. */
   #share(request: Request): void {
     if (request.pages.length === 0 || request.weights !== this.#weightsOf(request)) return;
-    this.#prefixes.add(request.weights, request.ids, request.pages, request.computed);
+    // Pages of generated tokens have no states behind them, so nobody could go on from there.
+    const length = this.#kept.slots ? Math.min(request.computed, request.promptLength) : request.computed;
+    this.#prefixes.add(request.weights, request.ids, request.pages, length);
   }
 
   /** The next part of a prompt, of the request that was served longest ago; it has pages for it. */
@@ -147,9 +153,9 @@ export class Scheduler {
       .filter(({ prefilling, held, ended }) => prefilling && !held && !ended)
       .sort((a, b) => a.served - b.served);
     for (const request of candidates) {
-      if (request.pages.length === 0) this.#begin(request);
+      if (request.pages.length === 0 && !this.#begin(request)) continue;
       if (!request.prefilling) continue; // all of it was known
-      const end = Math.min(request.promptLength, request.computed + this.#limits.prefillChunk);
+      const end = this.#endOfPart(request);
       if (!this.#reserve(request, end)) continue;
       request.served = this.#step;
       return { request, end };
@@ -157,14 +163,34 @@ export class Scheduler {
     return undefined;
   }
 
-  /** Takes the pages that are known already. The last token of what it has is computed in any case. */
-  #begin(request: Request): void {
+  /** Where the next part of a prompt ends. A state is computed in chunks of a page, which parts must not cut. */
+  #endOfPart({ promptLength, computed, keptAt }: Request): number {
+    const { prefillChunk } = this.#limits;
+    if (!this.#kept.slots) return Math.min(promptLength, computed + prefillChunk);
+    const whole = pageLength * Math.max(1, Math.floor(prefillChunk / pageLength));
+    return Math.min(promptLength, computed + whole, keptAt[0] ?? Infinity);
+  }
+
+  /** Takes the pages that are known already; false where it gets no slot. The last token of what it has is computed in any case. */
+  #begin(request: Request): boolean {
+    if (!this.#reserve(request, 0)) return false;
     request.weights = this.#weightsOf(request);
-    const pages = this.#prefixes.match(request.weights, request.ids, request.ids.length - 1);
+    const { ids, weights } = request;
+    const { pages, states } = this.#prefixes.match(weights, ids, ids.length - 1);
     request.pages.push(...pages);
     request.computed = pages.length * pageLength;
     if (request.generated === 0)
-      request.cachedTokens = request.computed - vectorsAmong(request.ids, request.computed);
+      request.cachedTokens = request.computed - vectorsAmong(ids, request.computed);
+    const { slots } = this.#kept;
+    if (!slots) return true;
+    if (states) slots.copy(states, request.slot!);
+    // Its last page end, for the same prompt and longer ones, and where it leaves a text that is known, for others that begin alike.
+    const last = request.promptLength - 1;
+    const ends = [this.#prefixes.pagesKnown(weights, ids, last), Math.floor(last / pageLength)];
+    request.keptAt = [...new Set(ends)]
+      .map((page) => page * pageLength)
+      .filter((at) => at > request.computed);
+    return true;
   }
 
   /** Notes that a part of the prompt has been computed. */
@@ -172,6 +198,17 @@ export class Scheduler {
     if (request.pages.length === 0) return; // it ended meanwhile
     request.computed = end;
     this.#share(request);
+    if (request.keptAt[0] === end) this.#keepStates(request);
+  }
+
+  #keepStates(request: Request): void {
+    const slots = this.#kept.slots!;
+    request.keptAt = request.keptAt.slice(1);
+    this.#prefixes.keepStates(request.weights, request.ids, request.computed, () => {
+      const slot = this.#take(slots, 1, false)?.[0];
+      if (slot) slots.copy(request.slot!, slot);
+      return slot;
+    });
   }
 
   /** Notes that the position of a row has been computed. */
@@ -195,27 +232,30 @@ export class Scheduler {
 
   /** Gets pages for `positions` where no other request has to lose any; whether it has them. */
   hasPagesFor(request: Request, positions: number): boolean {
-    const pages = this.#take(request.pagesMissing(positions), false);
+    const pages = this.#take(this.#kept.pages, request.pagesMissing(positions), false);
     if (pages) request.pages.push(...pages);
     return pages !== undefined;
   }
 
-  /** Gets pages for `positions`, if need be those of a request that sleeps or is younger. One that is alone and gets none fails. */
+  /** Gets a slot, where layers have states, and pages for `positions`, if need be those of a request that sleeps or is younger. One that is alone and gets none fails. */
   #reserve(request: Request, positions: number): boolean {
+    const { pages, slots } = this.#kept;
     for (;;) {
       const missing = request.pagesMissing(positions);
-      if (missing === 0) return true;
+      const homeless = slots !== undefined && request.slot === undefined;
+      if (missing === 0 && !homeless) return true;
       const others = this.#running.filter((other) => other !== request && other.pages.length > 0);
       const alone = others.length === 0;
       try {
-        const pages = this.#take(missing, alone);
-        if (pages) {
-          request.pages.push(...pages);
-          return true;
+        const parts = homeless ? this.#take(slots, 1, alone) : this.#take(pages, missing, alone);
+        if (parts) {
+          if (homeless) [request.slot] = parts;
+          else request.pages.push(...parts);
+          continue;
         }
       } catch (error) {
         if (!alone) throw error;
-        if (isOutOfMemory(error) && this.#pool.reclaim()) continue;
+        if (isOutOfMemory(error) && pages.reclaim()) continue;
         request.fail(tooLarge(request, error));
         return false;
       }
@@ -228,15 +268,16 @@ export class Scheduler {
     }
   }
 
-  /** Pages that are free, that nobody uses any more, or that there is memory for. `atAnyCost`: where there is none, it throws. */
-  #take(count: number, atAnyCost: boolean): Page[] | undefined {
-    const pool = this.#pool;
-    if (count > pool.free) this.#prefixes.evict(count - (pool.affordable - pool.used));
+  /** Pages or slots that are free, that nobody uses any more, or that there is memory for. `atAnyCost`: where there is none, it throws. */
+  #take(pool: Pool, count: number, atAnyCost: boolean): Part[] | undefined {
+    const evict = (parts: number): void =>
+      pool === this.#kept.slots ? this.#prefixes.evictStates(parts) : this.#prefixes.evict(parts);
+    if (count > pool.free) evict(count - (pool.affordable - pool.used));
     try {
       return pool.take(count, atAnyCost);
     } catch (error) {
       if (!isOutOfMemory(error)) throw error;
-      this.#prefixes.evict(count - pool.free);
+      evict(count - pool.free);
       if (count <= pool.free) return pool.take(count);
       if (atAnyCost) throw error;
       return undefined;
@@ -249,21 +290,17 @@ export class Scheduler {
   }
 
   /**
-   * Gives memory of the pool to work that found too little: pages that nobody uses, else those of a request that gives way. False where
-   * all there is belongs to one request.
+   * Gives memory of the pools to work that found too little: states that are kept for later, pages that nobody uses, else those of a request
+   * that gives way. False where all there is belongs to one request.
    */
   freePages(): boolean {
-    const pool = this.#pool;
+    const { pages: pool, slots } = this.#kept;
+    if (slots) this.#prefixes.evictStates(slots.used);
+    if (slots && slots.free > 0) return this.#shrink(slots, slots.used);
     for (;;) {
       this.#prefixes.evict(Math.ceil(pool.capacity / 8) - pool.free);
       if (pool.free > 0) {
-        try {
-          pool.shrink(Math.max(pool.used, Math.floor((pool.capacity * 7) / 8)));
-        } catch (error) {
-          if (!isOutOfMemory(error)) throw error;
-          this.loseAllPages();
-        }
-        return true;
+        return this.#shrink(pool, Math.max(pool.used, Math.floor((pool.capacity * 7) / 8)));
       }
       const holders = this.#running.filter(({ pages }) => pages.length > 0);
       if (holders.length < 2) return pool.reclaim();
@@ -271,11 +308,22 @@ export class Scheduler {
     }
   }
 
+  #shrink(pool: Pool, capacity: number): true {
+    try {
+      pool.shrink(capacity);
+    } catch (error) {
+      if (!isOutOfMemory(error)) throw error;
+      this.loseAllPages();
+    }
+    return true;
+  }
+
   /** Takes all pages back, because their memory failed; the requests compute their tokens again. */
   loseAllPages(): void {
     for (const request of [...this.#running]) this.#takeBack(request);
     this.#prefixes.keepOnly(() => false);
-    this.#pool.clear();
+    this.#kept.pages.clear();
+    this.#kept.slots?.clear();
   }
 
   /** Takes its pages back. It keeps its tokens, and computes them again when there is room. */
@@ -285,8 +333,13 @@ export class Scheduler {
     this.#takeBack(request);
   }
 
+  /** Has requests begin again whose states are in doubt: work on them failed, and may have written them already. */
+  restart(requests: readonly Request[]): void {
+    for (const request of requests) if (this.#running.includes(request)) this.#takeBack(request);
+  }
+
   #takeBack(request: Request): void {
-    request.releasePages();
+    request.release();
     request.heldSince = Infinity;
     this.#running.splice(this.#running.indexOf(request), 1);
     insertByAge(this.#waiting, request);

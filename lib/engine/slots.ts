@@ -128,7 +128,12 @@ export class AdapterSlots {
   /** The layers of a step whose rows have these slots, [m] i32, −1 for none. */
   rows(slots: Tensor): RowDeltas | undefined {
     const table = this.#table;
-    return table && { distinct: [], forward: tableForward(table, this.#linears, slots, 'decode') };
+    if (!table) return undefined;
+    // Adapters that change experts have steps of their own, so that nothing asks for `each`.
+    const each = (): never => {
+      throw new Error('expected adapters that a table holds');
+    };
+    return { distinct: [], forward: tableForward(table, this.#linears, slots, 'decode'), each };
   }
 
   /** Forgets an adapter that is removed. */

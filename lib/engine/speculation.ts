@@ -1,19 +1,27 @@
 /** Which tokens the rows of a step read behind the last ones of their texts: guesses, which a text takes as far as it draws the same. */
 import { loraError } from '../errors';
-import type { Device } from '../native/device';
+import type { EngineModel } from './model';
 import type { Request } from './request';
 
 /**
- * Texts keep their bits where those of a row follow from no other row.
- * @throws ERR_UNSUPPORTED for a GPU.
+ * Why texts of a model do not speculate: on a GPU the bits of a row follow from the other rows too, and a state that has read a wrong guess
+ * cannot forget it. Undefined: they may.
  */
-export function checkSpeculation(op: string, device: Device): void {
-  if (device === 'cpu' || device === 'reference') return;
-  throw loraError(
-    op,
-    'ERR_UNSUPPORTED',
-    `speculate is for models on the CPU, where a token has the same bits in a step of several rows; this one is on ${device}`,
-  );
+export function whyNoSpeculation({
+  device,
+  layers,
+}: Pick<EngineModel, 'device' | 'layers'>): string | undefined {
+  if (device !== 'cpu' && device !== 'reference')
+    return `speculate is for models on the CPU, where a token has the same bits in a step of several rows; this one is on ${device}`;
+  if (layers.some(({ kind }) => kind === 'state'))
+    return 'speculate is for models of attention alone, which forget a token that was guessed wrong; this one has layers that keep a state';
+  return undefined;
+}
+
+/** @throws ERR_UNSUPPORTED for a model whose texts do not speculate */
+export function checkSpeculation(op: string, model: Pick<EngineModel, 'device' | 'layers'>): void {
+  const why = whyNoSpeculation(model);
+  if (why !== undefined) throw loraError(op, 'ERR_UNSUPPORTED', why);
 }
 
 /**

@@ -1,6 +1,6 @@
 /** How much memory the pages leave to the work on them: parts of prompts, steps, what is recorded. */
 import { freeBytes, type Device } from '../native/device';
-import type { PoolMemory } from './pages';
+import type { PoolMemory } from './pool';
 
 /** What has pages, and works on them: an engine. */
 interface Owner {

@@ -71,10 +71,10 @@ function hasState(value: unknown): value is Stateful & Settling {
   return typeof item === 'object' && item !== null && typeof item.stateDict === 'function';
 }
 
-type Loadable = Pick<Stateful, 'loadStateDict'> & Settling;
+export type Loadable = Pick<Stateful, 'loadStateDict'> & Settling;
 
 /** What takes a state, which is checked where the object can do that. A class that has a loadStateDict() of its own has its way. */
-function loaderOf(target: Loadable, state: StateDict): () => void | Promise<void> {
+export function loaderOf(target: Loadable, state: StateDict): () => void | Promise<void> {
   let owner: object | null = target;
   while (owner !== null && !Object.hasOwn(owner, 'loadStateDict'))
     owner = Object.getPrototypeOf(owner) as object | null;

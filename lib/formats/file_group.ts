@@ -6,6 +6,8 @@
  * one. A crash before the rename leaves the old files, a crash after it the new ones, wherever it comes; the next save of the folder
  * finishes the moves. A folder that is new gets its name when all is in it.
  *
+ * The files of an embedding model lie in folders, and no save of a model changes them: they are moved one by one before the others.
+ *
  * A folder may come from a stranger. What has that name is taken for a save's only if it is a real folder of regular files whose
  * names are those that saves write; else it is an error and stays as it is. No call here follows a link below the folder that was named.
  */
@@ -15,8 +17,8 @@ import { basename, dirname, join } from 'node:path';
 import { LoRAError } from '../errors';
 import { cannotWrite, keepMode, makeDirectory, syncDirectory, targetOf, writeNewFile } from './atomic';
 import { readJson } from './json';
-import type { FolderFile } from './links';
-import { modelFiles, savedFiles } from './model_files';
+import { refuseLink, type FolderFile } from './links';
+import { modelFiles, modulesFile, savedFiles, sentenceFilesOf } from './model_files';
 import { systemReason } from './system_reason';
 import { sweep, temporaryBeside, temporaryIn } from './temporary';
 
@@ -153,7 +155,24 @@ async function syncTree(dir: string): Promise<void> {
   await syncDirectory(dir);
 }
 
+/** Moves the files of an embedding model out of `folder`; the one that names the others last. */
+async function placeSentenceFiles(folder: string, target: string): Promise<void> {
+  const files = sentenceFilesOf(await readdir(folder, { recursive: true }));
+  const folders = new Set(files.map(dirname).filter((name) => name !== '.'));
+  for (const name of folders) {
+    await refuseLink(join(target, name));
+    await mkdir(join(target, name)).catch(unless('EEXIST'));
+  }
+  for (const name of files.sort((a, b) => Number(a === modulesFile) - Number(b === modulesFile)))
+    await rename(join(folder, name), join(target, name));
+  for (const name of folders) {
+    await syncDirectory(join(target, name));
+    await rmdir(join(folder, name));
+  }
+}
+
 async function replaceFiles(folder: string, target: string, obsolete: readonly string[]): Promise<void> {
+  await placeSentenceFiles(folder, target);
   const names = await readdir(folder);
   const unknown = names.find((name) => !savedFiles.includes(name));
   if (unknown !== undefined) throw new Error(`a save would not know ${unknown}: it belongs to savedFiles`);

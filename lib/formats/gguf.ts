@@ -20,6 +20,27 @@ export interface GgufTensor {
   read(): Promise<Uint8Array>;
   /** Its bytes in order, in slices that are overwritten by the next; of floats, in whole ones. */
   slices(): AsyncGenerator<Uint8Array, void, void>;
+  /** Element `index` of its first dimension, which is a tensor of the others. */
+  part(index: number): GgufTensor;
+  /** `count` elements of its first dimension from `first` on. */
+  rows(first: number, count: number): GgufTensor;
+}
+
+function tensorAt(
+  file: InputFile,
+  start: number,
+  { block, shape, byteLength }: Pick<GgufTensor, 'block' | 'shape' | 'byteLength'>,
+): GgufTensor {
+  const size = byteLength / shape[0]!;
+  const from = (first: number, count: number, own: readonly number[]): GgufTensor =>
+    tensorAt(file, start + first * size, { block, shape: own, byteLength: count * size });
+  return {
+    ...{ block, shape, byteLength },
+    read: () => file.bytes(start, byteLength),
+    slices: () => file.slices(start, byteLength),
+    part: (index) => from(index, 1, shape.slice(1)),
+    rows: (first, count) => from(first, count, [count, ...shape.slice(1)]),
+  };
 }
 
 /** An open GGUF file. Every rule of the format is checked when it is opened. */
@@ -32,15 +53,9 @@ export class GgufFile {
     readonly file: InputFile,
     private readonly header: GgufHeader,
   ) {
-    const tensors = header.entries.map(({ name, begin, byteLength, block, shape }) => {
-      const start = header.dataStart + begin;
-      const read = (): Promise<Uint8Array> => file.bytes(start, byteLength);
-      return [
-        name,
-        { block, shape, byteLength, read, slices: () => file.slices(start, byteLength) },
-      ] as const;
-    });
-    this.tensors = new Map(tensors);
+    this.tensors = new Map(
+      header.entries.map((entry) => [entry.name, tensorAt(file, header.dataStart + entry.begin, entry)]),
+    );
   }
 
   /** @throws ERR_FILE with the reason for what cannot be read or is no GGUF file, and for a header beyond `limits.headerBytes`. */

@@ -10,6 +10,7 @@ export type GgufField =
   | { readonly f32: number }
   | { readonly flag: boolean }
   | { readonly texts: readonly string[] }
+  | { readonly flags: readonly boolean[] }
   | { readonly i32s: readonly number[] }
   | { readonly f32s: readonly number[] };
 
@@ -53,6 +54,7 @@ function fieldBytes(field: GgufField): Buffer[] {
   if ('flag' in field) return [u32(7), Buffer.of(field.flag ? 1 : 0)];
   const head = (type: number, list: readonly unknown[]): Buffer[] => [u32(9), u32(type), u64(list.length)];
   if ('texts' in field) return [...head(8, field.texts), ...field.texts.map(text)];
+  if ('flags' in field) return [...head(7, field.flags), Buffer.from(field.flags.map(Number))];
   if ('i32s' in field) return [...head(5, field.i32s), bytesOf(Int32Array.from(field.i32s))];
   return [...head(6, field.f32s), bytesOf(Float32Array.from(field.f32s))];
 }

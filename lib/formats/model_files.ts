@@ -20,6 +20,22 @@ export const sideFiles = [
   'chat_template.json',
 ] as const;
 
+/** Names the modules of sentence-transformers that follow a model. */
+export const modulesFile = 'modules.json';
+/** What lies beside an embedding model, of sentence-transformers. */
+export const sentenceFiles = [
+  modulesFile,
+  'config_sentence_transformers.json',
+  'sentence_bert_config.json',
+] as const;
+
+const moduleFile = /^\d+_(?:Pooling|Dense|Normalize)[\\/](?:config\.json|model\.safetensors)$/;
+/** Those of the files of a folder that are of an embedding model: none where no modules.json names them. */
+export const sentenceFilesOf = (all: readonly string[]): string[] =>
+  all.includes(modulesFile)
+    ? all.filter((name) => (sentenceFiles as readonly string[]).includes(name) || moduleFile.test(name))
+    : [];
+
 /** What a saved model consists of. Nothing else in its folder is ever taken away. */
 export const modelFiles: readonly string[] = [configFile, weightsFile, ...sideFiles];
 

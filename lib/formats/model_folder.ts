@@ -24,6 +24,8 @@ export interface ModelFiles {
   /** The directory, or the file of a model that is one. */
   readonly dir: string;
   readonly reading: Reading;
+  /** What a GGUF file says of pooling, in the words of sentence-transformers, whose files say it in a directory. */
+  readonly pooling?: string | undefined;
   has(name: string): boolean;
   /** The content of a JSON file; undefined when there is none. */
   json(name: string, size?: SizeLimit): Promise<unknown>;

@@ -18,6 +18,8 @@ export interface StoredTensor<D = SafetensorsDType | GgufType> {
   read(): Promise<Uint8Array>;
   /** Its bytes in order, in slices of whole elements that are overwritten by the next: less memory for a large one. */
   slices(): AsyncGenerator<Uint8Array, void, void>;
+  /** Bytes [begin, begin + length) of it, where a part can be read alone. */
+  range?(begin: number, length: number): Promise<Uint8Array>;
 }
 
 class FileTensor implements StoredTensor<SafetensorsDType> {
@@ -41,6 +43,10 @@ class FileTensor implements StoredTensor<SafetensorsDType> {
 
   slices(): AsyncGenerator<Uint8Array, void, void> {
     return this.file.slices(this.start, this.byteLength);
+  }
+
+  range(begin: number, length: number): Promise<Uint8Array> {
+    return this.file.bytes(this.start + begin, length);
   }
 }
 

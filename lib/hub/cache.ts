@@ -1,19 +1,19 @@
 /** The cache of Python's huggingface_hub: models--org--name/{blobs,refs,snapshots}, and the locks beside it. */
 import { copyFile, lstat, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
-import { dirname, join, relative, sep } from 'node:path';
+import { basename, dirname, join, relative, sep } from 'node:path';
 import { makeDirectory, writeFileAtomic } from '../formats/atomic';
 import type { FolderFile } from '../formats/links';
 import { temporaryBeside } from '../formats/temporary';
-import { isCommit } from './names';
+import { isCommit, kindNames, type RepositoryKind } from './names';
 
-const folderPrefix = 'models--';
-
-/** models--org--name */
-export const folderName = (id: string): string => `${folderPrefix}${id.replace('/', '--')}`;
+/** models--org--name, datasets--org--name */
+export const folderName = (id: string, kind: RepositoryKind = 'model'): string =>
+  `${kindNames[kind].plural}--${id.replace('/', '--')}`;
 
 /** The id of the repository that a folder of the cache is of; undefined for another folder. */
-export function idOf(folder: string): string | undefined {
-  const parts = folder.startsWith(folderPrefix) ? folder.slice(folderPrefix.length).split('--') : [];
+export function idOf(folder: string, kind: RepositoryKind = 'model'): string | undefined {
+  const prefix = `${kindNames[kind].plural}--`;
+  const parts = folder.startsWith(prefix) ? folder.slice(prefix.length).split('--') : [];
   return parts.length === 2 && parts.every((name) => name !== '') ? parts.join('/') : undefined;
 }
 
@@ -33,6 +33,19 @@ const sizeOf = async (path: string): Promise<number | undefined> => {
 /** Where a file system or a user may make no links. */
 const noLinks = ['EPERM', 'EACCES', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EINVAL', 'UNKNOWN'];
 
+/**
+ * The id of the base on the Hub where its folder tells it (the cache of huggingface_hub), else the name of the folder; undefined
+ * where that can be no id. A whole path would be refused by the Hub, and names its owner.
+ */
+export function baseModelId(directory: string): string | undefined {
+  const id = idOfSnapshot(directory) ?? nameOfFolder(directory);
+  return /^[A-Za-z0-9][\w.-]{0,95}(\/[A-Za-z0-9][\w.-]{0,95})?$/.test(id) ? id : undefined;
+}
+
+/** The last name of a path. */
+export const nameOfFolder = (directory: string): string =>
+  basename(directory) || basename(dirname(directory)) || 'the base model';
+
 /** What the cache has of one repository. */
 export class CachedRepository {
   readonly folder: string;
@@ -40,8 +53,9 @@ export class CachedRepository {
   constructor(
     readonly cache: string,
     readonly id: string,
+    readonly kind: RepositoryKind = 'model',
   ) {
-    this.folder = join(cache, folderName(id));
+    this.folder = join(cache, folderName(id, kind));
   }
 
   snapshot(commit: string): string {
@@ -54,7 +68,7 @@ export class CachedRepository {
 
   /** The file that both sides lock while they write a blob. */
   lock(etag: string): string {
-    return join(this.cache, '.locks', folderName(this.id), `${etag}.lock`);
+    return join(this.cache, '.locks', folderName(this.id, this.kind), `${etag}.lock`);
   }
 
   file(commit: string, name: string): FolderFile {
@@ -120,6 +134,7 @@ export class CachedRepository {
 
 /** One repository of the cache, for people. */
 export interface CacheEntry {
+  kind: RepositoryKind;
   id: string;
   folder: string;
   /** Bytes of all its files, what is not complete among them. */
@@ -163,8 +178,8 @@ async function refsIn(dir: string, prefix = ''): Promise<[string, string][]> {
   return refs;
 }
 
-async function describe(cache: string, id: string): Promise<CacheEntry> {
-  const { folder } = new CachedRepository(cache, id);
+async function describe(cache: string, id: string, kind: RepositoryKind): Promise<CacheEntry> {
+  const { folder } = new CachedRepository(cache, id, kind);
   const sum: Sum = { bytes: 0, incomplete: 0, modified: 0 };
   await addFiles(folder, sum);
   const refs = await refsIn(join(folder, 'refs'));
@@ -177,15 +192,21 @@ async function describe(cache: string, id: string): Promise<CacheEntry> {
       files: (await readdir(join(folder, 'snapshots', commit)).catch(() => [])).length,
     });
   const { bytes, incomplete: incompleteBytes, modified } = sum;
-  return { id, folder, bytes, incompleteBytes, revisions, modified: new Date(modified) };
+  return { kind, id, folder, bytes, incompleteBytes, revisions, modified: new Date(modified) };
 }
 
-/** The models and adapters that the cache holds, by name. */
+/** The models and adapters that the cache holds, by name, and then the data sets. */
 export async function listCache(cache: string): Promise<CacheEntry[]> {
   const names = await readdir(cache, { withFileTypes: true }).catch(() => []);
-  const ids = names.filter((entry) => entry.isDirectory()).map(({ name }) => idOf(name));
-  const known = ids.filter((id) => id !== undefined).sort();
-  return Promise.all(known.map((id) => describe(cache, id)));
+  const folders = names.filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  const known = (['model', 'dataset'] as const).flatMap((kind) =>
+    folders
+      .map((name) => idOf(name, kind))
+      .filter((id) => id !== undefined)
+      .sort()
+      .map((id) => ({ kind, id })),
+  );
+  return Promise.all(known.map(({ kind, id }) => describe(cache, id, kind)));
 }
 
 /** Whether the cache has a folder of that repository: a real one, and no link to another. */
@@ -201,8 +222,8 @@ export async function removeFolder({ folder }: CachedRepository): Promise<void> 
 }
 
 /** The lock files of a repository. */
-export async function lockFiles({ cache, id }: CachedRepository): Promise<string[]> {
-  const dir = join(cache, '.locks', folderName(id));
+export async function lockFiles({ cache, id, kind }: CachedRepository): Promise<string[]> {
+  const dir = join(cache, '.locks', folderName(id, kind));
   const names = await readdir(dir).catch((): string[] => []);
   return names.filter((name) => name.endsWith('.lock')).map((name) => join(dir, name));
 }

@@ -1,5 +1,6 @@
 /** Requests to the hub: redirects, time limits, attempts. */
 import { version } from '../../package.json';
+import { LoRAError } from '../errors';
 import type { HubSettings } from './settings';
 
 /** Times that a request is made although nothing comes of it. */
@@ -7,6 +8,8 @@ const attempts = 6;
 /** The longest wait that a server may ask for. */
 const longestWait = 300_000;
 const maxRedirects = 10;
+/** Milliseconds without a sign of life of a request that sends something: bytes wait in buffers on the way, and who got them has work to do. */
+const sendTimeout = 120_000;
 /** Of a page that is not a file. */
 const maxBytes = 16 * 2 ** 20;
 
@@ -43,11 +46,22 @@ export interface Answer {
   close(): void;
 }
 
+/** What a request sends in pieces. */
+export interface StreamedBody {
+  /** Bytes of all pieces. */
+  readonly length: number;
+  /** The pieces, from the first one: a redirect asks for them again. What is given away is not changed any more. */
+  pieces(): AsyncIterable<Uint8Array>;
+}
+
 interface Asked {
-  method?: 'GET' | 'HEAD';
+  method?: 'GET' | 'HEAD' | 'POST' | 'PUT';
   headers?: Record<string, string>;
+  body?: string | StreamedBody | undefined;
   /** Whether a redirect that leaves the hub and says which file it leads to is the answer. */
   stays?: boolean;
+  /** Whether the address itself says who may use it, and for how long: then it gets no token, on the hub either. */
+  signed?: boolean;
 }
 
 /** An answer that no further attempt would change. */
@@ -105,6 +119,7 @@ class Watch {
   readonly #controller = new AbortController();
   readonly #stop = (): void => this.#controller.abort(this.caller?.reason);
   #timer: NodeJS.Timeout | undefined;
+  #ended = false;
 
   constructor(private readonly caller: AbortSignal | undefined) {
     caller?.throwIfAborted();
@@ -118,6 +133,7 @@ class Watch {
   /** Starts the clock anew. */
   expect(milliseconds: number): void {
     clearTimeout(this.#timer);
+    if (this.#ended) return; // what is still sent behind an answer concerns nobody
     const late = new Passing(`nothing came for ${milliseconds / 1000} s`, {});
     this.#timer = setTimeout(() => this.#controller.abort(late), milliseconds);
   }
@@ -142,11 +158,17 @@ class Watch {
     }
   }
 
+  /** Gives the connection up for an error of this side. */
+  give(error: unknown): void {
+    this.#controller.abort(error);
+  }
+
   rest(): void {
     clearTimeout(this.#timer);
   }
 
   end(): void {
+    this.#ended = true;
     this.rest();
     this.caller?.removeEventListener('abort', this.#stop);
     this.#controller.abort();
@@ -156,9 +178,46 @@ class Watch {
   failure(error: unknown): unknown {
     if (this.caller?.aborted) return this.caller.reason;
     const reason: unknown = this.signal.aborted ? this.signal.reason : error;
-    if (reason instanceof Passing || reason instanceof Refused) return reason;
+    if (reason instanceof Passing || reason instanceof Refused || reason instanceof LoRAError) return reason;
     return new Passing(reasonOf(reason), { unreachable: !wasCut(reason), cause: reason });
   }
+}
+
+/** A body as fetch takes it; the clock starts anew with each piece. */
+function streamOf(body: StreamedBody, watch: Watch): ReadableStream<Uint8Array> {
+  const pieces = body.pieces()[Symbol.asyncIterator]();
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        try {
+          const next = await pieces.next();
+          watch.expect(sendTimeout);
+          if (next.done) controller.close();
+          else controller.enqueue(next.value);
+        } catch (error) {
+          watch.give(error);
+          controller.error(error);
+        }
+      },
+      async cancel() {
+        await pieces.return?.();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** What fetch gets of a body. The length is said, since storage takes no body of unknown length. */
+function sent(
+  body: string | StreamedBody | undefined,
+  watch: Watch,
+): { headers?: Record<string, string>; init?: Pick<RequestInit, 'body' | 'duplex'> } {
+  if (body === undefined) return {};
+  if (typeof body === 'string') return { init: { body } };
+  return {
+    headers: { 'content-length': String(body.length) },
+    init: { body: streamOf(body, watch), duplex: 'half' },
+  };
 }
 
 const isRedirect = (status: number): boolean => [301, 302, 303, 307, 308].includes(status);
@@ -179,23 +238,33 @@ export class Connection {
   }
 
   /** Asks once. @throws Passing; the reason of the signal. */
-  async ask(address: string, { method = 'GET', headers = {}, stays = false }: Asked = {}): Promise<Answer> {
+  async ask(
+    address: string,
+    { method = 'GET', headers = {}, body, stays = false, signed = false }: Asked = {},
+  ): Promise<Answer> {
     const watch = new Watch(this.signal);
     const hops: Headers[] = [];
     try {
       let url = new URL(address);
-      let left = false;
+      let left = signed;
       for (let hop = 0; hop <= maxRedirects; hop++) {
         left ||= url.origin !== this.#origin;
-        watch.expect(this.settings.answerTimeout);
+        watch.expect(
+          body === undefined
+            ? this.settings.answerTimeout
+            : Math.max(sendTimeout, this.settings.answerTimeout),
+        );
         // The token is for the hub alone: once a redirect has left it, nobody gets it, wherever the way leads.
         const token = left || this.settings.token === undefined ? undefined : this.settings.token;
+        const sending = sent(body, watch);
         const asking = fetch(url, {
           method,
+          ...sending.init,
           redirect: 'manual',
           signal: watch.signal,
           headers: {
             ...headers,
+            ...sending.headers,
             'accept-encoding': 'identity',
             'user-agent': `lora-native/${version}; node/${process.versions.node}`,
             ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
@@ -205,13 +274,15 @@ export class Connection {
         this.#reached = true;
         if (!isRedirect(response.status)) return this.#answer(response, hops, watch);
         const next = nextOf(response, url);
+        if (body !== undefined && ![307, 308].includes(response.status))
+          throw new Refused(`${url.origin} redirects what is sent (${response.status})`);
         if (stays && next.origin !== this.#origin && response.headers.has('x-linked-etag'))
           return this.#answer(response, hops, watch);
         drop(response.body?.cancel());
         hops.push(response.headers);
         url = next;
       }
-      throw new Refused(`${address} redirects more than ${maxRedirects} times`);
+      throw new Refused(`${address.replace(/\?.*/s, '')} redirects more than ${maxRedirects} times`);
     } catch (error) {
       const failure = watch.failure(error);
       watch.end();

@@ -3,13 +3,24 @@ import { existsSync } from 'node:fs';
 import { toPath } from '../formats/paths';
 import { check, describe } from '../validate';
 
-/** A repository of models of the hub, and which state of it. */
+/** What a repository of the hub holds. */
+export type RepositoryKind = 'model' | 'dataset';
+
+/** What addresses of the hub and folders of the cache call a kind, and what sentences do. */
+export const kindNames: Readonly<Record<RepositoryKind, { readonly plural: string; readonly word: string }>> =
+  {
+    model: { plural: 'models', word: 'model' },
+    dataset: { plural: 'datasets', word: 'data set' },
+  };
+
+/** A repository of the hub, and which state of it. */
 export interface RepositoryName {
+  readonly kind: RepositoryKind;
   /** 'org/name'. */
   readonly id: string;
   /** A branch, a tag or a commit. */
   readonly revision: string;
-  /** The GGUF file of it that is meant, where one is named. */
+  /** What of it is meant, where that is named: the GGUF file of a model; of a data set a file, or a folder. */
   readonly file?: string;
   /** What the caller wrote. */
   readonly source: string;
@@ -26,6 +37,11 @@ const withFile = new RegExp(`^(?:hf:)?(${part}/${part})(?:@([^/]*))?/(${file})$`
 const withoutFile = new RegExp(`^(?:hf:)?(${part}/${part})(?:@(.*))?$`);
 const prefix = 'hf:';
 
+/** Of a data set; the revisions of the hub that have slashes begin with `refs/`. */
+const place = String.raw`(?:${folder}/){0,8}${folder}`;
+const dataset = new RegExp(`^(?:hf:)?(${part}/${part})(?:@(refs/[^/]*/[^/]*|[^/]*))?(?:/(${place}))?$`);
+const plainPlace = new RegExp(`^${place}$`);
+
 /** Every commit of git is named by 40 such digits. */
 export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
@@ -36,16 +52,22 @@ interface NameParts {
 }
 
 /** What a text names, with or without its prefix; undefined for what can be no name. */
-function partsOf(text: string): NameParts | undefined {
-  const [, id, written, named] = withFile.exec(text) ?? withoutFile.exec(text) ?? [];
+function partsOf(text: string, kind: RepositoryKind = 'model'): NameParts | undefined {
+  const found = kind === 'dataset' ? dataset.exec(text) : (withFile.exec(text) ?? withoutFile.exec(text));
+  const [, id, written, named] = found ?? [];
   if (id === undefined || /--|\.\.|\.git$/.test(id)) return undefined;
-  return named === undefined || isPlainFile(named) ? { id, written, file: named } : undefined;
+  const isPlain = kind === 'dataset' ? isPlainPlace : isPlainFile;
+  return named === undefined || isPlain(named) ? { id, written, file: named } : undefined;
 }
 
 const plainFile = new RegExp(`^${file}$`);
 /** Whether a name of a GGUF file in a repository leads nowhere else. */
 export const isPlainFile = (name: string): boolean =>
   name.length <= 400 && !name.includes('..') && plainFile.test(name);
+
+/** Whether a name of a file or folder in a repository leads nowhere else. */
+export const isPlainPlace = (name: string): boolean =>
+  name.length <= 400 && !name.includes('..') && plainPlace.test(name);
 
 /** The id of a repository as a whole; undefined for what names none, and for a file of one. */
 export function repositoryId(text: string): string | undefined {
@@ -60,6 +82,13 @@ const ggufPath = /\.gguf$/i;
 export const isHubName = (text: string): boolean =>
   partsOf(text) !== undefined && (text.startsWith(prefix) || !ggufPath.test(text));
 
+/** Files of data: a text without the prefix that ends so is a path. */
+export const dataFile = /\.(?:jsonl|ndjson|json|csv|tsv|txt|parquet)(?:\.gz|\.zst)?$/i;
+
+/** Whether a text without the prefix can be a name of this kind. */
+const isBareName = (text: string, kind: RepositoryKind): boolean =>
+  kind === 'model' ? isHubName(text) : partsOf(text, kind)?.file === undefined && !dataFile.test(text);
+
 /** A revision becomes a path below `refs`: nothing in it may lead elsewhere. */
 function isRevision(text: unknown): text is string {
   return (
@@ -71,11 +100,17 @@ function isRevision(text: unknown): text is string {
 
 /**
  * The path that a source is, or the repository that it names: `hf:org/name[@revision]`, and `org/name[@revision]` where there is no
- * such folder. `hf:org/name[@revision]/FILE.gguf` names a file of it; without `hf:` that is a path.
+ * such folder. `hf:org/name[@revision]/FILE.gguf` names a file of it, and of a data set `hf:org/name[@revision]/PATH` a file or a folder; without
+ * `hf:` these are paths.
  *
  * @throws ERR_ARGUMENT for `hf:` before anything else, a revision that is given twice, that cannot be one, or with a folder.
  */
-export function parseSource(source: string | URL, op: string, given?: string): string | RepositoryName {
+export function parseSource(
+  source: string | URL,
+  op: string,
+  given?: string,
+  kind: RepositoryKind = 'model',
+): string | RepositoryName {
   const path = toPath(source, op);
   const text = String(source);
   check(
@@ -83,9 +118,9 @@ export function parseSource(source: string | URL, op: string, given?: string): s
     op,
     () => `expected revision to be a branch, a tag or a commit but received ${describe(given)}`,
   );
-  const parts = partsOf(text);
+  const parts = partsOf(text, kind);
   const bare = !text.startsWith(prefix);
-  if (bare && (!isHubName(text) || existsSync(path))) {
+  if (bare && (parts === undefined || !isBareName(text, kind) || existsSync(path))) {
     check(
       given === undefined,
       op,
@@ -96,7 +131,7 @@ export function parseSource(source: string | URL, op: string, given?: string): s
   check(
     parts !== undefined,
     op,
-    `expected hf:org/name or hf:org/name@revision, or either with /FILE.gguf, but received ${describe(text)}`,
+    `expected hf:org/name or hf:org/name@revision, or either with /${kind === 'model' ? 'FILE.gguf' : 'PATH'}, but received ${describe(text)}`,
   );
   const { id, written, file: named } = parts;
   check(
@@ -110,5 +145,5 @@ export function parseSource(source: string | URL, op: string, given?: string): s
     () => `expected a branch, a tag or a commit after @ but received ${describe(text)}`,
   );
   const revision = written ?? given ?? 'main';
-  return { id, revision, ...(named !== undefined && { file: named }), source: text, bare };
+  return { kind, id, revision, ...(named !== undefined && { file: named }), source: text, bare };
 }

@@ -52,6 +52,65 @@ export interface NoticeProgress {
   total: number;
 }
 
+/** Once, before a push reads and sends files. */
+export interface PushTargetProgress {
+  /** Tells it from the others. */
+  type: 'target';
+  /** 'org/name'. */
+  repository: string;
+  /** The branch that gets the commit. */
+  revision: string;
+  /** Whether this push has created the repository. */
+  created: boolean;
+  /** The page of the repository. */
+  url: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes of all files. */
+  total: number;
+}
+
+/** Several times a second while the files of a push are read for their hashes, by which the hub knows what it has. */
+export interface HashProgress {
+  /** Tells it from the others. */
+  type: 'hash';
+  /** The file that the last bytes are of. */
+  file: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes of all files. */
+  total: number;
+}
+
+/** Several times a second while large files are sent. What the hub has already counts as done. */
+export interface UploadProgress {
+  /** Tells it from the others. */
+  type: 'upload';
+  /** The file that the last bytes are of. */
+  file: string;
+  /** Bytes that are done; fewer than before where a part was cut and is sent again. */
+  loaded: number;
+  /** Bytes of all large files. */
+  total: number;
+}
+
+/** What makes a push wait, or another thing come of it than was asked for. */
+export interface PushNoticeProgress {
+  /** Tells it from the others. */
+  type: 'notice';
+  /** 'retry': a request failed and is made again; 'card': the model card of the repository was changed by somebody, and stays. */
+  reason: 'retry' | 'card';
+  /** A sentence for people. */
+  message: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes in all, as far as they are known. */
+  total: number;
+}
+
+/** What `onProgress` of a push gets. */
+export type PushProgress = PushTargetProgress | HashProgress | UploadProgress | PushNoticeProgress;
+
 /** After every tensor. */
 export interface WeightsProgress {
   /** Tells it from the others. */

@@ -7,9 +7,9 @@ import { CachedRepository } from './cache';
 import { Connection, passing, Passing, Refused, textOf, type Answer } from './connection';
 import { hubError, pageOf, refusal, unreachable, type Subject } from './failures';
 import { withLock } from './lock';
-import { isCommit } from './names';
+import { isCommit, kindNames } from './names';
 import type { LoadProgress } from './progress';
-import { shardsOf, wantedFiles, type Purpose, type WantedFiles } from './wanted';
+import { shardsOf, type Wanted, type WantedFiles } from './wanted';
 import { isRecord } from '../validate';
 
 /** How many files are downloaded at a time. */
@@ -36,6 +36,12 @@ function licenseOf(json: Readonly<Record<string, unknown>>): string | null {
   return found === '' ? null : found.slice(0, 100);
 }
 
+/** What a call needs of a repository: a folder or a file, and the files that were asked for. */
+export interface Found {
+  readonly path: string;
+  readonly names: readonly string[];
+}
+
 /** The states of a download, of one call. */
 export class Snapshot {
   readonly #connection: Connection;
@@ -47,7 +53,8 @@ export class Snapshot {
 
   constructor(
     private readonly subject: Subject,
-    private readonly purpose: Purpose,
+    /** The files that are needed of those that are there. */
+    private readonly wanted: (all: readonly string[]) => Wanted,
     private readonly signal: AbortSignal | undefined,
     private readonly onProgress: (progress: LoadProgress) => void,
   ) {
@@ -55,11 +62,11 @@ export class Snapshot {
     this.#connection = new Connection(settings, this.#stop.signal, (message) =>
       this.#notice('retry', message),
     );
-    this.#cached = new CachedRepository(settings.cache, repository.id);
+    this.#cached = new CachedRepository(settings.cache, repository.id, repository.kind);
   }
 
   /** The folder with the files, which are downloaded where they are missing; or the GGUF file that is opened. */
-  async complete(): Promise<string> {
+  async complete(): Promise<Found> {
     const stop = (): void => this.#stop.abort(this.signal?.reason);
     this.signal?.throwIfAborted();
     this.signal?.addEventListener('abort', stop);
@@ -94,14 +101,14 @@ export class Snapshot {
   // ---- without the hub
 
   /** The commit that the cache has for the revision, when it has all files of it that the purpose needs. */
-  async #fromCache(): Promise<{ path: string } | { problem: string }> {
+  async #fromCache(): Promise<Found | { problem: string }> {
     const { id, revision } = this.subject.repository;
     const commit = await this.#cached.commitOf(revision);
     const none = `the cache has no ${id} at ${revision}`;
     if (commit === undefined) return { problem: none };
     const names = await this.#cached.names(commit);
     if (names === undefined) return { problem: none };
-    const wanted = wantedFiles(this.purpose, this.subject.repository, names);
+    const wanted = this.wanted(names);
     if ('problem' in wanted)
       return { problem: `what the cache has of ${id} at ${revision} ${wanted.problem}` };
     const missing = await this.#missing(commit, [
@@ -109,29 +116,31 @@ export class Snapshot {
       ...(await this.#shards(commit, wanted.names)),
     ]);
     return missing.length === 0
-      ? { path: this.#pathOf(commit, wanted) }
+      ? this.#found(commit, wanted)
       : { problem: `the cache lacks ${missing[0]} of ${id} at ${revision}` };
   }
 
-  async #offline(): Promise<string> {
+  async #offline(): Promise<Found> {
     const found = await this.#fromCache();
-    if ('path' in found) return found.path;
+    if ('path' in found) return found;
     const { cache } = this.subject.settings;
     throw hubError(
       this.subject,
       `${found.problem}, and nothing is asked of the hub since HF_HUB_OFFLINE or { offline } is set: ` +
-        `download it where there is a network (lora-native download ${this.#nameOfAll()}), into ${cache}`,
+        `download it where there is a network (${this.#download}), into ${cache}`,
     );
   }
 
-  #nameOfAll(): string {
-    const { id, file } = this.subject.repository;
-    return file === undefined ? id : `${id}/${file}`;
+  /** The command that does. */
+  get #download(): string {
+    const { kind, id, file } = this.subject.repository;
+    if (kind === 'dataset') return `the call that reads ${this.subject.repository.source}`;
+    return `lora-native download ${file === undefined ? id : `${id}/${file}`}`;
   }
 
   // ---- with it
 
-  async #online(): Promise<string> {
+  async #online(): Promise<Found> {
     let listing: Listing;
     try {
       listing = await this.#list();
@@ -140,11 +149,11 @@ export class Snapshot {
       const found = await this.#fromCache();
       if (!('path' in found)) throw error;
       this.#notice('cached', `${error.message}; the cache has the files`);
-      return found.path;
+      return found;
     }
     const { commit, names } = listing;
     const { repository } = this.subject;
-    const wanted = wantedFiles(this.purpose, repository, names);
+    const wanted = this.wanted(names);
     if ('problem' in wanted) throw hubError(this.subject, `${repository.id} ${wanted.problem}`);
     await this.#get(listing, wanted.names);
     const shards = await this.#shards(commit, wanted.names);
@@ -153,11 +162,13 @@ export class Snapshot {
       throw hubError(this.subject, `${repository.id} has no ${unknown}, which its ${indexFile} names`);
     await this.#get(listing, shards);
     await this.#cached.remember(repository.revision, commit);
-    return this.#pathOf(commit, wanted);
+    return this.#found(commit, wanted);
   }
 
-  #pathOf(commit: string, { opened }: WantedFiles): string {
-    return opened === undefined ? this.#cached.snapshot(commit) : this.#cached.file(commit, opened).path;
+  #found(commit: string, { opened, names }: WantedFiles): Found {
+    const path =
+      opened === undefined ? this.#cached.snapshot(commit) : this.#cached.file(commit, opened).path;
+    return { path, names };
   }
 
   /** The shards of an index that is in the snapshot; none where the weights are one file. */
@@ -196,7 +207,7 @@ export class Snapshot {
   async #list(): Promise<Listing> {
     const { repository, settings } = this.subject;
     const revision = encodeURIComponent(repository.revision);
-    const address = `${settings.endpoint}/api/models/${repository.id}/revision/${revision}`;
+    const address = `${settings.endpoint}/api/${kindNames[repository.kind].plural}/${repository.id}/revision/${revision}`;
     const text = await this.#ask(address, {}, textOf);
     let json: unknown;
     try {
@@ -222,7 +233,7 @@ export class Snapshot {
   /** What the hub says of a file, without the file. */
   async #facts(commit: string, name: string): Promise<FileFacts> {
     const { repository, settings } = this.subject;
-    const address = `${settings.endpoint}/${repository.id}/resolve/${commit}/${name.split('/').map(encodeURIComponent).join('/')}`;
+    const address = `${pageOf(this.subject)}/resolve/${commit}/${name.split('/').map(encodeURIComponent).join('/')}`;
     const answer = await this.#ask(address, { method: 'HEAD', stays: true }, (of) => of, name);
     const said = (header: string): string | null =>
       [...answer.hops, answer.headers].map((headers) => headers.get(header)).find((text) => text !== null) ??

@@ -1,10 +1,10 @@
 /** What a caller names a model or an adapter by, as a folder: the one place where a name of the hub becomes files. */
 import { check, checkBoolean, checkSignal, describe } from '../validate';
-import { parseSource } from './names';
+import { parseSource, type RepositoryName } from './names';
 import type { LoadProgress } from './progress';
 import { hubSettings } from './settings';
-import { Snapshot } from './snapshot';
-import type { Purpose } from './wanted';
+import { Snapshot, type Found } from './snapshot';
+import { wantedFiles, type Purpose, type Wanted } from './wanted';
 
 /** The options of a call that takes a folder or a name of the hub. */
 export interface SourceOptions {
@@ -36,7 +36,18 @@ export async function sourceFolder(
   purpose: Purpose,
   options: SourceOptions = {},
 ): Promise<string> {
-  const { revision, token, offline, signal, onProgress } = options;
+  checkSourceOptions(op, options);
+  const named = parseSource(source, op, options.revision);
+  if (typeof named === 'string') return named;
+  const wanted = (all: readonly string[]): Wanted => wantedFiles(purpose, named, all);
+  return (await repositoryFiles(named, op, wanted, options)).path;
+}
+
+/** Throws for an option that is none. */
+export function checkSourceOptions(
+  op: string,
+  { token, offline, signal, onProgress }: Omit<SourceOptions, 'revision'>,
+): void {
   checkSignal(op, signal);
   check(
     token === undefined || typeof token === 'string',
@@ -49,9 +60,16 @@ export async function sourceFolder(
     op,
     `expected onProgress to be a function but received ${describe(onProgress)}`,
   );
-  const named = parseSource(source, op, revision);
-  if (typeof named === 'string') return named;
+}
+
+/** The files of a repository that `wanted` asks for, downloaded where the cache lacks them. @throws as sourceFolder() does. */
+export async function repositoryFiles(
+  repository: RepositoryName,
+  op: string,
+  wanted: (all: readonly string[]) => Wanted,
+  { token, offline, signal, onProgress }: SourceOptions,
+): Promise<Found> {
   const settings = await hubSettings(op, { token, offline });
-  const subject = { op, repository: named, settings };
-  return new Snapshot(subject, purpose, signal, onProgress ?? (() => undefined)).complete();
+  const subject = { op, repository, settings };
+  return new Snapshot(subject, wanted, signal, onProgress ?? (() => undefined)).complete();
 }

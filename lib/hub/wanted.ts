@@ -6,6 +6,7 @@ import {
   adapterWeightsFile,
   configFile,
   indexFile,
+  sentenceFilesOf,
   sideFiles,
   weightsFile,
 } from '../formats/model_files';
@@ -87,7 +88,8 @@ function modelFiles(id: string, present: Present, all: readonly string[]): Wante
       problem: `has neither ${weightsFile} nor ${indexFile}${found === undefined ? '' : ` (but ${found}, which is not read)`}`,
     };
   }
-  return { names: [configFile, ...sideFiles.filter((name) => present.has(name)), weights] };
+  const beside = [...sideFiles.filter((name) => present.has(name)), ...sentenceFilesOf(all)];
+  return { names: [configFile, ...beside, weights] };
 }
 
 /** The files of a repository that lists `all`. Shards come with their index, and the parts of a split GGUF file with each other. */

@@ -1,5 +1,7 @@
 /** What an adapter changes in one linear layer. A kind of change is one file of this folder; the methods of lib/peft choose among them. */
+import type { PartOrder } from './expert_parts';
 import type { Device } from '../native/device';
+import type { ExpertChange } from '../ops/experts';
 import type { LoraBranch } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import type { Parameter, Tensor } from '../tensor/tensor';
@@ -88,8 +90,25 @@ export interface OutputDelta extends AnyDelta {
   output(y: Tensor, use: DeltaUse): Tensor;
 }
 
+/** Where the matrix of an expert stands in the parameter of all: its expert, and which of equally many rows of it. */
+export interface ExpertPlace {
+  readonly expert: number;
+  readonly part: number;
+  readonly parts: number;
+  readonly order: PartOrder;
+}
+
+/** A change of the matrices of all experts of a block. */
+export interface ExpertDelta extends AnyDelta {
+  readonly spec: DeltaSpec;
+  /** Its operands of the product with each part of the rows of the experts; the caller disposes of them. */
+  changes(use: DeltaUse, parts: number, order: PartOrder): ExpertChange[];
+  /** The matrix of one expert with `scale` times the change in it, as `merged` of a layer. */
+  mergedExpert(weight: FrozenWeight, scale: number, place: ExpertPlace): Tensor;
+}
+
 /** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
-export type Delta = FusedDelta | ComputedDelta | InputDelta | OutputDelta;
+export type Delta = FusedDelta | ComputedDelta | InputDelta | OutputDelta | ExpertDelta;
 
 /** A kind of change. */
 export interface DeltaKind {

@@ -13,6 +13,7 @@ import { rawBinary, rawReduceSum, rawUnary, rawView } from '../tensor/raw';
 import { computed, gradientIsWanted, moved } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
+import { disposeKept, upToDate, type Kept } from './kept';
 import { addProduct, lora } from './lora';
 
 /** ‖W + s·up·down‖ of each row, [out] in f32. */
@@ -22,20 +23,6 @@ function rowNorms(weight: FrozenWeight, up: Tensor, down: Tensor, scale: number)
     const norms = rawUnary('sqrt', 1, rawReduceSum(squares, [weight.rows, 1], 'f32'));
     return rawView(norms, 0, [weight.rows]);
   });
-}
-
-/** A tensor, and what it was computed from. */
-interface Kept {
-  readonly of: readonly unknown[];
-  readonly values: Tensor;
-}
-
-/** The kept tensor where it was computed from the same; else it is freed, and computed anew. */
-function upToDate(kept: Kept | undefined, of: readonly unknown[], compute: () => Tensor): Kept {
-  if (kept?.of.every((value, i) => value === of[i])) return kept;
-  const values = compute();
-  kept?.values.dispose();
-  return { of, values };
 }
 
 class DoraDelta implements ComputedDelta {
@@ -55,19 +42,19 @@ class DoraDelta implements ComputedDelta {
   }
 
   #normsOf(weight: FrozenWeight, scale: number): Tensor {
-    this.#norms = upToDate(this.#norms, [weight, this.#up.version, this.#down.version, scale], () =>
+    this.#norms = upToDate(this.#norms, [weight, this.#up.version, this.#down.version, scale], () => [
       rowNorms(weight, this.#up, this.#down, scale),
-    );
-    return this.#norms.values;
+    ]);
+    return this.#norms.values[0]!;
   }
 
   /** c [out] in f32, without a gradient. */
   #factorOf(weight: FrozenWeight, scale: number): Tensor {
     const norms = this.#normsOf(weight, scale);
-    this.#factor = upToDate(this.#factor, [norms, this.#magnitude.version], () =>
+    this.#factor = upToDate(this.#factor, [norms, this.#magnitude.version], () => [
       computed(() => rawBinary('div', this.#magnitude, norms, 'f32', [weight.rows])),
-    );
-    return this.#factor.values;
+    ]);
+    return this.#factor.values[0]!;
   }
 
   fused({ weight }: CalledLayer, use: DeltaUse): AddedOperands | undefined {
@@ -110,7 +97,7 @@ class DoraDelta implements ComputedDelta {
   }
 
   dispose(): void {
-    for (const kept of [this.#norms, this.#factor]) kept?.values.dispose();
+    for (const kept of [this.#norms, this.#factor]) disposeKept(kept);
     this.#norms = this.#factor = undefined;
   }
 }

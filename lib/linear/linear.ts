@@ -1,5 +1,6 @@
 /** A linear layer: one weight, frozen or trained, and what an adapter changes in it. */
 import type { LinearPhase } from '../native/binding';
+import { roomInQueue } from '../native/device';
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
 import { cast } from '../ops/cast';
 import { matmulTransposed } from '../ops/matmul';
@@ -8,23 +9,36 @@ import { gradientIsWanted, moved } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, Delta, DeltaUse, FrozenLayer } from './delta';
 
-/** What a layer does in a model, by which methods of adaptation choose their targets. */
+/**
+ * What a layer does in a model, by which methods of adaptation choose their targets. `mixerInput` gives what a convolution or a recurrence in the place of
+ * an attention reads; the layer behind that is an `attentionOutput` too. `score` gives the logits of a head of classes.
+ */
 export type LinearRole =
   | 'query'
   | 'key'
   | 'value'
   | 'queryKeyValue'
+  | 'mixerInput'
   | 'attentionOutput'
   | 'gate'
   | 'up'
   | 'gateUp'
   | 'mlpOutput'
-  | 'outputEmbedding';
+  | 'layerInput'
+  | 'router'
+  | 'outputEmbedding'
+  | 'score';
 
 /** The change that a call makes to one layer; absent: the frozen layer alone. */
 export interface AppliedDelta {
   readonly delta: Delta;
   readonly use: DeltaUse;
+}
+
+/** Weights with a change in them, which take the place of those of their module when commit() is called. */
+export interface PreparedMerge {
+  commit(): void;
+  dispose(): void;
 }
 
 /** A weight with a change in it, and the bias where the change is in that too. */
@@ -95,6 +109,12 @@ export class Linear implements FrozenLayer {
     const weight = FrozenWeight.pack(matrix);
     matrix.dispose();
     return { weight, bias: this.changedBias(applied) };
+  }
+
+  async prepareMerge(applied: AppliedDelta): Promise<PreparedMerge> {
+    await roomInQueue(this.base.device);
+    const merged = this.packMerged(applied);
+    return { commit: () => this.setMerged(merged), dispose: () => disposeMerged(merged) };
   }
 
   /** Takes over a weight with a change in it: calls read it until unmerge(). The base is kept. */

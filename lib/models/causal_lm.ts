@@ -21,6 +21,9 @@ import type { Adapter } from '../peft/adapter';
 import type { AddAdapterOptions } from '../peft/adapter_set';
 import type { CombineAdaptersOptions } from '../peft/combine';
 import type { ModelConfig } from './config/model_config';
+import { embedTexts, type EmbedInput, type EmbedOptions } from './embedding/embed';
+import { rankDocuments, type RankedDocument, type RankOptions } from './embedding/rank';
+import { classify, type Classification, type ClassifyOptions } from './running/classify';
 import { plannedForward } from './running/forward';
 import type { GenerationResult, Prompt } from './running/generate';
 import { hiddenStates, type HiddenStates, type HiddenStatesOptions } from './running/hidden_states';
@@ -29,6 +32,8 @@ import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/delivery';
 import { loadModel, type LoadedModel } from './core/load_model';
 import type { QuantizeOptions } from './quantized/quantize_options';
+import { pushModel, type PushModelOptions } from './push';
+import type { PushResult } from '../hub/push_options';
 import { saveModel, type SavedModel } from './save';
 import type { Tokenizer } from '../text/tokenizer';
 import type { EvaluateTaskOptions, TaskData, TaskEvaluation } from '../tasks/options';
@@ -251,7 +256,7 @@ export class CausalLM {
    * @throws ERR_DATA for ids or labels outside the vocabulary and when no label counts; ERR_BUSY while merged.
    * @example
    * const { loss } = model.forward(ids, { labels: ids });
-   * const { logits } = model.forward(ids); // [batch, seq, vocab]
+   * const { logits } = model.forward(ids); // [batch, seq, vocab]; of a head of classes [batch, labels]
    */
   forward<O extends ForwardOptions = Record<never, never>>(
     ids: TokenRows,
@@ -344,6 +349,19 @@ export class CausalLM {
   }
 
   /**
+   * The scores of texts, or of rows of token ids, over the labels of a head of classes: softmaxed, of several labels for a text sigmoids. A text's scores do not depend
+   * on what else is in the list.
+   *
+   * @throws ERR_UNSUPPORTED for a model with another head; ERR_ARGUMENT; ERR_DATA for a text without tokens, and ids outside the vocabulary; the reason of the signal.
+   * @example
+   * const [answer] = await model.classify(['Where is my parcel?'], { adapter: 'intents' });
+   * console.log(answer?.label, answer?.scores);
+   */
+  async classify(texts: readonly TextOrIds[], options: ClassifyOptions = {}): Promise<Classification[]> {
+    return classify(this.core, texts, options);
+  }
+
+  /**
    * What the model holds of texts behind a layer, without gradients; padding and the vectors of an adapter do not count.
    *
    * @throws ERR_ARGUMENT, ERR_DATA for ids outside the vocabulary.
@@ -352,6 +370,44 @@ export class CausalLM {
    */
   async hiddenStates<O extends HiddenStatesOptions>(ids: TokenRows, options?: O): Promise<HiddenStates<O>> {
     return (await hiddenStates(this.core, ids, options ?? {})) as HiddenStates<O>;
+  }
+
+  /**
+   * Texts, or rows of ids, as vectors: those of alike texts have a small angle. Texts of any lengths are computed together, each as if it were alone. Pooling, dense
+   * layers and prompts are those of the files of sentence-transformers beside the model, where it has some.
+   *
+   * @throws ERR_ARGUMENT; ERR_DATA for a text without a token, or with more than the model reads; the reason of the signal.
+   * @example
+   * const [question] = await model.embed(['How do I reset my password?'], { instruction: 'query' });
+   * const documents = await model.embed(['Click on "Forgot password".', 'Our offices are in Graz.']); // Float32Array[]
+   */
+  async embed(texts: readonly EmbedInput[], options: EmbedOptions = {}): Promise<Float32Array[]> {
+    return (await this.embedCounted(texts, options)).vectors;
+  }
+
+  /** @internal The same, with how many tokens were read. */
+  async embedCounted(
+    texts: readonly EmbedInput[],
+    options: EmbedOptions,
+  ): Promise<{ vectors: Float32Array[]; tokens: number }> {
+    return embedTexts(this.core, texts, options);
+  }
+
+  /**
+   * Documents in the order in which they answer a query, as Qwen3-Reranker has it: the model is asked whether each one does, and the score is the probability of
+   * "yes" against "no". Special tokens that texts spell stay text.
+   *
+   * @throws ERR_ARGUMENT; ERR_UNSUPPORTED for a model of which "yes" or "no" is no token; ERR_DATA for a document beyond the context; the reason of the signal.
+   * @example
+   * const [best] = await model.rank('How do I reset my password?', ['Our offices are in Graz.', 'Click on "Forgot password".']);
+   * console.log(best?.index, best?.score); // 1, near 1
+   */
+  async rank(
+    query: string,
+    documents: readonly string[],
+    options: RankOptions = {},
+  ): Promise<RankedDocument[]> {
+    return (await rankDocuments(this.core, query, documents, options)).ranked;
   }
 
   /**
@@ -365,7 +421,7 @@ export class CausalLM {
    */
   async merge(name: string): Promise<void> {
     this.core.checkAlive('merge');
-    await this.core.adapters.merge(this.core.linears(), name);
+    await this.core.adapters.merge([...this.core.linears(), ...this.core.experts()], name);
     this.#generator.baseChanged();
   }
 
@@ -393,6 +449,20 @@ export class CausalLM {
   ): Promise<SavedModel> {
     checkOptions('save', options, ['merge', 'quantize']);
     return saveModel(this.core, dir, options);
+  }
+
+  /**
+   * Uploads an adapter, with `merge` its sum with the base, or the whole model, and a model card to a repository of the hub, which is created where there is none: one
+   * commit. What the hub has already is not sent. It is saved into the folder for temporary files first, which needs room for it.
+   *
+   * @throws ERR_ARGUMENT for options and names; ERR_HUB for what the hub does not take, without a token and without a network; ERR_FILE; ERR_BUSY as save() does; the
+   * reason of the signal.
+   * @example
+   * const { url, commit } = await model.push('my-name/my-adapter', { private: true, message: 'First version' });
+   * await model.push('my-name/my-model', { merge: 'default', onProgress: ({ loaded, total }) => console.log(loaded, total) });
+   */
+  async push(name: string, options: PushModelOptions = {}): Promise<PushResult> {
+    return pushModel(this.core, name, options);
   }
 
   /** @internal save() into the folder of a run; `more` puts further files there, which appear together with those of the model. */

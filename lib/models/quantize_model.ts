@@ -158,7 +158,7 @@ export async function quantizeModel(
         await files.checkUnchanged();
       };
       await runUntracked(() =>
-        writeModel(target, { source: files.dir, limits, json, tensors, op, check: finish }),
+        writeModel(target, { source: files.dir, limits, config, json, tensors, op, check: finish }),
       );
     } finally {
       quantizer.dispose();

@@ -1,14 +1,14 @@
 /** Saving a model as a Hugging Face directory. */
 import { existsSync } from 'node:fs';
-import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { loraError } from '../errors';
 import { targetOf, writeNewFile } from '../formats/atomic';
 import { storedDType, torchNames } from '../formats/dtypes';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { InputFile, sliceBytes } from '../formats/input';
 import type { Limits } from '../formats/limits';
-import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
+import { configFile, modelFiles, sentenceFilesOf, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
 import { systemReason } from '../formats/system_reason';
@@ -24,7 +24,10 @@ import { rawCast } from '../tensor/raw';
 import { Parameter, type Tensor } from '../tensor/tensor';
 import { check, describe, listed } from '../validate';
 import type { ModelConfig } from './config/model_config';
+import { familyOf } from './families';
+import { stacked } from './files/expert_stacks';
 import { GgufModel } from './files/gguf_model';
+import { poolingFiles } from './embedding/sentence_files';
 import type { ModelCore } from './core/model_core';
 import { planesOf, quantizationConfig } from './quantized/quantized_planes';
 import {
@@ -35,7 +38,7 @@ import {
   refuseTransposed,
 } from './quantized/quantize_options';
 import { Requantizer } from './quantized/requantizer';
-import { namedWeights } from './files/tensor_table';
+import { expertModulesOf, namedWeights } from './files/tensor_table';
 
 /** The options of `CausalLM.save`, and what a training run saves beside. */
 interface SaveOptions {
@@ -149,10 +152,32 @@ async function writeSides(source: string, limits: Limits, to: string): Promise<v
     for (const name of sideFiles)
       if (model.has(name))
         await writeNewFile(join(to, name), `${JSON.stringify(await model.json(name), null, 1)}\n`);
+    for (const [name, json] of model.pooling === undefined ? [] : poolingFiles(model.pooling)) {
+      await mkdir(dirname(join(to, name)), { recursive: true });
+      await writeNewFile(join(to, name), `${JSON.stringify(json, null, 2)}\n`);
+    }
     return;
   }
   const beside = await SavedFolder.find(source);
   for (const name of sideFiles) if (beside?.has(name)) await copySide(beside, name, join(to, name));
+  await copySentenceFiles(source, to);
+}
+
+/** What makes an embedding model of a directory, which lies in folders of its own. */
+async function sentenceFilesIn(source: string): Promise<string[]> {
+  const found = await stat(source).catch(() => undefined);
+  return found?.isDirectory() ? sentenceFilesOf(await readdir(source, { recursive: true })) : [];
+}
+
+/** Copies them into a folder that a save fills. */
+export async function copySentenceFiles(source: string, to: string): Promise<void> {
+  const names = await sentenceFilesIn(source);
+  if (names.length === 0) return;
+  const beside = await SavedFolder.open(source);
+  for (const name of names) {
+    await mkdir(dirname(join(to, name)), { recursive: true });
+    await copySide(beside, name, join(to, name));
+  }
 }
 
 /** A tensor of the model in memory. */
@@ -188,6 +213,9 @@ function tensorsOf(
       format,
     };
   };
+  const ofExperts = new Map(
+    expertModulesOf(weights).flatMap((module) => [...module.rowMajors(merge?.applied(module.path))]),
+  );
   const tensors = [...namedWeights(config, weights)].map((entry): NamedTensor => {
     const { name } = entry;
     if ('tensor' in entry) {
@@ -203,17 +231,18 @@ function tensorsOf(
       return { name, device, dtype, shape, make, owned, format: undefined };
     }
     if ('linear' in entry) return ofLinear(name, entry.linear);
-    const { device, dtype, rows, cols, format } = entry.matrix;
+    const { device, dtype, format } = entry.matrix;
     return {
       name,
       device,
       dtype,
-      shape: [rows, cols],
-      make: () => entry.matrix.unpack(),
+      shape: entry.shape,
+      make: ofExperts.get(entry.matrix) ?? (() => entry.matrix.unpack()),
       owned: true,
       format,
     };
   });
+  if (config.head) return { tensors, tied: config.tieWordEmbeddings };
   // A tied head whose change is merged, now or before, is no longer the embedding.
   const { output: head } = weights.head;
   const shared = head.base === weights.stem.embedding;
@@ -284,6 +313,10 @@ async function write(
   const { directory: source, limits, config } = model;
   const { trained } = model.decoder;
   const begun = trained.revision;
+  if (!run && existsSync(toPath(dir, 'save')) && (await sentenceFilesIn(source)).length > 0)
+    fail(
+      `${dir} is there already: save an embedding model, whose files are in several folders, to a new directory`,
+    );
   if (run) await checkNotSource(dir, source, 'save');
   else await checkTarget(toPath(dir, 'save'), source);
   const { tensors: all, tied } = tensorsOf(model, merge);
@@ -305,7 +338,7 @@ async function write(
         throw loraError('save', 'ERR_BUSY', 'the weights were trained while they were written: await save()');
       await run?.more?.(folder);
     };
-    await writeModel(dir, { source, limits, json, tensors, op: 'save', check: finish });
+    await writeModel(dir, { source, limits, config, json, tensors, op: 'save', check: finish });
     return requantizer ? { quantizationError: requantizer.error } : {};
   } finally {
     requantizer?.dispose();
@@ -321,6 +354,7 @@ export async function writeModel(
   {
     source,
     limits,
+    config,
     json,
     tensors,
     op,
@@ -328,19 +362,22 @@ export async function writeModel(
   }: {
     source: string;
     limits: Limits;
+    config: ModelConfig;
     json: Readonly<Record<string, unknown>>;
     tensors: ReadonlyMap<string, LateTensor>;
     op: string;
     check?: (folder: string) => Promise<void>;
   },
 ): Promise<void> {
+  const { nameInFile = (name: string) => name } = familyOf(config);
+  const named = new Map([...stacked(config, tensors)].map(([name, tensor]) => [nameInFile(name), tensor]));
   await saveTogether(
     dir,
     async (folder) => {
       await writeNewFile(join(folder, configFile), `${JSON.stringify(json, null, 2)}\n`);
       await writeNewFile(
         join(folder, weightsFile),
-        await inSlices(serializeLate(tensors, { format: 'pt' }, op)),
+        await inSlices(serializeLate(named, { format: 'pt' }, op)),
       );
       await writeSides(source, limits, folder);
       await check?.(folder);

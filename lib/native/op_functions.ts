@@ -46,6 +46,61 @@ export interface OpFunctions {
     x: NativeTensor,
     dropout: { p: number; seed: number; layer: number; forward: number } | null,
   ): NativeTensor;
+  routeForward(
+    logits: NativeTensor,
+    chosen: number,
+    amongChosen: boolean,
+  ): [weights: NativeTensor, experts: NativeTensor, order: NativeTensor, places: NativeTensor, offsets: NativeTensor];
+  routeBackward(
+    logits: NativeTensor,
+    experts: NativeTensor,
+    g: NativeTensor,
+    amongChosen: boolean,
+  ): NativeTensor;
+  spreadRows(
+    x: NativeTensor,
+    order: NativeTensor,
+    weights: NativeTensor | null,
+  ): NativeTensor;
+  combineRows(
+    x: NativeTensor,
+    places: NativeTensor,
+    weights: NativeTensor | null,
+    chosen: number,
+  ): NativeTensor;
+  rowDots(
+    g: NativeTensor,
+    x: NativeTensor,
+    places: NativeTensor,
+  ): NativeTensor;
+  routedLinearForward(
+    x: NativeTensor,
+    offsets: NativeTensor,
+    experts: readonly { weight: NativeWeight; bias?: NativeTensor | null; activations: 'exact' | 'int8' }[],
+    up: NativeTensor | null,
+    down: NativeTensor | null,
+    scale: number,
+    phase: 'auto' | 'prefill' | 'decode',
+    keepH: boolean,
+  ): [y: NativeTensor, h: NativeTensor | null];
+  routedLinearBackward(
+    x: NativeTensor | null,
+    offsets: NativeTensor,
+    experts: readonly { weight: NativeWeight; bias?: NativeTensor | null; activations: 'exact' | 'int8' }[],
+    up: NativeTensor | null,
+    down: NativeTensor | null,
+    scale: number,
+    g: NativeTensor,
+    h: NativeTensor | null,
+    wantDx: boolean,
+    wantUp: boolean,
+    wantDown: boolean,
+  ): [dx: NativeTensor | null, dUp: NativeTensor | null, dDown: NativeTensor | null];
+  routedWeights(
+    x: NativeTensor,
+    offsets: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
   embedding(
     weight: NativeWeight,
     ids: NativeTensor,
@@ -104,8 +159,10 @@ export interface OpFunctions {
     k: NativeTensor,
     v: NativeTensor,
     keyBegin: NativeTensor | null,
+    sinks: NativeTensor | null,
     options: { window: number; scale: number },
     keepLse: boolean,
+    keyEnd: NativeTensor | null,
   ): [y: NativeTensor, lse: NativeTensor | null];
   attentionBackward(
     q: NativeTensor,
@@ -116,14 +173,15 @@ export interface OpFunctions {
     lse: NativeTensor,
     g: NativeTensor,
     options: { window: number; scale: number },
+    keyEnd: NativeTensor | null,
   ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
   gatedForward(
-    kind: 'silu' | 'gelu_tanh',
+    kind: 'silu' | 'gelu_tanh' | 'sigmoid' | 'clamped',
     gate: NativeTensor,
     up: NativeTensor,
   ): NativeTensor;
   gatedBackward(
-    kind: 'silu' | 'gelu_tanh',
+    kind: 'silu' | 'gelu_tanh' | 'sigmoid' | 'clamped',
     gate: NativeTensor,
     up: NativeTensor,
     g: NativeTensor,
@@ -151,7 +209,65 @@ export interface OpFunctions {
     vPool: NativeTensor,
     pageTable: NativeTensor,
     lengths: NativeTensor,
+    sinks: NativeTensor | null,
     options: { window: number; scale: number; phase: 'prefill' | 'decode' },
+  ): NativeTensor;
+  shortConvForward(
+    kind: 'gated' | 'silu',
+    x: NativeTensor,
+    weight: NativeTensor,
+    bias: NativeTensor | null,
+    keyBegin: NativeTensor | null,
+  ): NativeTensor;
+  shortConvBackward(
+    kind: 'gated' | 'silu',
+    x: NativeTensor,
+    weight: NativeTensor,
+    bias: NativeTensor | null,
+    keyBegin: NativeTensor | null,
+    g: NativeTensor,
+    wantDx: boolean,
+    wantWeight: boolean,
+    wantBias: boolean,
+  ): [dx: NativeTensor | null, dweight: NativeTensor | null, dbias: NativeTensor | null];
+  shortConvAppend(
+    kind: 'gated' | 'silu',
+    x: NativeTensor,
+    weight: NativeTensor,
+    bias: NativeTensor | null,
+    pool: NativeTensor,
+    slots: NativeTensor,
+    lengths: NativeTensor,
+  ): NativeTensor;
+  gatedDeltaForward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    g: NativeTensor,
+    beta: NativeTensor,
+    keyBegin: NativeTensor | null,
+    options: { scale: number; eps: number },
+  ): NativeTensor;
+  gatedDeltaBackward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    g: NativeTensor,
+    beta: NativeTensor,
+    keyBegin: NativeTensor | null,
+    dy: NativeTensor,
+    options: { scale: number; eps: number },
+  ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor, dg: NativeTensor, dbeta: NativeTensor];
+  gatedDeltaAppend(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    g: NativeTensor,
+    beta: NativeTensor,
+    pool: NativeTensor,
+    slots: NativeTensor,
+    lengths: NativeTensor,
+    options: { scale: number; eps: number; phase: 'prefill' | 'decode' },
   ): NativeTensor;
   crossEntropyForward(
     logits: NativeTensor,
@@ -171,6 +287,7 @@ export interface OpFunctions {
     weight: NativeWeight,
     labels: NativeTensor,
     scale: number,
+    cap: number,
     wantGrad: boolean,
     wantLosses: boolean,
     wantEntropies: boolean,
@@ -204,19 +321,19 @@ export interface OpFunctions {
     maxNorm: number,
   ): void;
   binary(
-    kind: 'add' | 'sub' | 'mul' | 'div',
+    kind: 'add' | 'sub' | 'mul' | 'div' | 'maximum' | 'minimum' | 'less' | 'equal' | 'where' | 'where_not' | 'pow',
     a: NativeTensor,
     b: NativeTensor,
     dtype: DType,
   ): NativeTensor;
   unary(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid' | 'softcap' | 'softplus' | 'tanh',
     alpha: number,
     x: NativeTensor,
     dtype: DType,
   ): NativeTensor;
   unaryBackward(
-    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid',
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu' | 'gelu_tanh' | 'exp' | 'log' | 'sigmoid' | 'softcap' | 'softplus' | 'tanh',
     alpha: number,
     x: NativeTensor,
     g: NativeTensor,
@@ -241,11 +358,29 @@ export interface OpFunctions {
   splitColumns(
     x: NativeTensor,
     sizes: readonly number[],
-  ): NativeTensor[];
+    wanted: readonly boolean[],
+  ): (NativeTensor | null)[];
   joinColumns(
     parts: readonly (NativeTensor | null)[],
     sizes: readonly number[],
   ): NativeTensor;
+  take(
+    x: NativeTensor,
+    index: NativeTensor,
+    dim: number,
+  ): NativeTensor;
+  takeBackward(
+    g: NativeTensor,
+    index: NativeTensor,
+    dim: number,
+    dx: NativeTensor,
+  ): void;
+  rowMax(
+    x: NativeTensor,
+    wantMax: boolean,
+    wantIndex: boolean,
+    wantLogSum: boolean,
+  ): [max: NativeTensor | null, index: NativeTensor | null, logSum: NativeTensor | null];
   matmul(
     a: NativeTensor,
     b: NativeTensor,
@@ -284,5 +419,5 @@ export interface OpFunctions {
     n: number,
   ): [values: NativeTensor, topIds: NativeTensor];
 }
-export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
-export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu', 'gelu_tanh', 'exp', 'log', 'sigmoid'] as const;
+export const binaryKinds = ['add', 'sub', 'mul', 'div', 'maximum', 'minimum', 'less', 'equal', 'where', 'where_not', 'pow'] as const;
+export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu', 'gelu_tanh', 'exp', 'log', 'sigmoid', 'softcap', 'softplus', 'tanh'] as const;

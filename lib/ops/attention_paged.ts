@@ -30,20 +30,41 @@ export interface LayerPages {
   readonly v: Tensor;
 }
 
+/** What a layer without keys keeps of each text, by name: [slots, ...] each, in f32. */
+export interface LayerStates {
+  readonly states: Readonly<Record<string, Tensor>>;
+}
+
 /** The tokens before those of a call, of each of its b sequences. The tensors are read when the ops run. */
 export interface Past {
-  /** Keys and values of each layer. */
-  readonly layers: readonly LayerPages[];
+  /** What each layer keeps. A layer that reads the keys of another has the pages of that one. */
+  readonly layers: readonly (LayerPages | LayerStates)[];
   /** The pages of each sequence, [b, maxPages] i32. */
   readonly pageTable: Tensor;
   /** Tokens of each sequence, those of the call included, [b] i32. */
   readonly lengths: Tensor;
+  /** The slot of each sequence in the tensors of states, [b] i32; absent: no layer has any. */
+  readonly slots?: Tensor | undefined;
   /** Where each sequence begins in tables of angles that have rows for several, [b] i32; absent: at 0. */
   readonly tableStart?: Tensor | undefined;
   /** More than any position. */
   readonly maxPositions: number;
   /** A part of one prompt, or a token of each row. */
   readonly phase: 'prefill' | 'decode';
+}
+
+/** What a layer with attention keeps. */
+export function pagesOf({ layers }: Pick<Past, 'layers'>, index: number): LayerPages {
+  const layer = layers[index]!;
+  if ('states' in layer) throw new Error(`expected layer ${index} to keep keys and values`);
+  return layer;
+}
+
+/** What a layer without attention keeps, and in which slots. */
+export function statesOf({ layers, slots }: Past, index: number): LayerStates & { readonly slots: Tensor } {
+  const layer = layers[index]!;
+  if (!('states' in layer) || !slots) throw new Error(`expected layer ${index} to keep states`);
+  return { ...layer, slots };
 }
 
 export interface PagedAttentionOptions {
@@ -55,6 +76,8 @@ export interface PagedAttentionOptions {
    * have the same bits wherever it is cut into chunks, and a decoded token's whatever runs beside it (on the CPU).
    */
   phase: 'prefill' | 'decode';
+  /** As those of `attention`. */
+  sinks?: Tensor | undefined;
 }
 
 /**
@@ -71,14 +94,15 @@ export function attentionPaged(
   options: PagedAttentionOptions,
 ): Tensor {
   const op = 'attention_paged';
-  checkOptions(op, options, ['scale', 'window', 'phase']);
-  const { scale, window = 0, phase } = options;
+  checkOptions(op, options, ['scale', 'window', 'phase', 'sinks']);
+  const { scale, window = 0, phase, sinks } = options;
   const y = call().attentionPaged(
     handleOf(q, op, 'q'),
     handleOf(kPool, op, 'kPool'),
     handleOf(vPool, op, 'vPool'),
     handleOf(pageTable, op, 'pageTable'),
     handleOf(lengths, op, 'lengths'),
+    sinks ? handleOf(sinks, op, 'sinks') : null,
     { window, scale, phase },
   );
   return wrap(y, q.dtype, q.shape, q.device);

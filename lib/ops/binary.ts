@@ -1,25 +1,35 @@
 /** y = a ∘ b, elementwise with NumPy broadcasting, for ∘ of +, −, ·, /; f32 arithmetic. */
 import { needsGrad, record } from '../tensor/autograd';
 import type { BinaryKind } from '../native/binding';
-import { fromBytes } from '../tensor/create';
+import type { DType } from '../native/dtype';
 import { Tensor } from '../tensor/tensor';
 import { check, describe } from '../validate';
 import { broadcastShapes, checkFloat, checkSameDevice, promote } from '../tensor/arguments';
-import { rawBinary, rawUnary, reduceTo, sameShape } from '../tensor/raw';
+import { rawBinary, rawScalar, rawUnary, reduceTo, sameShape } from '../tensor/raw';
+
+type Arithmetic = 'add' | 'sub' | 'mul' | 'div';
+
+export function leftOperand(op: string, a: Tensor): void {
+  checkFloat(op, a, 'the left operand');
+}
+
+/** Checks the right operand of an elementwise op, and gives the shape and the dtype of its result. */
+export function broadcast(op: string, a: Tensor, b: Tensor): { shape: readonly number[]; dtype: DType } {
+  check(b instanceof Tensor, op, () => `expected a tensor or a number but received ${describe(b)}`);
+  checkFloat(op, b, 'the right operand');
+  checkSameDevice(op, 'the right operand', b.device, a.device);
+  return { shape: broadcastShapes(op, a.shape, b.shape), dtype: promote(a.dtype, b.dtype) };
+}
 
 /**
  * da = g, g, g·b, g/b and db = g, −g, g·a, −g·y/b, summed over the dimensions that were stretched.
  * A number takes the dtype of the tensor.
  */
-export function binary(kind: BinaryKind, a: Tensor, other: Tensor | number): Tensor {
-  checkFloat(kind, a, 'the left operand');
+export function binary(kind: Arithmetic, a: Tensor, other: Tensor | number): Tensor {
+  leftOperand(kind, a);
   if (typeof other === 'number') return withNumber(kind, a, other);
-  check(other instanceof Tensor, kind, () => `expected a tensor or a number but received ${describe(other)}`);
   const b = other;
-  checkFloat(kind, b, 'the right operand');
-  checkSameDevice(kind, 'the right operand', b.device, a.device);
-  const shape = broadcastShapes(kind, a.shape, b.shape);
-  const dtype = promote(a.dtype, b.dtype);
+  const { shape, dtype } = broadcast(kind, a, b);
   const y = rawBinary(kind, a, b, dtype, shape);
   if (!needsGrad([a, b])) return y;
 
@@ -59,13 +69,13 @@ export function binary(kind: BinaryKind, a: Tensor, other: Tensor | number): Ten
   return y;
 }
 
-function withNumber(kind: BinaryKind, a: Tensor, value: number): Tensor {
+function withNumber(kind: Arithmetic, a: Tensor, value: number): Tensor {
   if (kind === 'mul' && !Number.isNaN(value)) {
     const y = rawUnary('scale', value, a);
     record([a], [y], [], ([g]) => [rawUnary('scale', value, g!)]);
     return y;
   }
-  const scalar = fromBytes(new Uint8Array(Float32Array.of(value).buffer), 'f32', [], a.device);
+  const scalar = rawScalar(value, a.device);
   const y = rawBinary(kind, a, scalar, a.dtype, a.shape);
   const scaled = kind === 'div' || kind === 'mul';
   record([a], [y], scaled ? [scalar] : [], ([g], [s]) => [

@@ -9,7 +9,7 @@ import { alias, type CrossEntropyOptions, handleOf, type Labels, Tensor, wrap } 
 import { checkOneOf, checkOptions } from '../validate';
 import { checkDims, checkFloat } from '../tensor/arguments';
 import { gradientMade } from '../tensor/gradient_memory';
-import { rawBinary, rawFilled, rawMatmul, rawUnary, rawView } from '../tensor/raw';
+import { rawBinary, rawFilled, rawMatmul, rawUnary, rawUnaryBackward, rawView } from '../tensor/raw';
 import { moved, temporaries, track } from '../tensor/scope';
 
 export interface LossAndCount {
@@ -121,17 +121,23 @@ export function crossEntropyOf(logits: Tensor, labels: Labels, options: CrossEnt
   });
 }
 
+/** What makes logits of a product: scale·x, or scale·cap·tanh(x / cap) with a cap, which is 0 where there is none. */
+interface Scaled {
+  readonly scale: number;
+  readonly cap: number;
+}
+
 /** Logits whose gradient is held at once, where the matrix is trained. */
 export const maxLogits = 2 ** 24;
 
 /**
- * Adds scale·(g·dlogits)ᵀ·hidden to `dw` [vocab, dim], or begins it: dlogits = softmax(scale·hidden·Wᵀ) − onehot, computed once more for some
- * rows at a time. g [] or [n].
+ * Adds scale·(g·dlogits)ᵀ·hidden to `dw` [vocab, dim], or begins it: dlogits = softmax(scale·hidden·Wᵀ) − onehot, times the slope of a cap,
+ * computed once more for some rows at a time. g [] or [n].
  */
 function matrixGradient(
   weight: FrozenWeight,
   [hidden, labels, g]: readonly [Tensor, Tensor, Tensor],
-  scale: number,
+  { scale, cap }: Scaled,
   dw: Tensor | null,
 ): Tensor {
   const { rows: vocab, cols, device } = weight;
@@ -143,7 +149,8 @@ function matrixGradient(
     const part = temporaries(() => {
       const rows = rawView(hidden, from * cols, [count, cols]);
       const scaled = (x: Tensor): Tensor => (scale === 1 ? x : rawUnary('scale', scale, x));
-      const logits = scaled(loraLinear(rows, { weight }));
+      const uncapped = scaled(loraLinear(rows, { weight }));
+      const logits = cap === 0 ? uncapped : rawUnary('softcap', cap * scale, uncapped);
       // The log-sums do not depend on labels, and there may be none that counts in these rows.
       const any = rawFilled([count], 0, 'i32', device);
       const [loss, counted, lse] = call().crossEntropyForward(logits.handle, any.handle, true, false, false);
@@ -153,7 +160,8 @@ function matrixGradient(
       const own = rawView(labels, from, [count]);
       const ofRows = scaled(g.shape.length === 0 ? g : rawView(g, from, [count]));
       const handle = call().crossEntropyBackward(logits.handle, own.handle, kept.handle, ofRows.handle);
-      const dlogits = wrap(handle, logits.dtype, logits.shape, device);
+      const capped = wrap(handle, logits.dtype, logits.shape, device);
+      const dlogits = cap === 0 ? capped : rawUnaryBackward('softcap', cap * scale, uncapped, capped);
       return alias(rawMatmul(dlogits, rows, true, false, 'f32', [vocab, cols]));
     });
     if (sum === null) {
@@ -172,7 +180,7 @@ function linearCrossEntropyCall(
   hidden: Tensor,
   weight: FrozenWeight,
   labels: Tensor,
-  { losses: wantLosses, entropies: wantEntropies, scale }: Wanted & { readonly scale: number },
+  { losses: wantLosses, entropies: wantEntropies, scale, cap }: Wanted & Scaled,
 ): LossAndCount & { losses: Tensor | null; entropies: Tensor | null } {
   const op = 'linear_cross_entropy';
   weight.check(op);
@@ -181,6 +189,7 @@ function linearCrossEntropyCall(
     weight.handle,
     handleOf(labels, op, 'labels'),
     scale,
+    cap,
     needsGrad([hidden]),
     wantLosses,
     wantEntropies,
@@ -202,7 +211,7 @@ function linearCrossEntropyCall(
       if (!own) return [dx];
       const { grad } = own.master;
       const there = grad !== null && !grad.disposed;
-      const dw = matrixGradient(weight, [saved[0]!, saved[1]!, g!], scale, there ? grad : null);
+      const dw = matrixGradient(weight, [saved[0]!, saved[1]!, g!], { scale, cap }, there ? grad : null);
       return [dx, there ? null : dw];
     },
   );
@@ -212,24 +221,30 @@ function linearCrossEntropyCall(
 
 /**
  * The same loss of logits = hidden·Wᵀ, which are never held whole: hidden [n, dim], weight [vocab, dim],
- * labels i32 [n].
+ * labels i32 [n]. With a cap, logits = cap·tanh(hidden·Wᵀ / cap).
  */
-export function linearCrossEntropy(hidden: Tensor, weight: FrozenWeight, labels: Tensor): LossAndCount {
-  const { loss, count } = linearCrossEntropyCall(hidden, weight, labels, { ...sumAlone, scale: 1 });
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: FrozenWeight,
+  labels: Tensor,
+  { cap = 0 } = {},
+): LossAndCount {
+  const { loss, count } = linearCrossEntropyCall(hidden, weight, labels, { ...sumAlone, scale: 1, cap });
   return { loss, count };
 }
 
-/** The losses of rows of logits = hidden·Wᵀ / temperature, of which none need count. */
+/** The losses of rows of logits = hidden·Wᵀ / temperature, capped before, of which none need count. */
 export function rowLinearCrossEntropy(
   hidden: Tensor,
   weight: FrozenWeight,
   labels: Tensor,
-  { temperature = 1, entropies: wanted = false } = {},
+  { temperature = 1, entropies: wanted = false, cap = 0 } = {},
 ): RowLosses {
   const { loss, count, losses, entropies } = linearCrossEntropyCall(hidden, weight, labels, {
     losses: true,
     entropies: wanted,
     scale: 1 / temperature,
+    cap,
   });
   loss.dispose();
   count.dispose();

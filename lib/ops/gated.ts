@@ -4,7 +4,7 @@ import type { GatedKind } from '../native/binding';
 import { call } from '../native/calls';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 
-/** gate and up of one shape;  dgate = g·up·f′(gate), dup = g·f(gate). Of 'silu', this is SwiGLU; of 'gelu_tanh', GeGLU. */
+/** gate and up of one shape;  dgate = g·up·f′(gate), dup = g·f(gate). Of 'silu', this is SwiGLU; of 'gelu_tanh', GeGLU; 'clamped' is gpt-oss's, which changes up too. */
 export function gated(gate: Tensor, up: Tensor, kind: GatedKind): Tensor {
   const y = forward(gate, up, kind);
   const backward: BackwardFunction = ([g], [kg, ku], rematerialize) => {

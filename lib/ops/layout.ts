@@ -1,10 +1,9 @@
 /** reshape, transpose and view: the same elements in another order or shape. */
 import { record } from '../tensor/autograd';
-import { call } from '../native/calls';
-import { handleOf, type Tensor, wrap } from '../tensor/tensor';
+import { handleOf, type Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkShape, describe, isListOf, numelOf, shapeText } from '../validate';
 import { checkFloat } from '../tensor/arguments';
-import { rawView } from '../tensor/raw';
+import { rawTranspose, rawView } from '../tensor/raw';
 
 /** Shares the memory of x. One dimension may be −1, which takes what is left. dx = g in the shape of x. */
 export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
@@ -31,38 +30,27 @@ export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
 }
 
 /** y[i_perm…] = x[i…]: dimension d of y is dimension perm[d] of x;  dx is g put back. */
-export function transpose(x: Tensor, wanted?: readonly number[]): Tensor {
-  checkFloat('transpose', x, 'the tensor');
+export function transpose(x: Tensor, wanted?: readonly number[], op = 'transpose'): Tensor {
+  checkFloat(op, x, 'the tensor');
   const rank = x.shape.length;
   let perm: readonly number[];
   if (wanted === undefined) {
-    check(
-      rank >= 2,
-      'transpose',
-      () => `expected at least two dimensions but received ${shapeText(x.shape)}`,
-    );
+    check(rank >= 2, op, () => `expected at least two dimensions but received ${shapeText(x.shape)}`);
     perm = x.shape.map((_, i) => (i < rank - 2 ? i : 2 * rank - 3 - i));
   } else {
     check(
       Array.isArray(wanted) &&
         wanted.length === rank &&
         [...(wanted as number[])].sort((a, b) => a - b).every((d, i) => d === i),
-      'transpose',
+      op,
       () =>
         `expected perm to be an order of the ${rank} dimensions of ${shapeText(x.shape)} but received ${describe(wanted)}`,
     );
     perm = wanted;
   }
-  const apply = (t: Tensor, order: readonly number[]): Tensor =>
-    wrap(
-      call().transpose(t.handle, order),
-      t.dtype,
-      order.map((d) => t.shape[d]!),
-      t.device,
-    );
-  const y = apply(x, perm);
+  const y = rawTranspose(x, perm);
   const inverse = perm.map((_, d) => perm.indexOf(d));
-  record([x], [y], [], ([g]) => [apply(g!, inverse)]);
+  record([x], [y], [], ([g]) => [rawTranspose(g!, inverse)]);
   return y;
 }
 

@@ -5,10 +5,15 @@ import { handleOf, Tensor } from '../tensor/tensor';
 import { checkOptions } from '../validate';
 import { binary } from './binary';
 import { cast, toDevice } from './cast';
+import { compare, extreme } from './compare';
 import { crossEntropyOf } from './cross_entropy';
 import { reshape, transpose } from './layout';
 import { matmul } from './matmul';
+import { pow } from './power';
 import { mean, sum } from './reduce';
+import { argmax, max, softmax } from './row_max';
+import { slice } from './slices';
+import { gather, take } from './take';
 import { unary } from './unary';
 
 type Methods = Pick<
@@ -18,17 +23,33 @@ type Methods = Pick<
   | 'sub'
   | 'mul'
   | 'div'
+  | 'maximum'
+  | 'minimum'
+  | 'pow'
+  | 'less'
+  | 'greater'
+  | 'equal'
   | 'square'
+  | 'sqrt'
   | 'relu'
   | 'gelu'
   | 'silu'
   | 'exp'
   | 'log'
   | 'sigmoid'
+  | 'tanh'
+  | 'softmax'
+  | 'logSoftmax'
+  | 'max'
+  | 'argmax'
   | 'sum'
   | 'mean'
   | 'reshape'
   | 'transpose'
+  | 'permute'
+  | 'slice'
+  | 'take'
+  | 'gather'
   | 'matmul'
   | 'crossEntropy'
   | 'backward'
@@ -57,6 +78,27 @@ const methods: Methods & ThisType<Tensor> = {
   div(other) {
     return binary('div', this, other);
   },
+  maximum(other) {
+    return extreme('maximum', this, other);
+  },
+  minimum(other) {
+    return extreme('minimum', this, other);
+  },
+  pow(exponent) {
+    return pow(this, exponent);
+  },
+  less(other) {
+    return compare('less', this, other);
+  },
+  greater(other) {
+    return compare('greater', this, other);
+  },
+  equal(other) {
+    return compare('equal', this, other);
+  },
+  sqrt() {
+    return unary('sqrt', this);
+  },
   square() {
     return unary('square', this);
   },
@@ -71,6 +113,21 @@ const methods: Methods & ThisType<Tensor> = {
   },
   sigmoid() {
     return unary('sigmoid', this);
+  },
+  tanh() {
+    return unary('tanh', this);
+  },
+  softmax(options) {
+    return softmax('softmax', this, options);
+  },
+  logSoftmax(options) {
+    return softmax('logSoftmax', this, options);
+  },
+  max(options) {
+    return max(this, options);
+  },
+  argmax(options) {
+    return argmax(this, options);
   },
   gelu() {
     return unary('gelu', this);
@@ -89,6 +146,18 @@ const methods: Methods & ThisType<Tensor> = {
   },
   transpose(perm) {
     return transpose(this, perm);
+  },
+  permute(perm) {
+    return transpose(this, perm, 'permute');
+  },
+  slice(start, end, options) {
+    return slice(this, start, end, options);
+  },
+  take(index, options) {
+    return take(this, index, options);
+  },
+  gather(index, options) {
+    return gather(this, index, options);
   },
   matmul(other) {
     return matmul(this, other);

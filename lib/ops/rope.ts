@@ -22,31 +22,28 @@ export interface RopeOptions {
   positions?: Tensor;
 }
 
-/** q [b, s, heads, d] and k [b, s, kvHeads, d], each rotated;  their gradients are rotated back. */
-export function rope(
-  q: Tensor,
-  k: Tensor,
-  table: RopeAngles,
-  options: RopeOptions = {},
-): [q: Tensor, k: Tensor] {
+/** Tensors [b, s, .., d], two at most, each rotated;  their gradients are rotated back. */
+function rotatedAll(
+  xs: readonly [q: Tensor, k?: Tensor],
+  { cos, sin }: RopeAngles,
+  options: RopeOptions,
+): Tensor[] {
   checkOptions(op, options, ['offset', 'positions']);
   const { offset = 0, positions } = options;
-  const { cos, sin } = table;
+  const [q, k] = xs;
   const handles = call().rope(
     handleOf(q, op, 'q'),
-    handleOf(k, op, 'k'),
+    k ? handleOf(k, op, 'k') : null,
     handleOf(cos, op, 'cos'),
     handleOf(sin, op, 'sin'),
     positions ? handleOf(positions, op, 'positions') : null,
     offset,
     false,
   );
-  const [rotatedQ, rotatedK] = [
-    wrap(handles[0], q.dtype, q.shape, q.device),
-    wrap(handles[1]!, k.dtype, k.shape, k.device),
-  ];
-  const wanted = [q.requiresGrad, k.requiresGrad];
-  record([q, k], [rotatedQ, rotatedK], [cos, sin, ...(positions ? [positions] : [])], (grads, [c, n, p]) => {
+  const inputs = k ? [q, k] : [q];
+  const rotated = inputs.map((x, i) => wrap(handles[i]!, x.dtype, x.shape, x.device));
+  const wanted = inputs.map(({ requiresGrad }) => requiresGrad);
+  record(inputs, rotated, [cos, sin, ...(positions ? [positions] : [])], (grads, [c, n, p]) => {
     const gs = grads.map((g, i) => (wanted[i] ? g : null));
     const [first, second = null] = gs.filter((g) => g !== null);
     if (!first) return gs;
@@ -62,5 +59,19 @@ export function rope(
     const next = back.values();
     return gs.map((g) => g && wrap(next.next().value!, g.dtype, g.shape, g.device));
   });
-  return [rotatedQ, rotatedK];
+  return rotated;
 }
+
+/** q [b, s, heads, d] and k [b, s, kvHeads, d], each rotated. */
+export function rope(
+  q: Tensor,
+  k: Tensor,
+  table: RopeAngles,
+  options: RopeOptions = {},
+): [q: Tensor, k: Tensor] {
+  return rotatedAll([q, k], table, options) as [Tensor, Tensor];
+}
+
+/** q alone, whose keys were rotated before. */
+export const rotatedQueries = (q: Tensor, table: RopeAngles, options: RopeOptions = {}): Tensor =>
+  rotatedAll([q], table, options)[0]!;

@@ -13,10 +13,18 @@ export const distributedOptions = {
   },
   distributedTimeout: {
     type: 'number',
-    value: 'SECONDS',
+    value: 'S',
     above: 0,
     default: 600,
     rare: true,
     help: 'without progress of another process, before the run ends',
+  },
+  distributedDtype: {
+    type: 'string',
+    value: 'T',
+    choices: ['f32', 'bf16'],
+    default: 'f32',
+    rare: true,
+    help: 'of the gradients that cross the network',
   },
 } as const satisfies Options;

@@ -5,9 +5,9 @@ export const objectiveOptions = {
   objective: {
     type: 'string',
     value: 'NAME',
-    choices: ['sft', 'dpo', 'orpo', 'kto', 'cpo', 'grpo'],
+    choices: ['sft', 'dpo', 'orpo', 'kto', 'cpo', 'grpo', 'classify', 'contrastive', 'rank'],
     default: 'sft',
-    help: 'what is optimized',
+    help: 'what is optimized, such as dpo, grpo or classify',
   },
   beta: {
     type: 'number',
@@ -164,11 +164,63 @@ export const objectiveOptions = {
     help: 'grpo: what has a ratio; sequence is GSPO',
     defaultText: 'token',
   },
+  classWeights: {
+    type: 'names',
+    value: 'LIST',
+    own: true,
+    rare: true,
+    help: 'classify: what each label weighs in the loss',
+    defaultText: '1 each',
+  },
   generation: { type: 'object' },
   rollout: { type: 'object' },
+  scale: {
+    type: 'number',
+    value: 'S',
+    above: 0,
+    rare: true,
+    help: 'contrastive: what cosines are multiplied by',
+    defaultText: '20',
+  },
+  matryoshkaDims: {
+    type: 'names',
+    value: 'LIST',
+    own: true,
+    rare: true,
+    help: 'contrastive: numbers of vectors that are vectors, too',
+    defaultText: 'all',
+  },
+  matryoshkaWeights: {
+    type: 'names',
+    value: 'LIST',
+    own: true,
+    rare: true,
+    help: 'contrastive: what the loss of each of them weighs',
+    defaultText: '1 each',
+  },
+  miniBatchSize: {
+    type: 'integer',
+    minimum: 1,
+    rare: true,
+    help: 'contrastive: texts computed at a time; less memory, more time',
+    defaultText: 'all of a batch',
+  },
+  pool: {
+    type: 'string',
+    value: 'HOW',
+    choices: ['last', 'mean'],
+    rare: true,
+    help: 'contrastive: what of a text becomes its vector',
+    defaultText: "the model's",
+  },
 } as const satisfies Options;
 
-/** What a run optimizes: supervised fine-tuning, preferences, or rewards. */
+/** What a run optimizes: supervised fine-tuning, preferences, rewards, the labels of a head of classes, vectors of texts, or the order of documents. */
 export type ObjectiveName = (typeof objectiveOptions.objective.choices)[number];
 /** The objectives that read preferences. */
-export type PreferenceObjectiveName = Exclude<ObjectiveName, 'sft' | 'grpo'>;
+export type PreferenceObjectiveName = Exclude<
+  ObjectiveName,
+  'sft' | 'grpo' | 'classify' | RetrievalObjectiveName
+>;
+/** The objectives that read texts which belong together. */
+export type RetrievalObjectiveName = 'contrastive' | 'rank';

@@ -17,7 +17,7 @@ export interface Option {
   default?: string | number | boolean;
   /** Says what happens without the option, where that is no constant; for the help alone. */
   defaultText?: string;
-  /** Of names: a word that is no list of one name. */
+  /** Of names: a word that is no list of one name. Of numbers: a word that stands for one. */
   word?: string;
   /** The words that are allowed. */
   choices?: readonly string[];
@@ -31,7 +31,7 @@ export interface Option {
   needs?: Readonly<Record<string, true | string>>;
   /** Programs may give something else, too: what takes the option checks it. */
   own?: boolean;
-  /** May be given several times: its values are a list. For texts. */
+  /** May be given several times: its values are a list, also where a file has one text. For texts. */
   repeat?: boolean;
   /** The name that it had, which flags still take. */
   formerly?: string;
@@ -51,7 +51,9 @@ type Plain<O extends Option> = O extends { type: 'string' }
     ? string | readonly string[]
     : O extends { type: 'numbers' }
       ? Readonly<Record<string, number>>
-      : number;
+      : O extends { type: 'number'; word: infer Word }
+        ? number | Word
+        : number;
 
 /** What an option gives: undefined only where it may be left out and has no default. */
 export type ValueOf<O extends Option> = O extends { type: 'boolean' }
@@ -91,16 +93,17 @@ export function valuesOf<O extends Options, V extends object>(
 }
 
 /** What a value must be, for "expected maxSteps to be …". */
-export function expectation({ type, choices, minimum, maximum, above }: Option): string {
+export function expectation({ type, choices, minimum, maximum, above, repeat, word }: Option): string {
   if (choices !== undefined) return `one of ${choices.join(', ')}`;
   if (type === 'boolean') return 'true or false';
-  if (type === 'string') return 'a text';
+  if (type === 'string') return repeat ? 'a text or a list of texts' : 'a text';
   if (type === 'names') return 'a list of names';
   if (type === 'numbers') return 'an object of numbers';
   if (type === 'steps') return 'a whole number of at least 0, or below 1 as a share of all steps';
   const most = maximum === undefined ? '' : ` and at most ${maximum}`;
   const bound = minimum === undefined ? '' : ` of at least ${minimum}${most}`;
-  return `a ${type === 'integer' ? 'whole ' : ''}number${above === undefined ? bound : ` above ${above}`}`;
+  const other = word === undefined ? '' : ` or '${word}'`;
+  return `a ${type === 'integer' ? 'whole ' : ''}number${above === undefined ? bound : ` above ${above}`}${other}`;
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string';
@@ -108,7 +111,7 @@ const isNumber = (value: unknown): value is number => Number.isFinite(value);
 
 /** Whether a value is what the row says. */
 export function allows(
-  { type, choices, minimum = -Infinity, maximum = Infinity, above = -Infinity, repeat }: Option,
+  { type, choices, minimum = -Infinity, maximum = Infinity, above = -Infinity, repeat, word }: Option,
   value: unknown,
 ): boolean {
   if (type === 'object') return true;
@@ -116,7 +119,10 @@ export function allows(
   if (type === 'names') return isText(value) || isListOf(value, isText);
   if (type === 'numbers') return isRecord(value) && Object.values(value).every(isNumber);
   if (type === 'string')
-    return repeat ? isListOf(value, isText) : isText(value) && (choices?.includes(value) ?? true);
+    return (
+      (repeat === true && isListOf(value, isText)) || (isText(value) && (choices?.includes(value) ?? true))
+    );
+  if (type === 'number' && word !== undefined && value === word) return true;
   if (!isNumber(value) || value < minimum || value > maximum || value <= above) return false;
   return type === 'number' || Number.isSafeInteger(value) || (type === 'steps' && value < 1);
 }

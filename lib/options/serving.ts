@@ -5,7 +5,12 @@ import type { Options } from './option';
 export const engineOptions = {
   maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
   maxQueued: { type: 'integer', minimum: 1, default: 256 },
-  kvCacheBytes: { type: 'integer', minimum: 1, default: 2 ** 30, help: 'for keys and values of all texts' },
+  kvCacheBytes: {
+    type: 'integer',
+    minimum: 1,
+    default: 2 ** 30,
+    help: 'for keys, values and states of all texts',
+  },
   prefillChunk: { type: 'integer', minimum: 1, default: 256 },
 } as const satisfies Options;
 

@@ -1,6 +1,7 @@
 /** The options, by what takes them. A row without `help` is for programs alone. */
 import { quantizedFormats } from '../tensor/frozen_weight';
 import { distributedOptions } from './distributed';
+import { logOptions } from './logs';
 import { objectiveOptions } from './objectives';
 import type { Option, Options } from './option';
 
@@ -182,18 +183,6 @@ export const datasetOptions = {
   },
 } as const satisfies Options;
 
-/** When a run stops before its end. */
-export const earlyStoppingOptions = {
-  patience: {
-    type: 'integer',
-    minimum: 1,
-    needs: { evalEvery: true },
-    rare: true,
-    help: 'stop after so many evaluations without a better one',
-  },
-  minDelta: { type: 'number', minimum: 0, default: 0 },
-} as const satisfies Options;
-
 /** A run: the options of a Trainer. */
 export const trainerOptions = {
   model: { type: 'object' },
@@ -202,7 +191,7 @@ export const trainerOptions = {
     value: 'FILE',
     required: true,
     own: true,
-    help: 'JSONL, JSON, CSV or text; or .gz; or a folder',
+    help: 'a file or folder of JSONL, CSV, Parquet …, or org/name',
   },
   evalData: { type: 'string', value: 'FILE', own: true, help: 'measured at the end (and with --eval-every)' },
   outDir: { type: 'string', value: 'DIR', help: 'where the adapter goes' },
@@ -210,16 +199,23 @@ export const trainerOptions = {
   epochs: { type: 'integer', minimum: 1, help: 'passes over the data', defaultText: '1' },
   maxTokens: { type: 'integer', minimum: 1, rare: true, help: 'tokens to train on, instead of --epochs' },
   batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
-  gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
+  gradientAccumulationSteps: {
+    type: 'integer',
+    minimum: 1,
+    default: 1,
+    rare: true,
+    help: 'batches per step',
+  },
   packing: { type: 'boolean', rare: true, help: 'several examples in a row of --max-length tokens' },
   packLength: { type: 'integer', minimum: 1 },
   groupByLength: { type: 'boolean', rare: true, help: 'batches of examples of similar length: less padding' },
-  shuffleWindow: { type: 'integer', minimum: 1, default: 1000 },
+  shuffleWindow: { type: 'integer', minimum: 1 },
   lr: {
     type: 'number',
     value: 'RATE',
+    word: 'auto',
     minimum: 0,
-    help: 'learning rate',
+    help: 'learning rate, or auto',
     defaultText: '2e-4; of preferences 1e-5',
   },
   ...objectiveOptions,
@@ -280,11 +276,18 @@ export const trainerOptions = {
     rare: true,
     help: 'LoRA+: up learns at RATIO times --lr',
   },
-  evalEvery: { type: 'integer', minimum: 1, needs: { evalData: true }, help: 'steps between evaluations' },
+  evalEvery: {
+    type: 'integer',
+    minimum: 1,
+    needs: { evalData: true },
+    rare: true,
+    help: 'steps between evaluations',
+  },
   saveEvery: {
     type: 'integer',
     minimum: 1,
     needs: { outDir: true },
+    rare: true,
     help: 'steps between checkpoints',
   },
   saveLimit: {
@@ -311,7 +314,7 @@ export const trainerOptions = {
     help: 'noise on the embeddings',
   },
   seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
-  report: { type: 'boolean', needs: { outDir: true }, help: 'report.html in --out-dir' },
+  ...logOptions,
   resume: {
     type: 'boolean',
     own: true,
@@ -398,51 +401,5 @@ export const generationOptions = {
   variables: { type: 'object' },
   continueAssistant: { type: 'boolean' },
   allowSpecialTokens: { type: 'boolean' },
-  signal: { type: 'object' },
-} as const satisfies Options;
-
-/** A comparison of methods, beside how the model is loaded and the data are read. */
-export const compareOptions = {
-  model: { type: 'object' },
-  modelDir: { type: 'object' },
-  data: trainerOptions.data,
-  evalData: { ...trainerOptions.evalData, required: true, help: 'held-out: chooses the rates, measures all' },
-  outDir: { ...trainerOptions.outDir, help: 'results, adapters and the report' },
-  budget: { type: 'object' },
-  methods: {
-    type: 'names',
-    value: 'LIST',
-    own: true,
-    help: 'lora, dora, ia3, bottleneck, prompt, full',
-    defaultText: 'all but full',
-  },
-  ranks: { type: 'names', value: 'LIST', own: true, help: 'ranks, with commas', defaultText: '16' },
-  alphas: { type: 'names', value: 'LIST', own: true, help: 'numbers, or r, 2r', defaultText: '2r' },
-  targets: {
-    type: 'names',
-    value: 'LIST',
-    own: true,
-    help: 'attention, mlp, or names with +',
-    defaultText: 'all-linear',
-  },
-  seeds: { type: 'integer', minimum: 1, default: 3, help: 'how many times each setting is trained' },
-  learningRates: {
-    type: 'names',
-    value: 'LIST',
-    own: true,
-    help: 'that are tried for each method',
-    defaultText: 'five',
-  },
-  batchSize: trainerOptions.batchSize,
-  gradientAccumulationSteps: trainerOptions.gradientAccumulationSteps,
-  gradientCheckpointing: trainerOptions.gradientCheckpointing,
-  evalLimit: { type: 'integer', minimum: 1, help: 'only the first rows of --eval-data', defaultText: 'all' },
-  maxNewTokens: {
-    type: 'integer',
-    minimum: 1,
-    help: 'most tokens of an answer',
-    defaultText: "twice the data's",
-  },
-  stop: { ...generationOptions.stop, own: true, help: 'ends an answer; may be repeated' },
   signal: { type: 'object' },
 } as const satisfies Options;

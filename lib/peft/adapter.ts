@@ -122,6 +122,11 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     return this.#parts.deltas.size > 0;
   }
 
+  /** @internal Whether it changes the matrices of experts. */
+  get changesExperts(): boolean {
+    return [...this.#parts.deltas.values()].some((delta) => 'changes' in delta);
+  }
+
   /** @internal What it changes in a layer, or undefined. */
   delta(path: string): Delta | undefined {
     this.#checkAlive();
@@ -248,11 +253,11 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal The same; `more` puts further files into the folder, which appear together with those of the adapter. */
   async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
-    const { config, raw = {}, base } = this.#source;
+    const { config, raw = {}, base, head } = this.#source;
     const json = jsonOfConfig(this.#method.file, this.#method.written(config, this.targets, base), raw);
     if ('fan_in_fan_out' in json) json['fan_in_fan_out'] = this.#parts.fanInFanOut;
     json['base_model_name_or_path'] ??= base;
-    json['task_type'] ??= 'CAUSAL_LM';
+    if ((raw['task_type'] ?? null) === null) json['task_type'] = head ? 'SEQ_CLS' : 'CAUSAL_LM';
     const release = this.acquire();
     try {
       // Every read is queued before the first await: training that goes on does not tear the file.
@@ -261,7 +266,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
           return [p.name, { dtype: 'F32', shape: [...p.shape], bytes: await p.bytes() }];
         }),
       );
-      await writeAdapterWith(dir, { config: json, tensors: new Map(tensors) }, more);
+      await writeAdapterWith(dir, { config: json, tensors: new Map(tensors), head }, more);
     } finally {
       release();
     }

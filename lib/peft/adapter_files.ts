@@ -16,10 +16,13 @@ import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
 import { check, checkOptions, describe, isRecord } from '../validate';
+import { checkHead, type ModelHead } from './head';
 import { foreignAdapter, peftTypes } from './methods';
 
 /** In the metadata of the weights: the SHA-256 of the configuration that they were saved with. */
 const digestKey = 'lora-native.config';
+/** There: the labels of the head that they were trained with, of which PEFT's configurations say nothing. */
+const headKey = 'lora-native.head';
 
 /** What a PEFT directory holds. */
 export interface AdapterFiles {
@@ -27,7 +30,12 @@ export interface AdapterFiles {
   config: Record<string, unknown>;
   /** By key of adapter_model.safetensors; copies, which no file backs. */
   tensors: Map<string, SafetensorsTensor>;
+  /** The head that it was trained with, where the file says it: one of classes, with its labels. */
+  head?: AdapterHead | undefined;
 }
+
+/** A head as the file of an adapter names it. */
+export type AdapterHead = Pick<ModelHead, 'type' | 'labels' | 'problemType'>;
 
 /** The options of {@link readAdapter}. */
 export interface ReadAdapterOptions extends SourceOptions {
@@ -66,8 +74,8 @@ export async function readAdapter(
       continue;
     }
     if (found.edited !== undefined) warnEdited(join(path, configFile));
-    const { config, tensors } = found;
-    return { config: config as Record<string, unknown>, tensors };
+    const { config, tensors, head } = found;
+    return { config: config as Record<string, unknown>, tensors, ...(head && { head }) };
   }
 }
 
@@ -96,6 +104,7 @@ function warnEdited(path: string): void {
 interface Pair {
   config: unknown;
   tensors: Map<string, SafetensorsTensor>;
+  head: AdapterHead | undefined;
   /** Tells this pair from others, where the configuration is not that of the weights. */
   edited?: string;
 }
@@ -121,12 +130,28 @@ async function readPair(path: string, limits: Limits, last: boolean): Promise<Pa
     const of = file.metadata[digestKey];
     const tensors = await file.readAll();
     const digest = digestOf(text);
-    return of === undefined || of === digest
-      ? { config, tensors }
-      : { config, tensors, edited: `${of} ${digest}` };
+    const pair = { config, tensors, head: headIn(file.metadata[headKey], join(path, weightsFile), limits) };
+    return of === undefined || of === digest ? pair : { ...pair, edited: `${of} ${digest}` };
   } finally {
     await file.close();
   }
+}
+
+/** The head that the metadata of a file name. @throws ERR_ADAPTER for what is none. */
+function headIn(text: string | undefined, where: string, limits: Limits): AdapterHead | undefined {
+  if (text === undefined) return undefined;
+  const head = parseJson(text, where, limits);
+  try {
+    checkHead(head);
+    const { type, labels, problemType } = head;
+    if (labels && problemType) return { type, labels, problemType };
+  } catch {
+    // What is no head is told below.
+  }
+  throw new LoRAError(
+    'ERR_ADAPTER',
+    `${where} has ${headKey} ${text.slice(0, 80)} in its metadata, which is no head`,
+  );
 }
 
 function checkFiles(dir: string, folder: SavedFolder, inner: string | undefined): void {
@@ -184,6 +209,13 @@ export async function adapterFiles(
   return files;
 }
 
+/** What is written: see {@link AdapterFiles}. */
+interface WrittenAdapter {
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+  readonly head?: AdapterHead | undefined;
+}
+
 /**
  * Writes a PEFT directory. A new directory appears whole or not at all. In one that exists the other files stay, and the adapter is
  * the old one or the new one for {@link readAdapter}, whenever the process ends: the weights carry the digest of their configuration.
@@ -193,23 +225,23 @@ export async function adapterFiles(
  * @throws ERR_ARGUMENT for what is not an adapter; ERR_FILE when writing fails.
  * @example await writeAdapter('copy', await readAdapter('my-adapter'));
  */
-export async function writeAdapter(
-  dir: string | URL,
-  files: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
-): Promise<void> {
+export async function writeAdapter(dir: string | URL, files: WrittenAdapter): Promise<void> {
   await writeAdapterWith(dir, files);
 }
+
+const headText = ({ type, labels, problemType }: AdapterHead): string =>
+  JSON.stringify({ type, labels, problemType });
 
 /** The same, with files that `more` puts beside the two: they appear together. */
 export async function writeAdapterWith(
   dir: string | URL,
-  files: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
+  files: WrittenAdapter,
   more?: (folder: string) => Promise<void>,
 ): Promise<void> {
   const op = 'writeAdapter';
   const path = toPath(dir, op);
   check(isRecord(files), op, `expected { config, tensors } but received ${describe(files)}`);
-  const { config, tensors } = files;
+  const { config, tensors, head } = files;
   check(
     isRecord(config),
     op,
@@ -223,7 +255,8 @@ export async function writeAdapterWith(
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   const json = JSON.stringify(sorted, null, 2);
   // At once: two saves of a folder keep their order.
-  const weights = atOnce(serializeSafetensors(tensors, { format: 'pt', [digestKey]: digestOf(json) }, op));
+  const metadata = { format: 'pt', [digestKey]: digestOf(json), ...(head && { [headKey]: headText(head) }) };
+  const weights = atOnce(serializeSafetensors(tensors, metadata, op));
   await saveTogether(path, async (folder) => {
     await writeNewFile(join(folder, weightsFile), weights, join(path, weightsFile));
     await writeNewFile(join(folder, configFile), json, join(path, configFile));

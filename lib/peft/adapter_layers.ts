@@ -1,12 +1,14 @@
 /** A LoRA adapter as a list of layers: what formats have in common, and combinations are made of. */
 import { bytesOfFloats } from '../formats/floats';
 import type { SafetensorsTensor } from '../formats/safetensors';
+import { parameterName } from '../linear/expert_module';
 import { deltaKinds } from '../linear/kinds';
 import type { AdapterFiles } from './adapter_files';
 import { normalizeLoRAConfig, toPeftJson, type LoRAConfigInput } from './config';
+import { wrappedPath } from './expert_targets';
 import { resolveTargets } from './matching';
-import { lastPart, peftPrefix } from './method';
-import { placeInBlocks, type ModulePath } from './roles';
+import { peftPrefix } from './method';
+import { lastPart, placeInBlocks, type ModulePath } from './roles';
 
 /** The change of one layer: scale · up · down. */
 export interface AdapterLayer {
@@ -14,9 +16,11 @@ export interface AdapterLayer {
   readonly path: string;
   readonly r: number;
   readonly scale: number;
-  /** [out, r] */
+  /** How many experts have such a change each, in a parameter of all; absent: it is of a linear layer. */
+  readonly experts?: number;
+  /** [out, r], or [out, r·experts] */
   readonly up: SafetensorsTensor;
-  /** [r, in] */
+  /** [r, in], or [experts·r, in] */
   readonly down: SafetensorsTensor;
 }
 
@@ -46,14 +50,22 @@ export const alphaOf = ({ r, scale }: AdapterLayer): number => Number((scale * r
 const exceptions = <T>(layers: readonly AdapterLayer[], of: (layer: AdapterLayer) => T, usual: T) =>
   Object.fromEntries(layers.flatMap((layer) => (of(layer) === usual ? [] : [[layer.path, of(layer)]])));
 
+/** Names of parameters of experts, of those that the model has: their ends where all that have one are changed, else whole paths. */
+export function parameterTargets(paths: readonly string[], all: readonly string[]): string[] {
+  const ends = [...new Set(paths.map(parameterName))];
+  const isAll = all.filter((path) => ends.includes(parameterName(path))).length === paths.length;
+  return isAll ? ends : [...paths];
+}
+
 /**
- * What a PEFT directory of these layers holds. `modules`: those of the base model, where it is known. Targets are the last parts of the
- * paths, with numbers of blocks where not all have them, or else whole paths.
+ * What a PEFT directory of these layers holds. `modules`: those of the base model, where it is known; `experts`: the paths of its parameters of experts. Targets are
+ * the last parts of the paths, with numbers of blocks where not all have them, or else whole paths.
  */
 export function filesOf(
   layers: readonly AdapterLayer[],
   { base, dropout }: AboutAdapter,
   modules: readonly ModulePath[] | undefined,
+  experts: readonly string[] = [],
 ): AdapterFiles {
   const r = mostCommon(layers.map((layer) => layer.r));
   const loraAlpha = mostCommon(layers.map(alphaOf));
@@ -64,13 +76,24 @@ export function filesOf(
     rankPattern: exceptions(layers, (layer) => layer.r, r),
     alphaPattern: exceptions(layers, alphaOf, loraAlpha),
   };
-  const paths = layers.map(({ path }) => path);
+  const changed = layers.filter((layer) => layer.experts !== undefined).map(({ path }) => path);
+  const targetParameters = changed.length > 0 ? parameterTargets(changed, experts) : null;
+  const whole = changed.length > 0 ? changed : null; // numbers of blocks hold for ends of paths
+  const paths = layers.filter((layer) => layer.experts === undefined).map(({ path }) => path);
   const names = [...new Set(paths.map(lastPart))].sort();
   const blocks = [...new Set(paths.flatMap((path) => placeInBlocks(path)?.block ?? []))];
   const candidates: LoRAConfigInput[] = [
-    ...(modules ? [{ targetModules: names }] : []),
-    ...(blocks.length > 0 ? [{ targetModules: names, layersToTransform: blocks.sort((a, b) => a - b) }] : []),
-    { targetModules: paths },
+    ...(modules ? [{ targetModules: names, targetParameters }] : []),
+    ...(blocks.length > 0
+      ? [
+          {
+            targetModules: names,
+            targetParameters: whole,
+            layersToTransform: blocks.sort((a, b) => a - b),
+          },
+        ]
+      : []),
+    { targetModules: paths, targetParameters },
   ];
   const known = modules ?? layers.map(({ path }) => ({ path, role: null }));
   const fitting = candidates
@@ -80,8 +103,10 @@ export function filesOf(
       return found.size === paths.length && paths.every((path) => found.has(path));
     })!;
   const tensors = new Map<string, SafetensorsTensor>();
-  for (const { path, up, down } of layers)
-    tensors.set(tensorKey(path, 'down'), down).set(tensorKey(path, 'up'), up);
+  for (const { path, experts: count, up, down } of layers) {
+    const place = count === undefined ? path : wrappedPath(path, changed);
+    tensors.set(tensorKey(place, 'down'), down).set(tensorKey(place, 'up'), up);
+  }
   return { config: { ...toPeftJson(fitting), base_model_name_or_path: base }, tensors };
 }
 

@@ -7,6 +7,7 @@ import { inSlices, Pace } from '../tensor/pace';
 import { noGrad, runUntracked } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
+import type { ModelHead } from './head';
 import { keyInTextModel, type AdaptedBase, type PlannedDelta } from './method';
 import { methodOf, type MethodChoice } from './methods';
 
@@ -15,6 +16,8 @@ export interface AdapterSource extends MethodChoice {
   name: string;
   /** The name of the base model on the hub, or where it lies; written to adapter_config.json when it says nothing. */
   base: string;
+  /** What the base ends in; absent: the head of a language model. */
+  head?: ModelHead | undefined;
   trainable: boolean;
   seed: number;
   device: Device;
@@ -76,7 +79,7 @@ export function initialParts(source: AdapterSource, base: AdaptedBase): AdapterP
   const parts = new AdapterParts(source.trainable);
   const method = methodOf(source.method);
   const { config, seed, device } = source;
-  for (const planned of method.plan(config, base.linears, true)) {
+  for (const planned of method.plan(config, base, true)) {
     const { linear, kind, spec, initWeights } = planned;
     parts.add(planned, () => kind.initial(linear, spec, { seed, device, initWeights }));
   }
@@ -102,7 +105,7 @@ export async function storedParts(
       return [method.canonicalKey?.(key) ?? key, value];
     }),
   );
-  const plan = method.plan(source.config, base.linears, false);
+  const plan = method.plan(source.config, base, false);
   const vectors = method.vectors?.(source.config, base);
   const expected = new Map<string, readonly number[]>(vectors ? [[vectors.key, vectors.shape]] : []);
   for (const planned of plan)

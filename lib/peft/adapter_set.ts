@@ -1,8 +1,9 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
 import { loraError } from '../errors';
-import { disposeMerged, type Linear, type Merged } from '../linear/linear';
+import type { ExpertModule } from '../linear/expert_module';
+import type { Linear, PreparedMerge } from '../linear/linear';
 import { binding } from '../native/calls';
-import { nativeDevice, roomInQueue } from '../native/device';
+import { nativeDevice } from '../native/device';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
 
@@ -23,30 +24,32 @@ function busy(op: string, message: string): never {
   throw loraError(op, 'ERR_BUSY', message);
 }
 
+/** What an adapter may be merged into. */
+type Mergeable = Linear | ExpertModule;
+
 /** Puts W' in the place of W in every layer that the adapter changes, in all or in none; returns these layers. */
-async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<Linear[]> {
-  const fresh = new Map<Linear, Merged>();
+async function mergeInto(modules: readonly Mergeable[], adapter: Adapter): Promise<Mergeable[]> {
+  const fresh = new Map<Mergeable, PreparedMerge>();
   try {
-    for (const linear of linears) {
-      const applied = adapter.applied(linear.path);
+    for (const module of modules) {
+      const applied = adapter.applied(module.path);
       if (!applied) continue;
-      await roomInQueue(linear.base.device);
-      fresh.set(linear, linear.packMerged(applied));
+      fresh.set(module, await module.prepareMerge(applied));
       // Not more than a layer is queued: a full queue would make the next call wait, and hold the event loop.
-      await binding().synchronize(nativeDevice(linear.base.device));
+      await binding().synchronize(nativeDevice(module.base.device));
     }
   } catch (error) {
-    for (const merged of fresh.values()) disposeMerged(merged);
+    for (const merged of fresh.values()) merged.dispose();
     throw error;
   }
-  for (const [linear, merged] of fresh) linear.setMerged(merged); // in one turn of the event loop
+  for (const merged of fresh.values()) merged.commit(); // in one turn of the event loop
   return [...fresh.keys()];
 }
 
 export class AdapterSet {
   readonly all = new Map<string, Adapter>();
   #active: Adapter | null = null;
-  #merged: { adapter: Adapter; linears: readonly Linear[]; wasActive: boolean } | undefined;
+  #merged: { adapter: Adapter; modules: readonly Mergeable[]; wasActive: boolean } | undefined;
   /** A merge that is under way. */
   #merging = false;
   /** What reads the weights: a training run, a generation, an evaluation, a save. */
@@ -228,7 +231,7 @@ export class AdapterSet {
     return adapter;
   }
 
-  async merge(linears: readonly Linear[], name: string | Adapter): Promise<void> {
+  async merge(modules: readonly Mergeable[], name: string | Adapter): Promise<void> {
     const op = 'merge';
     if (this.#merged)
       busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
@@ -239,10 +242,10 @@ export class AdapterSet {
     this.#merging = true;
     const release = adapter.acquire();
     try {
-      const changed = await mergeInto(linears, adapter);
+      const changed = await mergeInto(modules, adapter);
       const wasActive = this.#active === adapter;
       if (wasActive) this.#active = null;
-      this.#merged = { adapter, linears: changed, wasActive };
+      this.#merged = { adapter, modules: changed, wasActive };
     } finally {
       release();
       this.#merging = false;
@@ -254,8 +257,8 @@ export class AdapterSet {
     const op = 'unmerge';
     check(this.#merged, op, 'no adapter is merged');
     if (this.#runs.size > 0) busy(op, 'a run or a generation reads the base weights');
-    const { adapter, linears, wasActive } = this.#merged;
-    for (const linear of linears) linear.unmerge();
+    const { adapter, modules, wasActive } = this.#merged;
+    for (const module of modules) module.unmerge();
     this.#merged = undefined;
     if (wasActive) this.#active = adapter;
   }

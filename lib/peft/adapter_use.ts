@@ -20,4 +20,6 @@ export interface RowDeltas {
   readonly distinct: readonly Adapter[];
   /** x [b, .., in] → y [b, .., out] of each layer. */
   forward(x: Tensor, linears: readonly Linear[]): Tensor[];
+  /** x [b, ..] → y [b, ..], which f makes of the neighboring rows of each adapter. */
+  each(x: Tensor, f: (part: Tensor, use: AdapterUse) => Tensor): Tensor;
 }

@@ -127,7 +127,7 @@ export const bottleneck: AdapterMethod<BottleneckConfig> = {
     return parse(values, Math.max(1, Math.floor(hiddenSize / reductionFactor)), refuse);
   },
 
-  plan(config, linears) {
+  plan(config, { linears }) {
     const kind = bottleneckKind(config.activation);
     const roles: readonly LinearRole[] = rolesOf[config.placement];
     const planned = linears.flatMap((linear, layer) => {

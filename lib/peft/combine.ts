@@ -25,7 +25,7 @@ export interface CombineAdaptersOptions extends AddAdapterOptions {
    *     ties              for each value, the mean over the adapters with the majority sign (Yadav et al., 2023)
    *
    * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with its own random numbers. docs/guides/adapters.md says how far
-   * each is from the sum. Default 'cat'.
+   * each is from the sum. Of adapters that change experts only 'cat' and 'linear', for each expert. Default 'cat'.
    */
   method?: CombineMethod | undefined;
   /** The rank of 'svd'. Default: the largest of the adapters. */
@@ -40,11 +40,11 @@ export interface CombineAdaptersOptions extends AddAdapterOptions {
   trainable?: boolean | undefined;
 }
 
-/** What an adapter adds to a layer: factor · up · down. */
+/** What an adapter adds to a layer: factor · up · down; to experts, as linear/expert_lora.ts has it. */
 export interface CombinedPart {
-  /** [out, r] */
+  /** [out, r], or [out, r·experts] */
   readonly up: Float32Array;
-  /** [r, in] */
+  /** [r, in], or [experts·r, in] */
   readonly down: Float32Array;
   readonly r: number;
   /** The weight of the adapter, times its α/r. */
@@ -56,8 +56,13 @@ export interface LayerParts {
   readonly path: string;
   readonly out: number;
   readonly in: number;
+  /** How many experts have such a layer each; absent: it is none of experts. */
+  readonly experts?: number;
   readonly parts: readonly CombinedPart[];
 }
+
+/** The methods that make of each expert what they make of a layer. */
+export const methodsOfExperts: readonly CombineMethod[] = ['cat', 'linear'];
 
 /** The settings of a combination, checked. */
 export interface CombinePlan {
@@ -168,41 +173,46 @@ const columnOf = ({ up, r }: CombinedPart, k: number, factor: number): Float64Ar
 const rowOf = ({ down, r }: CombinedPart, k: number): Float64Array =>
   Float64Array.from(down.subarray((k * down.length) / r, ((k + 1) * down.length) / r));
 
-function layerOf(path: string, r: number, up: Float32Array, down: Float32Array): AdapterLayer {
+function layerOf(
+  { path, out, in: inside, experts }: Omit<LayerParts, 'parts'>,
+  r: number,
+  up: Float32Array,
+  down: Float32Array,
+): AdapterLayer {
+  const rows = r * (experts ?? 1);
   return {
-    path,
-    r,
-    scale: 1,
-    up: f32Tensor(up, [up.length / r, r]),
-    down: f32Tensor(down, [r, down.length / r]),
+    ...{ path, r, scale: 1, ...(experts !== undefined && { experts }) },
+    up: f32Tensor(up, [out, rows]),
+    down: f32Tensor(down, [rows, inside]),
   };
 }
 
 /** 'cat': all factors side by side, the sum itself. */
-function concatenated({ path, out, parts }: LayerParts): AdapterLayer {
+function concatenated(layer: LayerParts): AdapterLayer {
+  const { out, in: inside, experts = 1, parts } = layer;
   const r = parts.reduce((sum, part) => sum + part.r, 0);
-  const up = new Float32Array(out * r);
+  const up = new Float32Array(out * r * experts);
+  const down = new Float32Array(experts * r * inside);
   let at = 0;
   for (const part of parts) {
-    for (let i = 0; i < out; i++) up.set(part.up.subarray(i * part.r, (i + 1) * part.r), i * r + at);
+    const width = part.r * experts; // the ranks of up are outside of the experts, those of down inside
+    for (let i = 0; i < out; i++)
+      up.set(part.up.subarray(i * width, (i + 1) * width), (i * r + at) * experts);
+    const size = part.r * inside;
+    for (let e = 0; e < experts; e++)
+      // PEFT scales this one of the two.
+      down.set(
+        part.down.subarray(e * size, (e + 1) * size).map((value) => value * part.factor),
+        (e * r + at) * inside,
+      );
     at += part.r;
   }
-  // PEFT scales this one of the two.
-  const down = parts.map(({ down: rows, factor }) => rows.map((value) => value * factor));
-  const all = new Float32Array(down.reduce((sum, rows) => sum + rows.length, 0));
-  let filled = 0;
-  for (const rows of down) {
-    all.set(rows, filled);
-    filled += rows.length;
-  }
-  return layerOf(path, r, up, all);
+  return layerOf(layer, r, up, down);
 }
 
 /** 'svd': the best approximation of that sum with a given rank. */
-function* approximated(
-  { path, out, in: inside, parts }: LayerParts,
-  svdRank: number | undefined,
-): Generator<void, AdapterLayer, void> {
+function* approximated(layer: LayerParts, svdRank: number | undefined): Generator<void, AdapterLayer, void> {
+  const { out, in: inside, parts } = layer;
   const left: Float64Array[] = [];
   const right: Float64Array[] = [];
   for (const part of parts)
@@ -218,7 +228,7 @@ function* approximated(
     for (let i = 0; i < out; i++) up[i * r + k] = u[k]![i]!;
     down.set(v[k]!, k * inside);
   }
-  return layerOf(path, r, up, down);
+  return layerOf(layer, r, up, down);
 }
 
 /** The rest: up and down are mixed each for itself, with √|weight · α/r|, and the sign in down. */
@@ -245,7 +255,7 @@ function mixedFactors(layer: LayerParts, plan: CombinePlan, random: Random, op: 
     plan,
     random,
   );
-  return layerOf(path, r, up, down);
+  return layerOf(layer, r, up, down);
 }
 
 /** The layers of the combination. Yields where it may be interrupted. */

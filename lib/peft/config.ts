@@ -30,7 +30,7 @@ export interface LoRAConfig {
   loraDropout: number;
   /**
    * Which linear modules: names that equal a module's path or its end (after a dot), or one Python regular
-   * expression for the whole path, or 'all-linear' for every one except the output embedding.
+   * expression for the whole path, or 'all-linear' for every one except the output embedding and routers.
    */
   targetModules: readonly string[] | string;
   /** Targets to exclude: names, or a regular expression. */
@@ -47,6 +47,8 @@ export interface LoRAConfig {
   useRslora: boolean;
   /** Splits each weight into magnitude and direction, and trains both (DoRA). */
   useDora: boolean;
+  /** Parameters of experts to adapt, such as mlp.experts.gate_up_proj: names that equal a path or its end; null: none. */
+  targetParameters: readonly string[] | null;
   /** Linear modules to train whole instead of by a low-rank change: names that equal a path or its end. */
   modulesToSave: readonly string[] | null;
   /** Biases are not trained. */
@@ -72,7 +74,7 @@ export interface LoRAConfigInput {
   loraDropout?: number | undefined;
   /**
    * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
-   * whole path (without look-around and back-references, because patterns may be untrusted), or 'all-linear' for every one except the output embedding. Default 'all-linear'.
+   * whole path (without look-around and back-references, because patterns may be untrusted), or 'all-linear' for every one except the output embedding and routers. Default 'all-linear'.
    */
   targetModules?: readonly string[] | string | null | undefined;
   /** Targets to exclude. Default: none. */
@@ -89,6 +91,11 @@ export interface LoRAConfigInput {
   useRslora?: boolean | undefined;
   /** DoRA (Liu et al., 2024): a magnitude per output is trained beside up and down. Default false. */
   useDora?: boolean | undefined;
+  /**
+   * Parameters of experts, such as ['mlp.experts.gate_up_proj', 'mlp.experts.down_proj'], as PEFT's target_parameters names them; each expert has a change of its own
+   * of rank `r`. Without `targetModules` no other layer is adapted. Not beside dropout and DoRA. Default: none.
+   */
+  targetParameters?: readonly string[] | null | undefined;
   /**
    * Linear layers to train whole, such as ['lm_head'], besides the low-rank changes of the targets. Default: none.
    */
@@ -127,6 +134,7 @@ const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
   alphaPattern: 'alpha_pattern',
   useRslora: 'use_rslora',
   useDora: 'use_dora',
+  targetParameters: 'target_parameters',
   modulesToSave: 'modules_to_save',
   bias: 'bias',
   initLoraWeights: 'init_lora_weights',
@@ -144,7 +152,12 @@ function parse<Targets extends string | null>(
   refuse: Refuse,
 ): Parsed<Targets> {
   const from = new ConfigReader<keyof LoRAConfig>(values, refuse, ['r', 'loraAlpha']);
-  const targetModules = from.targets('targetModules', defaults.targetModules);
+  const targetParameters = from.names('targetParameters');
+  const targetModules = from.targets(
+    'targetModules',
+    targetParameters ? [] : defaults.targetModules,
+    targetParameters !== null,
+  );
   const excludeModules = from.modules('excludeModules');
   const layers = from.take<number[] | null>(
     'layersToTransform',
@@ -183,6 +196,7 @@ function parse<Targets extends string | null>(
     alphaPattern: from.patterns('alphaPattern', 'an object of patterns and numbers', isNumber),
     useRslora: from.take('useRslora', false, 'true or false', flag),
     useDora: from.take('useDora', false, 'true or false', flag),
+    targetParameters,
     modulesToSave,
     bias: from.take('bias', 'none', `'none' (biases are not trained here)`, (value) =>
       value === 'none' ? value : undefined,
@@ -194,6 +208,9 @@ function parse<Targets extends string | null>(
       (value) => (typeof value === 'string' && value.toLowerCase() === 'gaussian' ? 'gaussian' : flag(value)),
     ),
   };
+  if (targetParameters && config.useDora) refuse('useDora', 'false beside targetParameters', values.useDora);
+  if (targetParameters && config.loraDropout > 0)
+    refuse('loraDropout', '0 beside targetParameters', values.loraDropout);
   if (config.layersToTransform !== null && typeof targetModules === 'string' && !isAllLinear(targetModules)) {
     refuse(
       'layersToTransform',
@@ -231,7 +248,9 @@ export const loraFile: ConfigFile<LoRAConfig> = {
     megatron_config: null,
     megatron_core: 'megatron.core',
   },
-  optional: ['excludeModules'],
+  optional: ['excludeModules', 'targetParameters'],
+  spell: (field, value) =>
+    field === 'targetModules' && Array.isArray(value) && value.length === 0 ? null : value,
   parse: (values, refuse) => parse(values, peftDefaults, refuse),
 };
 

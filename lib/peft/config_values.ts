@@ -63,10 +63,11 @@ export class ConfigReader<Field extends string> {
     return isListOf(value, isText) ? [...value] : undefined;
   }
 
-  /** Which modules are changed: at least one. */
+  /** Which modules are changed: at least one, unless there is something else to change. */
   targets<T extends readonly string[] | string | null>(
     field: Field,
     fallback: T,
+    orNone = false,
   ): readonly string[] | string | T {
     return this.take<readonly string[] | string | T>(
       field,
@@ -74,7 +75,7 @@ export class ConfigReader<Field extends string> {
       `${moduleWords}, or 'all-linear'`,
       (value) => {
         const found = this.#modules(field, value);
-        return found?.length === 0 ? undefined : found;
+        return found?.length === 0 && !orNone ? undefined : found;
       },
     );
   }
@@ -148,6 +149,9 @@ export interface ConfigFile<Config extends object> {
   /** Checks the values of a file, and fills in PEFT's defaults. */
   parse(values: Unchecked<keyof Config & string>, refuse: Refuse): StoredConfig<Config>;
 }
+
+/** What adapters are for, in PEFT's words: which head the model has. */
+export const taskTypes: readonly unknown[] = ['CAUSAL_LM', 'SEQ_CLS'];
 
 /** Fields that say something about the adapter and change nothing: they are kept as they are. */
 const informative: Readonly<Record<string, (value: unknown) => boolean>> = {
@@ -229,14 +233,13 @@ export function configOfJson<Config extends object>(
   const known = new Set<string>(Object.values(file.names));
   const fixed: Readonly<Record<string, unknown>> = {
     peft_type: file.peftType,
-    task_type: 'CAUSAL_LM',
     ...file.fixed,
   };
   for (const [key, value] of Object.entries(raw)) {
     if (known.has(key) || isEmpty(value)) continue;
     if (Object.hasOwn(informative, key)) {
       if (!informative[key]!(value)) refuseField(where, key, value, 'which is of the wrong type');
-    } else if (!Object.hasOwn(fixed, key) || fixed[key] !== value) {
+    } else if (key === 'task_type' ? !taskTypes.includes(value) : fixed[key] !== value) {
       refuseField(where, key, value, 'which is not supported');
     }
   }

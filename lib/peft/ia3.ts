@@ -12,8 +12,8 @@ import {
   type StoredConfig,
   type Unchecked,
 } from './config_values';
-import { chooseModules, moduleMatcher } from './matching';
-import { lastPart, peftPrefix, refuseStrangers, refuseUnchangeable, type AdapterMethod } from './method';
+import { chooseModules, moduleMatcher, namesOfAdapted } from './matching';
+import { peftPrefix, refuseStrangers, refuseUnchangeable, type AdapterMethod } from './method';
 import { namesOfRoles, type ModulePath } from './roles';
 
 /** A complete configuration of IA³, every value checked. */
@@ -118,7 +118,7 @@ export const ia3: AdapterMethod<IA3Config> = {
   },
   complete,
 
-  plan(config, linears, typed) {
+  plan(config, { linears }, typed) {
     if (typed) refuseStrangers(config, linears);
     const rules = { ...config, layersToTransform: null, layersPattern: null };
     const chosen = chooseModules(rules, linears);
@@ -136,7 +136,7 @@ export const ia3: AdapterMethod<IA3Config> = {
 
   written(config, changed) {
     if (!isAllLinear(config.targetModules)) return config;
-    return { ...config, targetModules: [...new Set(changed.map(lastPart))].sort() };
+    return { ...config, targetModules: namesOfAdapted(config, changed) };
   },
   dropout: () => 0,
   size: () => ({ method: 'ia3' }),

@@ -3,9 +3,9 @@ import type { DeltaKind } from '../linear/delta';
 import { deltaKinds } from '../linear/kinds';
 import { isAllLinear } from './config_values';
 import { completeLoRAConfig, loraFile, normalizeLoRAConfig, type LoRAConfig } from './config';
-import { resolveTargets } from './matching';
+import { expertDeltas } from './expert_targets';
+import { namesOfAdapted, resolveTargets } from './matching';
 import {
-  lastPart,
   peftPrefix,
   refuseStrangers,
   refuseUnchangeable,
@@ -24,10 +24,11 @@ export const lora: AdapterMethod<LoRAConfig> = {
   complete: completeLoRAConfig,
 
   /** The number of a layer within the model names its random streams and its masks. */
-  plan(config, linears, typed): PlannedDelta[] {
-    if (typed) refuseStrangers(config, linears);
+  plan(config, { linears, experts }, typed): PlannedDelta[] {
+    if (typed) refuseStrangers(config, linears, experts);
+    const ofExperts = expertDeltas(config, experts, linears.length);
     const targets = resolveTargets(config, linears);
-    return linears.flatMap((linear, layer) => {
+    const ofLayers = linears.flatMap((linear, layer) => {
       const target = targets.get(linear.path);
       if (!target) return [];
       const { r, scale } = target;
@@ -43,25 +44,27 @@ export const lora: AdapterMethod<LoRAConfig> = {
         },
       ];
     });
+    return [...ofLayers, ...ofExperts];
   },
 
   /** PEFT stores the names that a shorthand stood for. */
   written: (config, changed) =>
     isAllLinear(config.targetModules)
-      ? { ...config, targetModules: [...new Set(changed.map(lastPart))].sort() }
+      ? { ...config, targetModules: namesOfAdapted(config, changed) }
       : config,
   dropout: ({ loraDropout }) => loraDropout,
   size: ({ r }) => ({ r }),
   sizeAsLora: (config) => config,
   canonicalKey: (key) => (key.endsWith(magnitude) ? key.slice(0, -'.weight'.length) : key),
 
-  facts({ r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave }) {
+  facts({ r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave, targetParameters }) {
     const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilized'] : [])];
     return [
       ['Rank', String(r)],
       ['Alpha', String(loraAlpha)],
       ...(kinds.length > 0 ? [['Kind of LoRA', kinds.join(', ')] as const] : []),
       ...(loraDropout > 0 ? [['Dropout', String(loraDropout)] as const] : []),
+      ...(targetParameters ? [['Experts', targetParameters.join(', ')] as const] : []),
       ...(modulesToSave?.length ? [['Trained whole', modulesToSave.join(', ')] as const] : []),
     ];
   },

@@ -3,14 +3,16 @@ import { LoRAError } from '../errors';
 import type { DeltaKindName } from '../linear/kinds';
 import type { LoRAConfig } from './config';
 import { isAllLinear } from './config_values';
+import { scoreModules } from './head';
 import { Deadline, fullMatch, matchAround, type PathPattern } from './python_regex';
-import { endsOf, type ModulePath } from './roles';
+import { endsOf, lastPart, type ModulePath } from './roles';
 
 /** What chooses the modules of an adapter, whatever it does to them. */
 export type TargetRules = Pick<
   LoRAConfig,
   'targetModules' | 'excludeModules' | 'layersToTransform' | 'layersPattern' | 'modulesToSave'
->;
+> &
+  Partial<Pick<LoRAConfig, 'targetParameters'>>;
 
 export interface Target {
   /** 'whole' for modulesToSave. */
@@ -121,6 +123,15 @@ export function moduleMatcher(names: readonly string[] | string): Matches {
   return (path) => within(() => matches(path));
 }
 
+/** The names of the modules that are adapted, of the paths of all that an adapter changes: those that it trains whole are in another list. */
+export function namesOfAdapted(
+  { modulesToSave }: Pick<TargetRules, 'modulesToSave'>,
+  changed: readonly string[],
+): string[] {
+  const whole = modulesToSave === null ? () => false : moduleMatcher(modulesToSave);
+  return [...new Set(changed.filter((path) => !whole(path)).map(lastPart))].sort();
+}
+
 function within<T>(work: (deadline: Deadline) => T): T {
   try {
     return work(new Deadline());
@@ -133,18 +144,24 @@ function within<T>(work: (deadline: Deadline) => T): T {
   }
 }
 
+/** The layers that 'all-linear' leaves out. */
+const notLinear = ['outputEmbedding', 'router', 'score'] as const;
+
 function chooseWithin(
   deadline: Deadline,
   rules: TargetRules,
   modules: readonly ModulePath[],
 ): Map<string, 'adapted' | 'whole'> {
-  const { targetModules: targets, excludeModules, modulesToSave } = rules;
+  const { targetModules: targets, excludeModules, modulesToSave, targetParameters } = rules;
   const excluded = excludeModules === null ? () => false : matcher(excludeModules, deadline);
   const inLayers = layerFilter(rules, deadline);
   const named = isAllLinear(targets) ? () => true : matcher(targets, deadline);
 
   const saved = modulesToSave === null ? () => false : matcher(modulesToSave, deadline);
-  const strangers = strangersAmong(modulesToSave ?? [], modules);
+  const scored = modules.some(({ role }) => role === 'score');
+  const strangers = strangersAmong(modulesToSave ?? [], modules).filter(
+    (name) => !(scored && scoreModules.includes(name)),
+  );
   if (strangers.length > 0)
     throw new LoRAError(
       'ERR_UNSUPPORTED',
@@ -159,12 +176,13 @@ function chooseWithin(
       chosen.set(path, 'whole');
       continue;
     }
-    if (excluded(path) || !named(path) || (role === 'outputEmbedding' && isAllLinear(targets))) continue;
+    if (excluded(path) || !named(path) || (isAllLinear(targets) && notLinear.some((other) => other === role)))
+      continue;
     if (!whole.has(path) && !inLayers(path)) continue;
     adapted++;
     chosen.set(path, 'adapted');
   }
-  if (adapted === 0)
+  if (adapted === 0 && !targetParameters)
     throw nothingMatches(
       rules,
       modules,
@@ -195,7 +213,9 @@ function nothingMatches(config: TargetRules, modules: readonly ModulePath[], mat
       config.layersPattern === null ? '' : `layersPattern ${JSON.stringify(config.layersPattern)}`,
     ].filter((text) => text !== '');
     const why =
-      filters.length > 0 ? filters.join(', ') : 'the rule that all-linear leaves out the output embedding';
+      filters.length > 0
+        ? filters.join(', ')
+        : 'the rule that all-linear leaves out the output embedding, a head of classes and routers';
     return new LoRAError(
       'ERR_ADAPTER',
       `targetModules ${targets} match modules of the model, but ${why} leave none`,

@@ -2,16 +2,17 @@
 import { loraError } from '../errors';
 import { nameInTextModel } from '../formats/text_model_names';
 import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
+import { parameterNames, type ExpertModule } from '../linear/expert_module';
 import type { Linear } from '../linear/linear';
 import type { Tensor } from '../tensor/tensor';
 import type { LoRAConfigInput } from './config';
 import type { ConfigFile, StoredConfig } from './config_values';
 import { unmatchedTargets } from './matching';
-import type { ModulePath } from './roles';
+import { lastPart, type ModulePath } from './roles';
 
 /** The change of one layer that an adapter is made of. */
 export interface PlannedDelta {
-  readonly linear: Linear;
+  readonly linear: Linear | ExpertModule;
   readonly kind: DeltaKind;
   readonly spec: DeltaSpec;
   readonly initWeights: DeltaInit['initWeights'];
@@ -27,6 +28,8 @@ export interface ModelShape {
   readonly numHiddenLayers: number;
   readonly numAttentionHeads: number;
   readonly vocabSize: number;
+  /** Whether blocks read the ids of their tokens, so that no vector without an id may stand among them; absent: they do not. */
+  readonly readsIds?: boolean | undefined;
   /** Positions that it reads. */
   readonly maxPositionEmbeddings: number;
 }
@@ -34,6 +37,8 @@ export interface ModelShape {
 /** The frozen model that is adapted. */
 export interface AdaptedBase extends ModelShape {
   readonly linears: readonly Linear[];
+  /** The matrices of experts, where it has some. */
+  readonly experts: readonly ExpertModule[];
   /** The ids of a text, with the special tokens that the tokenizer adds. @throws ERR_UNSUPPORTED without a tokenizer. */
   encode(text: string): number[];
   /** What the ids are embedded as: [ids, hidden] in f32. */
@@ -68,7 +73,7 @@ export interface AdapterMethod<Config extends object> {
    * leaves such names in files.
    * @throws ERR_ADAPTER when it changes nothing, ERR_UNSUPPORTED for a layer that it cannot change.
    */
-  plan(config: Config, linears: readonly Linear[], typed: boolean): PlannedDelta[];
+  plan(config: Config, base: Pick<AdaptedBase, 'linears' | 'experts'>, typed: boolean): PlannedDelta[];
   /** What it puts before the tokens, where it does. @throws ERR_ADAPTER for a configuration of another model. */
   vectors?(config: Config, base: AdaptedBase): PlannedVectors;
   /** What is written for the configuration of an adapter that changes these layers. `base`: the name of the model, or where it lies. */
@@ -100,28 +105,28 @@ export const keyInTextModel = (key: string): string => {
   return key.startsWith(prefix) ? peftPrefix(nameInTextModel(key.slice(prefix.length))) : key;
 };
 
-/** The last part of a path: what layers are called in the lists of a configuration. */
-export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
-
 const op = 'adapter';
 
 /** @throws ERR_ADAPTER for names typed by hand that match no layer. */
 export function refuseStrangers(
   config: { readonly targetModules: readonly string[] | string },
   linears: readonly Linear[],
+  experts: readonly ExpertModule[] = [],
 ): void {
   const strangers = unmatchedTargets(config, linears);
   if (strangers.length === 0) return;
   const names = [...new Set(linears.map(({ path }) => lastPart(path)))].join(', ');
+  const parameters = parameterNames(experts).join(', ');
+  const ofExperts = parameters && `, and targetParameters of its experts ${parameters}`;
   throw loraError(
     op,
     'ERR_ADAPTER',
-    `targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}`,
+    `targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}${ofExperts}`,
   );
 }
 
 /** @throws ERR_UNSUPPORTED for a layer that a kind of change cannot change. */
-export function refuseUnchangeable(linear: Linear, kind: DeltaKind): void {
+export function refuseUnchangeable(linear: PlannedDelta['linear'], kind: DeltaKind): void {
   const why = kind.refuses?.(linear);
   if (why !== undefined) throw loraError(op, 'ERR_UNSUPPORTED', `${linear.path} cannot be trained: ${why}`);
 }

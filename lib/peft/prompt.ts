@@ -143,6 +143,15 @@ function misfit(what: string): never {
   throw loraError('adapter', 'ERR_ADAPTER', `adapter_config.json ${what}`);
 }
 
+/** @throws ERR_UNSUPPORTED */
+function refuseVectors(op: string): never {
+  throw loraError(
+    op,
+    'ERR_UNSUPPORTED',
+    'the blocks of this model read the ids of their tokens, which vectors before a text do not have: prompt tuning is not for it',
+  );
+}
+
 export const prompt: AdapterMethod<PromptConfig> = {
   title: 'Prompt tuning',
   loadedByPeft: true,
@@ -150,8 +159,9 @@ export const prompt: AdapterMethod<PromptConfig> = {
   scalingObstacle: 'with the factor 0 its vectors would still stand before the tokens',
   file,
 
-  normalize(input, { hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings }) {
+  normalize(input, { hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings, readsIds }) {
     const op = 'PromptConfig';
+    if (readsIds) refuseVectors(op);
     checkOptions(op, input, options);
     const refuse = refuseOption(op);
     const { numVirtualTokens = 8, promptTuningInitText, ...given } = input as Unchecked<keyof PromptConfig>;
@@ -187,7 +197,8 @@ export const prompt: AdapterMethod<PromptConfig> = {
 
   vectors(config, base) {
     const { numVirtualTokens: count, tokenDim } = config;
-    const { hiddenSize, maxPositionEmbeddings } = base;
+    const { hiddenSize, maxPositionEmbeddings, readsIds } = base;
+    if (readsIds) refuseVectors('load_adapter');
     if (tokenDim !== null && tokenDim !== hiddenSize)
       misfit(`has token_dim ${tokenDim}, and the model has hidden_size ${hiddenSize}`);
     if (count >= maxPositionEmbeddings)

@@ -4,9 +4,12 @@ import type { LinearRole } from '../linear/linear';
 /** A linear module of the model, named as transformers names it: model.layers.0.self_attn.q_proj. */
 export interface ModulePath {
   readonly path: string;
-  /** null where it is not known. 'all-linear' leaves out the output embedding. */
+  /** null where it is not known. 'all-linear' leaves out the output embedding and routers. */
   readonly role: LinearRole | null;
 }
+
+/** The last part of a path: what layers are called in the lists of a configuration. */
+export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
 /** A path and its ends after a dot: what a name may equal. */
 export function* endsOf(path: string): Generator<string, void, void> {

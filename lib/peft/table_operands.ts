@@ -11,8 +11,9 @@ import type { RowDeltas } from './adapter_use';
 /** What it adds to each of these layers. */
 export type TableOperands = readonly (AddedOperands | undefined)[];
 
-/** Whether the fused op computes its changes, where no gradient is wanted; a whole module takes the place of W. */
+/** Whether the fused op computes its changes, where no gradient is wanted; a whole module takes the place of W, and changes of experts are in no table. */
 export const fitsTable = (adapter: Adapter, linears: readonly Linear[]): boolean =>
+  !adapter.changesExperts &&
   linears.every(({ path }) => {
     const delta = adapter.delta(path);
     return !delta || 'branch' in delta || ('forward' in delta && delta.fused !== undefined);

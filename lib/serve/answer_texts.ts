@@ -1,14 +1,16 @@
 /** Generates the texts of a request and answers with them, whole or as they come. */
 import { SequencePlan } from '../data/sequence_plan';
-import type { GeneratedToken } from '../engine/delivery';
 import { merged } from '../handle';
-import type { GenerationResult } from '../models/running/generate';
+import type { GeneratedText, GenerationResult } from '../models/running/generate';
 import type { Adapter } from '../peft/adapter';
+import type { AnswerReader } from '../text/answers/answer_form';
+import type { Tokenizer } from '../text/tokenizer';
 import { invalid } from './api_error';
 import { EventStream } from './event_stream';
-import type { AnsweredText, Format, Usage } from './formats';
+import type { Format, Usage } from './formats';
+import { ReadAnswer } from './read_answer';
 import type { RequestedSampling } from './sampling_fields';
-import type { ServedUse, ServedAdapters } from './served_adapters';
+import { checkModel, inTurn } from './held_adapter';
 import type { Call, Service } from './service';
 
 /** What a request asks for. */
@@ -16,7 +18,7 @@ export interface TextsPlan {
   /** The name of the base or of an adapter. */
   readonly model: string;
   /** The field that holds the prompts, and how many there are. */
-  readonly promptField: 'messages' | 'prompt';
+  readonly promptField: 'messages' | 'prompt' | 'input';
   readonly promptCount: number;
   /** Tokens of the longest prompt, as far as that is known before they are ids. */
   readonly knownTokens: number;
@@ -29,8 +31,9 @@ export interface TextsPlan {
   readonly maxTokens: number | undefined;
   readonly logprobs: number | undefined;
   readonly stream: boolean;
-  readonly includeUsage: boolean;
   readonly format: Format;
+  /** Makes what reads a text, once the prompts are ids; undefined: all of it is content. */
+  readonly reader?: (() => AnswerReader) | undefined;
 }
 
 /**
@@ -63,68 +66,31 @@ function checkedLimit(
 
 /** Waits for the request's turn, and holds the adapter while it runs. */
 export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
-  const { service, exchange, client } = call;
+  const { service, exchange } = call;
   const { signal } = exchange;
-  exchange.facts.model = plan.model;
   exchange.facts.stream = plan.stream;
-  const { adapters } = service;
-  if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
+  await checkModel(call, plan.model);
   // What can never run does not wait first.
   checkedLimit(service, plan, plan.knownTokens, null);
   await plan.checkLengths(signal);
-  const held = new HeldAdapter(adapters, plan.model);
-  try {
-    const places = plan.promptCount * plan.sampling.n;
-    const lease = await service.queue.enter(client.lane, places, signal, (left) => held.prepare(left));
-    call.body.release();
-    try {
-      const use = held.use!;
-      const { stallTimeoutMs } = service.settings;
-      const events = new EventStream(exchange.response, {
-        signal,
-        stallTimeoutMs,
-        onPause(end) {
-          use.stalled(end);
-          lease.pause();
-        },
-        onResume() {
-          use.goesOn();
-          return lease.resume(signal);
-        },
-      });
-      await generate(call, plan, use.adapter, events);
-    } finally {
-      lease.release();
-    }
-  } finally {
-    held.release();
-  }
-}
-
-/** The adapter of a request, which it holds from its turn on. One that has to be loaded comes before the place: who waits for it has none. */
-class HeldAdapter {
-  use: ServedUse | undefined;
-
-  constructor(
-    readonly adapters: ServedAdapters,
-    readonly name: string,
-  ) {}
-
-  /** Undefined where it is there. The promise rejects with what is wrong with it, or with the reason of the signal. */
-  prepare(left: AbortSignal): Promise<void> | undefined {
-    this.use = this.adapters.useNow(this.name);
-    return this.use ? undefined : this.#load(left);
-  }
-
-  async #load(left: AbortSignal): Promise<void> {
-    const use = await this.adapters.use(this.name, left);
-    if (left.aborted) use.release();
-    else this.use = use;
-  }
-
-  release(): void {
-    this.use?.release();
-  }
+  const places = plan.promptCount * plan.sampling.n;
+  await inTurn(call, plan.model, places, async ({ adapter, use, lease }) => {
+    const { stallTimeoutMs } = service.settings;
+    const events = new EventStream(exchange.response, {
+      signal,
+      stallTimeoutMs,
+      named: plan.format.named,
+      onPause(end) {
+        use.stalled(end);
+        lease.pause();
+      },
+      onResume() {
+        use.goesOn();
+        return lease.resume(signal);
+      },
+    });
+    await generate(call, plan, adapter, events);
+  });
 }
 
 async function generate(
@@ -151,52 +117,63 @@ async function generate(
     }),
   );
   const choices = prompts.length * sampling.n;
-  const tokens: GeneratedToken[][] = Array.from({ length: choices }, () => []);
+  const promptTokens = prompts.reduce((sum, { length }) => sum + length, 0);
+  const answers = Array.from({ length: choices }, () => new ReadAnswer(plan.reader?.()));
   const open = async (): Promise<void> => {
     if (events.begun) return;
-    for (let choice = 0; choice < choices; choice++) await sendIfAny(events, format.opening(choice));
+    for (let choice = 0; choice < choices; choice++)
+      await events.sendAll(format.opening(choice, promptTokens));
   };
   for await (const [source, token] of merged(handles)) {
     facts.firstTokenMs ??= exchange.elapsedMs;
     const choice = source * sampling.n + (token.index ?? 0);
-    if (!stream) {
-      if (logprobs !== undefined) tokens[choice]!.push(token);
-      continue;
-    }
+    const read = answers[choice]!.push(token, !stream && logprobs !== undefined);
+    if (!stream) continue;
     await open();
-    await sendIfAny(events, format.piece(choice, token));
+    await events.sendAll(format.piece(choice, token, read));
   }
   const results = await Promise.all(handles.map(({ result }) => result));
-  const usage = usageOf(results);
-  const texts = results
-    .flatMap((result) => result.choices ?? [result])
-    .map(({ text, finishReason }, i): AnsweredText => ({ text, finishReason, tokens: tokens[i]! }));
+  const generated = results.flatMap((result) => result.choices ?? [result]);
+  const rests = answers.map((answer) => answer.end());
+  const usage = usageOf(results, answers);
+  const texts = answers.map((answer, i) => {
+    const text = generated[i]!;
+    return answer.text(text, stopStringOf(text, sampling.stop, model.tokenizer));
+  });
   facts.promptTokens = usage.prompt_tokens;
   facts.completionTokens = usage.completion_tokens;
   facts.cachedTokens = usage.prompt_tokens_details.cached_tokens;
-  if (settings.logPrompts) facts.texts = texts.map(({ text }) => text);
+  if (settings.logPrompts) facts.texts = generated.map(({ text }) => text);
   if (!stream) return exchange.json(format.whole(texts, usage));
   await open();
-  for (const [choice, { finishReason }] of texts.entries())
-    for (const event of format.ending(choice, finishReason)) await events.send(event);
-  if (plan.includeUsage) await events.send(format.usage(usage));
-  await events.send('[DONE]');
+  for (const [choice, text] of texts.entries())
+    await events.sendAll(format.ending(choice, text, rests[choice]!));
+  await events.sendAll(format.closing(usage));
   exchange.response.end();
 }
 
-async function sendIfAny(events: EventStream, event: object | undefined): Promise<void> {
-  if (event) await events.send(event);
+/** Which of the stop strings ended a text: what its ids spell goes on with it. */
+function stopStringOf(
+  { text, ids, finishReason }: GeneratedText,
+  stop: RequestedSampling['stop'] = [],
+  tokenizer: Tokenizer,
+): string | undefined {
+  if (finishReason !== 'stop' || stop.length === 0) return undefined;
+  const rest = tokenizer.decode(ids, { skipSpecialTokens: true }).slice(text.length);
+  return [stop].flat().find((one) => rest.startsWith(one));
 }
 
-function usageOf(results: readonly GenerationResult[]): Usage {
+function usageOf(results: readonly GenerationResult[], answers: readonly ReadAnswer[]): Usage {
   const sum = (count: (usage: GenerationResult['usage']) => number): number =>
     results.reduce((total, { usage }) => total + count(usage), 0);
   const prompt_tokens = sum(({ promptTokens }) => promptTokens);
   const completion_tokens = sum(({ completionTokens }) => completionTokens);
+  const reasoning_tokens = answers.reduce((total, { reasoningTokens }) => total + reasoningTokens, 0);
   return {
     prompt_tokens,
     completion_tokens,
     total_tokens: prompt_tokens + completion_tokens,
     prompt_tokens_details: { cached_tokens: sum(({ cachedTokens }) => cachedTokens) },
+    ...(reasoning_tokens > 0 && { completion_tokens_details: { reasoning_tokens } }),
   };
 }

@@ -1,8 +1,8 @@
 /** POST /v1/chat/completions. */
 import type { ChatMessage } from '../text/messages';
 import { describe, isListOf, isRecord } from '../validate';
-import { answerTexts } from './answer_texts';
 import { invalid } from './api_error';
+import { answerConversation } from './chat_answer';
 import {
   booleanField,
   integerField,
@@ -12,12 +12,10 @@ import {
   stringField,
   type Fields,
 } from './fields';
-import { chatFormat, type CallFinder } from './formats';
-import { conversationIds, checkConversation, type TemplateFields } from './prompt_ids';
+import { chatFormat } from './formats';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
-import { callParser, openingOf } from './tool_calls';
-import { toolsFields, type RequestedTools } from './tools_fields';
+import { toolsFields } from './tools_fields';
 
 const refused = {
   functions: 'tools have taken their place',
@@ -65,54 +63,53 @@ function logprobsFields(fields: Fields): number | undefined {
 }
 
 export async function chatCompletions(call: Call, fields: Fields): Promise<void> {
-  const { settings, adapters, tokenTexts } = call.service;
+  const { settings, adapters, tokenTexts, answerForm } = call.service;
   refuseFields(fields, refused);
   refuseModalities(fields);
   const messages = messagesField(fields, settings.maxMessages);
-  const name = stringField(fields, 'model') ?? adapters.base;
+  const model = stringField(fields, 'model') ?? adapters.base;
   const logprobs = logprobsFields(fields);
   const { stream, includeUsage } = streamFields(fields);
-  const requested = samplingFields(fields);
-  const tools = toolsFields(fields, () => call.service.toolFormat);
-  const sampling = tools?.schema === undefined ? requested : { ...requested, jsonSchema: tools.schema };
-  const variables = recordField(fields, 'chat_template_kwargs');
-  if (settings.logPrompts) call.exchange.facts.prompt = messages;
-  const template = { ...openingFields(tools), variables };
-  await answerTexts(call, {
-    model: name,
+  const sampling = samplingFields(fields);
+  const tools = toolsFields(fields, () => answerForm.toolFormat);
+  const options = { model, logprobs, includeUsage, tokenTexts };
+  await answerConversation(call, {
+    model,
+    messages,
     promptField: 'messages',
-    promptCount: 1,
-    knownTokens: 0,
-    checkLengths: (signal) => checkConversation(call, messages, { ...template, signal }),
-    prompts: async (signal) => [await conversationIds(call, messages, { ...template, signal })],
     sampling,
+    tools,
+    variables: variablesFields(fields),
+    continues: false,
     maxTokens: maxTokensField(fields),
     logprobs,
     stream,
-    includeUsage,
-    format: chatFormat(
-      call.exchange.id,
-      { model: name, logprobs, includeUsage, tokenTexts },
-      tools && finderOf(tools),
-    ),
+    format: chatFormat(call.exchange.id, options, tools?.named ?? false),
   });
 }
 
-/** A call that must be made is opened in the prompt, so that the grammar is that of its JSON alone. */
-const openingFields = (requested: RequestedTools | undefined): TemplateFields =>
-  requested === undefined
-    ? {}
-    : {
-        tools: requested.tools,
-        opening: requested.schema === undefined ? '' : openingOf[requested.format],
-      };
+const efforts = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh'];
 
-const finderOf = ({ format, names, schema, named, maxCalls }: RequestedTools): CallFinder => ({
-  parser: () => callParser(format, names, schema !== undefined),
-  // As OpenAI's API has it: a function that the request names is what the text was to be.
-  finishReason: named ? 'stop' : 'tool_calls',
-  maxCalls,
-});
+/**
+ * What an effort of reasoning means to chat templates: gpt-oss' reads `reasoning_effort`, others think or do not.
+ * @throws 400 for what is no effort.
+ */
+export function effortVariables(effort: string | undefined, param: string): Fields {
+  if (effort === undefined) return {};
+  if (!efforts.includes(effort))
+    throw invalid(
+      `expected ${param} to be one of ${efforts.join(', ')} but received ${describe(effort)}`,
+      param,
+    );
+  return { reasoning_effort: effort, enable_thinking: effort !== 'none' };
+}
+
+/** The variables of the chat template; those that the request gives by name come first. */
+function variablesFields(fields: Fields): Fields | undefined {
+  const effort = effortVariables(stringField(fields, 'reasoning_effort'), 'reasoning_effort');
+  const given = recordField(fields, 'chat_template_kwargs');
+  return { ...effort, ...given };
+}
 
 function refuseModalities(fields: Fields): void {
   const given = fields['modalities'] ?? ['text'];

@@ -4,7 +4,7 @@ import { check, checkInteger, checkOptions, describe } from '../validate';
 import { ApiError, tooMany } from './api_error';
 import type { Incoming } from './exchange';
 
-/** A key that clients send as `Authorization: Bearer KEY`. */
+/** A key that clients send as `Authorization: Bearer KEY`, or as `x-api-key: KEY`. */
 export interface ApiKey {
   /** The secret. */
   key: string;
@@ -63,7 +63,9 @@ export class Clients {
   /** Who sends this request. @throws 401 without a key, or with one that is not known. */
   of({ headers, socket }: Incoming): Client {
     if (this.#keys.length === 0) return new Client(undefined, socket?.remoteAddress ?? socket);
-    const [, key] = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '') ?? [];
+    const { authorization = '', 'x-api-key': alone } = headers;
+    const key =
+      /^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? (typeof alone === 'string' ? alone : undefined);
     const given = digest(key ?? '');
     // All keys are compared, each in constant time: how long it takes says nothing about any of them.
     let found: Client | undefined;

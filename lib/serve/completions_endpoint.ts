@@ -76,7 +76,6 @@ export async function completions(call: Call, fields: Fields): Promise<void> {
     maxTokens: maxTokensField(fields) ?? defaultMaxTokens,
     logprobs,
     stream,
-    includeUsage,
     format: completionFormat(call.exchange.id, { model: name, logprobs, includeUsage, tokenTexts }),
   });
 }

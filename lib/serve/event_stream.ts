@@ -1,5 +1,6 @@
 /** Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), written no faster than they are read. */
 import { ApiError } from './api_error';
+import { eventText } from './event_text';
 import type { Outgoing } from './exchange';
 
 /** What happens around a reader that does not keep up. */
@@ -14,18 +15,30 @@ export interface Backpressure {
   readonly onResume: () => Promise<void>;
 }
 
+export interface EventStreamOptions extends Backpressure {
+  /** Whether each event is named by its `type`. */
+  readonly named: boolean;
+}
+
 export class EventStream {
   readonly #response: Outgoing;
   readonly #pressure: Backpressure;
+  readonly #named: boolean;
 
-  constructor(response: Outgoing, pressure: Backpressure) {
+  constructor(response: Outgoing, { named, ...pressure }: EventStreamOptions) {
     this.#response = response;
     this.#pressure = pressure;
+    this.#named = named;
   }
 
   /** Whether the answer has begun: its status can then no longer be another one. */
   get begun(): boolean {
     return this.#response.headersSent;
+  }
+
+  /** Sends events, one after the other. */
+  async sendAll(events: readonly (object | '[DONE]')[]): Promise<void> {
+    for (const event of events) await this.send(event);
   }
 
   /**
@@ -41,8 +54,7 @@ export class EventStream {
         // nginx would collect events before it passes them on.
         'x-accel-buffering': 'no',
       });
-    const data = typeof event === 'string' ? event : JSON.stringify(event);
-    if (!response.write(`data: ${data}\n\n`)) await this.#drained();
+    if (!response.write(eventText(event, this.#named))) await this.#drained();
     this.#pressure.signal.throwIfAborted();
   }
 

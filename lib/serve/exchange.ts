@@ -3,6 +3,8 @@ import { randomBytes } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable, Writable } from 'node:stream';
 import type { ApiError } from './api_error';
+import { openaiDialect, type Dialect } from './dialect';
+import { eventText } from './event_text';
 
 /** A request, whatever brought it: what endpoints read of node:http's IncomingMessage. Its stream is the body. */
 export interface Incoming extends Readable {
@@ -10,11 +12,14 @@ export interface Incoming extends Readable {
   /** Path and query. */
   readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
-  /** Where it comes from, and to which address, as far as that is known. */
+  /** Where it comes from, to which address, and whether by TLS, as far as that is known. */
   readonly socket?: {
     readonly remoteAddress?: string | undefined;
     readonly localAddress?: string | undefined;
+    readonly encrypted?: boolean | undefined;
   };
+  /** Whether an address of https was asked for, where the connection is not known. */
+  readonly isHttps?: boolean;
   /** What a body parser has made of the body, if one has read it. */
   readonly body?: unknown;
   /** Whether the body was read before, where the stream does not know. */
@@ -54,6 +59,8 @@ export class Exchange {
   readonly id = `req_${randomBytes(12).toString('hex')}`;
   readonly began = performance.now();
   readonly facts: ExchangeFacts = {};
+  /** How a failure is told. */
+  dialect: Dialect = openaiDialect;
   readonly #gone = new AbortController();
 
   constructor(
@@ -116,10 +123,10 @@ export class Exchange {
 
   /** Tells of a failure: with its status, or as the last event of a stream that has begun. */
   fail(error: ApiError): void {
-    const { response } = this;
-    if (!response.headersSent) return this.json(error.toJSON(), error.status, error.headers);
+    const { response, dialect, id } = this;
+    if (!response.headersSent) return this.json(dialect.body(error, id), error.status, error.headers);
     if (error.status === 408)
       response.destroy(); // nobody reads what would be said
-    else response.end(`data: ${JSON.stringify(error)}\n\n`);
+    else response.end(eventText(dialect.event(error, id), dialect.named));
   }
 }

@@ -1,8 +1,8 @@
-/** The answers of the two endpoints that generate texts, whole and in pieces. */
+/** The answers of the endpoints that generate texts, whole and in pieces: here those of chats and of completions. */
 import type { GeneratedToken } from '../engine/delivery';
 import type { GeneratedText } from '../models/running/generate';
+import type { AnswerPiece } from '../text/answers/answer_form';
 import type { TokenTexts } from './token_texts';
-import type { CallParser, ParsedPiece } from './tool_calls';
 
 /** How many tokens a request took. */
 export interface Usage {
@@ -10,23 +10,29 @@ export interface Usage {
   completion_tokens: number;
   total_tokens: number;
   prompt_tokens_details: { cached_tokens: number };
+  /** Where a text has thoughts. */
+  completion_tokens_details?: { reasoning_tokens: number };
 }
 
-/** One text of an answer, with its tokens where their log-probabilities are asked for. */
-export interface AnsweredText extends Pick<GeneratedText, 'text' | 'finishReason'> {
+/** One text of an answer: what was read of it, and its tokens where their log-probabilities are asked for. */
+export interface AnsweredText extends AnswerPiece, Pick<GeneratedText, 'finishReason'> {
   readonly tokens: readonly GeneratedToken[];
+  /** The stop string of the request that ended it. */
+  readonly stopString: string | undefined;
 }
 
 /** What an endpoint writes. */
 export interface Format {
-  /** What comes before the first token of a text. */
-  opening(choice: number): object | undefined;
-  /** A token; undefined where there is nothing to say yet. */
-  piece(choice: number, token: GeneratedToken): object | undefined;
-  /** The end of a text. */
-  ending(choice: number, finishReason: GeneratedText['finishReason']): readonly object[];
-  /** The last event, where usage is asked for. */
-  usage(usage: Usage): object;
+  /** Whether each event of a stream is named by its `type`. */
+  readonly named: boolean;
+  /** What comes before the first token of a text; `promptTokens` of all prompts. */
+  opening(choice: number, promptTokens: number): readonly object[];
+  /** A token, and what became certain with it. */
+  piece(choice: number, token: GeneratedToken, read: AnswerPiece): readonly object[];
+  /** The end of a text, and what became certain with it. */
+  ending(choice: number, text: AnsweredText, rest: AnswerPiece): readonly object[];
+  /** The end of the stream. */
+  closing(usage: Usage): readonly (object | '[DONE]')[];
   /** The answer in one piece. */
   whole(texts: readonly AnsweredText[], usage: Usage): object;
 }
@@ -44,49 +50,14 @@ function headOf(prefix: string, id: string, object: string, model: string): obje
   return { id: id.replace('req_', prefix), object, created: Math.floor(Date.now() / 1000), model };
 }
 
-/** What the texts of a chat are looked through for; undefined where the request has no tools. */
-export interface CallFinder {
-  readonly parser: () => CallParser;
-  /** The reason of a text that has calls. */
-  readonly finishReason: 'tool_calls' | 'stop';
-  readonly maxCalls: number;
-}
-
-/** The calls of one text, of which the first `maxCalls` are given. */
-class FoundCalls {
-  readonly #parser: CallParser;
-  readonly #most: number;
-  /** How many calls the text has so far. */
-  count = 0;
-
-  constructor({ parser, maxCalls }: CallFinder) {
-    this.#parser = parser();
-    this.#most = maxCalls;
-  }
-
-  push(text: string): ParsedPiece {
-    return this.#kept(this.#parser.push(text));
-  }
-  flush(): ParsedPiece {
-    return this.#kept(this.#parser.flush());
-  }
-  #kept({ content, calls }: ParsedPiece): ParsedPiece {
-    const kept = calls.slice(0, this.#most - this.count);
-    this.count += kept.length;
-    return { content, calls: kept };
-  }
-}
-
-export function chatFormat(id: string, options: FormatOptions, finder?: CallFinder): Format {
+/** `named`: whether the request names the function to call, after which OpenAI's API says 'stop'. */
+export function chatFormat(id: string, options: FormatOptions, named: boolean): Format {
   const { model, logprobs, includeUsage, tokenTexts } = options;
   const head = headOf('chatcmpl-', id, 'chat.completion.chunk', model);
   // With include_usage every event has the field, and the last one its value.
   const none = includeUsage ? { usage: null } : {};
-  const found = new Map<number, FoundCalls>();
-  const callsOf = (choice: number): FoundCalls | undefined => {
-    if (finder && !found.has(choice)) found.set(choice, new FoundCalls(finder));
-    return found.get(choice);
-  };
+  /** Calls of each text so far. */
+  const counts = new Map<number, number>();
   const content = (tokens: readonly GeneratedToken[]): object | null =>
     logprobs === undefined
       ? null
@@ -96,52 +67,52 @@ export function chatFormat(id: string, options: FormatOptions, finder?: CallFind
     choices: [{ index, delta, logprobs: of, finish_reason }],
     ...none,
   });
-  /** Content, and each call in one piece. */
-  const deltaOf = ({ content: text, calls }: ParsedPiece, first: number): object => ({
-    ...((text !== '' || calls.length === 0) && { content: text }),
-    ...(calls.length > 0 && { tool_calls: calls.map((call, i) => ({ index: first + i, ...call })) }),
-  });
-  const reasonOf = (calls: number, finishReason: string): string =>
-    finder && calls > 0 && finishReason === 'stop' ? finder.finishReason : finishReason;
+  /** Content, thoughts, and each call in one piece. */
+  const deltaOf = (choice: number, { content: text, reasoning, calls }: AnswerPiece): object => {
+    const first = counts.get(choice) ?? 0;
+    counts.set(choice, first + calls.length);
+    return {
+      ...((text !== '' || (calls.length === 0 && reasoning === '')) && { content: text }),
+      ...(reasoning !== '' && { reasoning_content: reasoning }),
+      ...(calls.length > 0 && { tool_calls: calls.map((call, i) => ({ index: first + i, ...call })) }),
+    };
+  };
+  const reasonOf = ({ calls, finishReason }: AnsweredText): string =>
+    calls.length > 0 && finishReason === 'stop' && !named ? 'tool_calls' : finishReason;
   return {
-    opening: (choice) => event(choice, { role: 'assistant', content: '' }, null, null),
-    piece(choice, token) {
-      const calls = callsOf(choice);
-      const first = calls?.count ?? 0;
-      const piece = calls?.push(token.text) ?? { content: token.text, calls: [] };
-      const silent = piece.content === '' && piece.calls.length === 0 && logprobs === undefined;
-      return silent ? undefined : event(choice, deltaOf(piece, first), null, content([token]));
+    named: false,
+    opening: (choice) => [event(choice, { role: 'assistant', content: '' }, null, null)],
+    piece(choice, token, read) {
+      if (isSilent(read) && logprobs === undefined) return [];
+      return [event(choice, deltaOf(choice, read), null, content([token]))];
     },
-    ending(choice, finishReason) {
-      const calls = callsOf(choice);
-      const first = calls?.count ?? 0;
-      const rest = calls?.flush();
-      const end = event(choice, {}, reasonOf(calls?.count ?? 0, finishReason), null);
-      const says = rest && (rest.content !== '' || rest.calls.length > 0);
-      return says ? [event(choice, deltaOf(rest, first), null, null), end] : [end];
+    ending(choice, text, rest) {
+      const end = event(choice, {}, reasonOf(text), null);
+      return isSilent(rest) ? [end] : [event(choice, deltaOf(choice, rest), null, null), end];
     },
-    usage: (usage) => ({ ...head, choices: [], usage }),
+    closing: (usage) => [...(includeUsage ? [{ ...head, choices: [], usage }] : []), '[DONE]'],
     whole: (texts, usage) => ({
       ...head,
       object: 'chat.completion',
-      choices: texts.map(({ text, finishReason, tokens }, index) => {
-        const calls = callsOf(index);
-        const pieces = calls ? [calls.push(text), calls.flush()] : [{ content: text, calls: [] }];
-        const said = pieces.map((piece) => piece.content).join('');
-        const made = pieces.flatMap((piece) => piece.calls);
+      choices: texts.map((text, index) => {
+        const { content: said, reasoning, calls, tokens } = text;
         const message = {
           role: 'assistant',
-          content: made.length > 0 && said === '' ? null : said,
+          content: calls.length > 0 && said === '' ? null : said,
           refusal: null,
-          ...(made.length > 0 && { tool_calls: made }),
+          ...(reasoning !== '' && { reasoning_content: reasoning }),
+          ...(calls.length > 0 && { tool_calls: calls }),
         };
-        const finish_reason = reasonOf(made.length, finishReason);
-        return { index, message, logprobs: content(tokens), finish_reason };
+        return { index, message, logprobs: content(tokens), finish_reason: reasonOf(text) };
       }),
       usage,
     }),
   };
 }
+
+/** Whether nothing became certain. */
+export const isSilent = ({ content, reasoning, calls }: AnswerPiece): boolean =>
+  content === '' && reasoning === '' && calls.length === 0;
 
 export function completionFormat(id: string, options: FormatOptions): Format {
   const { model, logprobs, includeUsage, tokenTexts } = options;
@@ -156,20 +127,21 @@ export function completionFormat(id: string, options: FormatOptions): Format {
     ...none,
   });
   return {
-    opening: () => undefined,
+    named: false,
+    opening: () => [],
     piece(choice, token) {
       const offset = offsets.get(choice) ?? 0;
       offsets.set(choice, offset + token.text.length);
-      if (token.text === '' && logprobs === undefined) return undefined;
-      return event(choice, token.text, null, logprobsOf([token], offset));
+      if (token.text === '' && logprobs === undefined) return [];
+      return [event(choice, token.text, null, logprobsOf([token], offset))];
     },
-    ending: (choice, finishReason) => [event(choice, '', finishReason, null)],
-    usage: (usage) => ({ ...head, choices: [], usage }),
+    ending: (choice, { finishReason }) => [event(choice, '', finishReason, null)],
+    closing: (usage) => [...(includeUsage ? [{ ...head, choices: [], usage }] : []), '[DONE]'],
     whole: (texts, usage) => ({
       ...head,
-      choices: texts.map(({ text, finishReason, tokens }, index) => ({
+      choices: texts.map(({ content, finishReason, tokens }, index) => ({
         index,
-        text,
+        text: content,
         logprobs: logprobsOf(tokens),
         finish_reason: finishReason,
       })),

@@ -3,17 +3,24 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { CausalLM } from '../models/causal_lm';
 import { check, describe } from '../validate';
 import { loadAdapter, unloadAdapter } from './adapters_endpoints';
-import { ApiError, toApiError, unavailable, unsupported } from './api_error';
+import { ApiError, toApiError, unavailable } from './api_error';
 import { readFields } from './body';
 import { chatCompletions } from './chat_endpoint';
+import { classify } from './classify_endpoint';
 import { completions } from './completions_endpoint';
+import { anthropicDialect, type Dialect } from './dialect';
+import { embeddings } from './embeddings_endpoint';
 import { Exchange, type Incoming, type Outgoing } from './exchange';
 import type { Fields } from './fields';
+import { countTokens, messages } from './messages_endpoint';
 import { listModels, retrieveModel } from './models_endpoints';
 import { handlerSettings, type OpenAIHandlerOptions } from './options';
 import { sendPage } from './page/page';
+import { rerank } from './rerank_endpoint';
+import { responses } from './responses_endpoint';
 import { Service, type Call } from './service';
 import { checkSite } from './site';
+import type { RequestTelemetry } from './telemetry';
 import { detokenize, tokenize } from './tokenize_endpoints';
 
 /** A request as node:http gives it (`IncomingMessage`), named by its fields: a program need not have the types of Node. */
@@ -53,13 +60,23 @@ type Endpoint = (call: Call, fields: Fields) => Promise<void>;
 const posts: Readonly<Record<string, Endpoint>> = {
   '/v1/chat/completions': chatCompletions,
   '/v1/completions': completions,
-  '/v1/embeddings': async () => {
-    throw unsupported('/v1/embeddings', 'the model generates text');
-  },
+  '/v1/responses': responses,
+  '/v1/messages': messages,
+  '/v1/messages/count_tokens': countTokens,
+  '/v1/embeddings': embeddings,
+  '/v1/rerank': rerank,
+  '/v2/rerank': rerank,
+  '/v1/classify': classify,
   '/v1/load_lora_adapter': loadAdapter,
   '/v1/unload_lora_adapter': unloadAdapter,
   '/tokenize': tokenize,
   '/detokenize': detokenize,
+};
+
+/** Of paths where failures are not told as OpenAI's API does. */
+const dialects: Readonly<Record<string, Dialect>> = {
+  '/v1/messages': anthropicDialect,
+  '/v1/messages/count_tokens': anthropicDialect,
 };
 
 /** Of Prometheus' text format. */
@@ -88,6 +105,7 @@ export class Handler {
   async answer(request: Incoming, response: Outgoing): Promise<void> {
     const exchange = new Exchange(request, response);
     this.#open.add(exchange);
+    const telemetry = this.#service.telemetry.begin(exchange, servedPath(exchange.path));
     let failure: unknown;
     try {
       await this.#route(exchange);
@@ -95,7 +113,7 @@ export class Handler {
       failure = error;
       if (!exchange.left) exchange.fail(toApiError(error));
     } finally {
-      this.#ended(exchange, failure);
+      this.#ended(exchange, failure, telemetry);
       this.#open.delete(exchange);
       if (this.#open.size === 0) for (const idle of this.#idle.splice(0)) idle();
     }
@@ -105,6 +123,7 @@ export class Handler {
     const { path, request, response } = exchange;
     const { page, apiKeys, cors } = this.#service.settings;
     const method = request.method === 'HEAD' ? 'GET' : request.method;
+    if (Object.hasOwn(dialects, path)) exchange.dialect = dialects[path]!;
     if (this.#closing) response.setHeader('connection', 'close');
     cors.open(request, response);
     checkSite(request, this.#service.settings);
@@ -152,18 +171,20 @@ export class Handler {
   }
 
   /** Counts a request that has ended, and writes its line. */
-  #ended(exchange: Exchange, failure: unknown): void {
-    const { settings, metrics } = this.#service;
+  #ended(exchange: Exchange, failure: unknown, telemetry: RequestTelemetry | undefined): void {
+    const { settings, metrics, adapters } = this.#service;
     const { id, request, response, path, facts, elapsedMs, left } = exchange;
     // 499 is what nginx writes where the client has left before the answer.
     const status = left ? 499 : response.statusCode;
     metrics.ended(exchange, servedPath(path), status);
+    const told = failure === undefined || left ? undefined : toApiError(failure);
+    const model = facts.model !== undefined && adapters.has(facts.model) ? facts.model : undefined;
+    telemetry?.ended(exchange, { status, told, model });
     const { logger } = settings;
     if (!logger) return;
     const ms = Math.round(elapsedMs);
     const line = { id, method: request.method, path: logged(path), status, ms, ...facts };
     if (line.model !== undefined) line.model = logged(line.model);
-    const told = failure === undefined || left ? undefined : toApiError(failure);
     if (told && told.status >= 500 && !(failure instanceof ApiError))
       logger.error({ ...line, err: failure }, 'request failed');
     else logger.info(told ? { ...line, error: logged(told.message) } : line, 'request');
@@ -214,8 +235,8 @@ function checkPair(request: unknown, response: unknown): void {
 }
 
 /**
- * Serves a model and its adapters with OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, and beside it /tokenize,
- * /detokenize and /health. The `model` of a request is the name of the base or of an adapter; requests with different adapters are
+ * Serves a model and its adapters with OpenAI's API: /v1/models, /v1/chat/completions, /v1/responses, /v1/completions, /v1/embeddings; with Anthropic's:
+ * /v1/messages; with that of Jina and Cohere: /v1/rerank; with vLLM's: /v1/classify of a model with a head of classes; and beside them /tokenize, /detokenize and /health. The `model` of a request is the name of the base or of an adapter; requests with different adapters are
  * computed together. Fields that are not known are ignored, fields that cannot be honored are refused by name.
  *
  * The handler is a listener for node:http. It reads bodies of bounded size, lets clients take turns, ends a request whose client has

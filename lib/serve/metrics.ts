@@ -122,7 +122,13 @@ export class Metrics {
         'Texts that lost their memory to others.',
         engine.preemptions,
       ),
-      ...one('kv_cache_bytes', 'gauge', 'Keys and values in use, kept ones included.', engine.kvCacheBytes),
+      ...one(
+        'kv_cache_bytes',
+        'gauge',
+        'Keys, values and states in use, kept ones included.',
+        engine.kvCacheBytes,
+      ),
+      ...one('state_bytes', 'gauge', 'Of those, states of layers that are not attention.', engine.stateBytes),
       ...one('kv_cache_capacity_bytes', 'gauge', 'Memory for them.', engine.kvCacheCapacity),
       ...one(
         'prefix_hits_total',

@@ -7,7 +7,7 @@ import type { Call, Service } from './service';
 
 /** The field of the request that holds a text, and the reason to stop. */
 interface PromptOf {
-  readonly field: 'prompt' | 'messages';
+  readonly field: 'prompt' | 'messages' | 'input';
   readonly signal: AbortSignal;
 }
 
@@ -44,17 +44,24 @@ export function textIds(
 export interface TemplateFields {
   readonly tools?: readonly unknown[] | undefined;
   readonly variables?: Fields | undefined;
-  /** What the answer begins with. */
-  readonly opening?: string;
+  /** Whether the answer goes on with the last message. */
+  readonly continues?: boolean | undefined;
 }
+
+/** What is opened of a prompt: an {@link OpenedAnswer}. */
+type Opener = (prompt: string) => { readonly opening: string };
 
 async function chatText(
   service: Service,
   messages: readonly ChatMessage[],
-  { signal, tools, variables }: TemplateFields & { readonly signal: AbortSignal },
+  { signal, tools, variables, continues = false }: TemplateFields & { readonly signal: AbortSignal },
 ): Promise<ChatText> {
   const { allowSpecialTokens } = service.settings;
-  const options = { tools, variables, addGenerationPrompt: true, allowSpecialTokens };
+  const options = {
+    ...{ tools, variables, allowSpecialTokens },
+    addGenerationPrompt: !continues,
+    continueAssistant: continues,
+  };
   const made = await service.model.tokenizer.chatTextAsync(messages, options, signal);
   checkCharacters(service, made.text, 'messages');
   return made;
@@ -74,15 +81,16 @@ export async function checkConversation(
     await service.inTurn(client, fields.signal, () => chatText(service, messages, fields));
 }
 
-/** Ids of a conversation, up to where the assistant answers. */
+/** Ids of a conversation, up to where the assistant answers, and of what its answer begins with. */
 export function conversationIds(
   { service, client }: Call,
   messages: readonly ChatMessage[],
-  { signal, opening = '', ...fields }: TemplateFields & { readonly signal: AbortSignal },
+  { signal, ...fields }: TemplateFields & { readonly signal: AbortSignal },
+  open: Opener = () => ({ opening: '' }),
 ): Promise<number[]> {
   const { tokenizer } = service.model;
   return service.inTurn(client, signal, async () => {
     const { text, ordinary } = await chatText(service, messages, { ...fields, signal });
-    return chatIds(tokenizer, { text: text + opening, ordinary }, signal);
+    return chatIds(tokenizer, { text: text + open(text).opening, ordinary }, signal);
   });
 }

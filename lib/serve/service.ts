@@ -1,15 +1,16 @@
 /** What the endpoints of a server share. */
 import { checkSpeculation } from '../engine/speculation';
 import type { CausalLM } from '../models/causal_lm';
+import { AnswerForm } from '../text/answers/answer_form';
 import { Clients, type Client } from './clients';
 import type { Exchange } from './exchange';
 import { FairQueue } from './fair_queue';
 import { Metrics } from './metrics';
 import { handlerSettings, type HandlerSettings, type OpenAIHandlerOptions } from './options';
 import { checkServedName, ServedAdapters } from './served_adapters';
+import { Telemetry } from './telemetry';
 import { TokenTexts } from './token_texts';
 import { WaitingBytes, type HeldBytes } from './waiting_bytes';
-import { toolFormatOf, type ToolFormat } from './tool_calls';
 
 /**
  * Clients whose texts become ids, or ids texts, at once. Each takes a slice of the event loop in its turn, so a fifth one would make all gaps
@@ -25,13 +26,14 @@ export class Service {
   readonly clients: Clients;
   readonly adapters: ServedAdapters;
   readonly metrics = new Metrics();
+  readonly telemetry = new Telemetry();
   #tokenTexts: TokenTexts | undefined;
 
   constructor(
     readonly model: CausalLM,
     readonly settings: HandlerSettings,
   ) {
-    if (settings.speculate) checkSpeculation(settings.op, model.device);
+    if (settings.speculate) checkSpeculation(settings.op, { device: model.device, ...model.config });
     this.queue = new FairQueue(settings);
     this.waitingBytes = new WaitingBytes(settings.maxWaitingBytes);
     // Those that have a place of the first queue are not refused in this one.
@@ -52,11 +54,10 @@ export class Service {
     }
   }
 
-  /** The format in which the model calls tools; undefined where it has none that is known. */
-  get toolFormat(): ToolFormat | undefined {
-    return (this.#toolFormat ??= { format: toolFormatOf(this.model.tokenizer) }).format;
+  /** How the model writes thoughts and calls of tools. */
+  get answerForm(): AnswerForm {
+    return AnswerForm.of(this.model.tokenizer);
   }
-  #toolFormat: { readonly format: ToolFormat | undefined } | undefined;
 
   get tokenTexts(): TokenTexts {
     return (this.#tokenTexts ??= new TokenTexts(this.model.tokenizer));

@@ -6,7 +6,7 @@ import type { Incoming, Outgoing } from './exchange';
 /** What arrives as a Request. */
 export function incomingOf(request: Request): Incoming {
   const { method, headers, bodyUsed, body } = request;
-  const { pathname, search, host } = new URL(request.url);
+  const { pathname, search, host, protocol } = new URL(request.url);
   const stream =
     body && !bodyUsed ? Readable.fromWeb(body as NodeReadableStream<Uint8Array>) : Readable.from([]);
   stream.on('error', () => undefined); // of a client that has left; the signal tells
@@ -15,11 +15,16 @@ export function incomingOf(request: Request): Incoming {
     url: pathname + search,
     headers: { host, ...Object.fromEntries(headers) },
     wasRead: bodyUsed,
+    isHttps: protocol === 'https:',
   });
 }
 
 /** Statuses whose Response may have no body. */
 const bodiless = [204, 205, 304];
+
+/** Has the code that Node.js gives a stream which closes early: servers such as Hono's take an error of another for a failure, and log it. */
+const cutOff = (): Error =>
+  Object.assign(new Error('the answer was cut off'), { code: 'ERR_STREAM_PREMATURE_CLOSE' });
 
 /** An answer that becomes a Response when it has a status. Its body is written no faster than it is read. */
 export class WebAnswer extends Writable implements Outgoing {
@@ -88,7 +93,7 @@ export class WebAnswer extends Writable implements Outgoing {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     // Nobody is there to read it; nginx writes this number for it.
     if (!this.headersSent) this.#answer(new Response(null, { status: 499 }));
-    else if (!this.writableFinished) this.#body?.error(error ?? new Error('the answer was cut off'));
+    else if (!this.writableFinished) this.#body?.error(error ?? cutOff());
     done(error);
   }
 }

@@ -3,15 +3,17 @@ import type { DataSource } from '../data/example';
 import type { JsonSchema } from '../grammar/json_schema';
 import type { Adapter } from '../peft/adapter';
 import { check, checkBoolean, checkInteger, checkOptions, checkSignal, describe } from '../validate';
+import type { ClassRow } from '../data/class_rows';
 import type { ChoiceRow } from './choices';
+import type { Confusion } from './class_scores';
 
 const op = 'evaluateTask';
 
 /** How far an evaluation is. */
 export interface TaskProgress {
-  /** What is being done: the loss of examples, writing answers, or comparing choices. */
-  phase: 'loss' | 'answers' | 'choices';
-  /** Examples, answers or questions that are done, of all adapters. */
+  /** What is being done: the loss of examples, writing answers, comparing choices, or reading texts for their labels. */
+  phase: 'loss' | 'answers' | 'choices' | 'labels';
+  /** Examples, answers, questions or texts that are done, of all adapters. */
   done: number;
   /** Of so many. */
   total: number;
@@ -90,18 +92,28 @@ export interface TaskScores {
   accNorm?: number;
   /** The same by Σ log p / bytes of the choice in UTF-8. */
   accBytes?: number;
+  /** The share of texts of which all labels that a head of classes gives are right. */
+  accuracy?: number;
 }
 
 /** What one adapter is worth; a field is there where the data allow it. */
 export interface TaskResult extends TaskScores {
   /** Its name; null: the base alone. */
   adapter: string | null;
-  /** The mean of −log p over all tokens that count, in nats. */
+  /** The mean of −log p over all tokens that count, in nats; of labels the mean loss of a text. */
   loss?: number;
   /** exp(loss). */
   perplexity?: number;
-  /** How many tokens counted. */
+  /** How many tokens counted; of texts with labels, all that were read. */
   tokens?: number;
+  /** The mean over labels of their F1, as scikit-learn's f1_score(average='macro') has it. */
+  macroF1?: number;
+  /** Of regression: the mean absolute error. */
+  mae?: number;
+  /** Of regression: Pearson's correlation, where both sides vary. */
+  pearson?: number;
+  /** Of labels of which a text has one: how often texts of each label got each label. */
+  confusion?: Confusion;
   /** How many written answers ended by `maxNewTokens` and not by themselves. */
   cut?: number;
   /** The standard errors of the scores: √(Σ(x − mean)² / (n − 1) / n). */
@@ -112,9 +124,9 @@ export interface TaskResult extends TaskScores {
 
 /** What {@link CausalLM.evaluateTask} gives. */
 export interface TaskEvaluation {
-  /** 'examples' of what {@link loadDataset} reads, or questions with 'choices'. */
-  kind: 'examples' | 'choices';
-  /** How many examples or questions there were. */
+  /** 'examples' of what {@link loadDataset} reads, questions with 'choices', or texts with 'labels'. */
+  kind: 'examples' | 'choices' | 'labels';
+  /** How many examples, questions or texts there were. */
   rows: number;
   /** How many answers the model was asked for; of examples. */
   answers?: number;
@@ -124,8 +136,8 @@ export interface TaskEvaluation {
   results: TaskResult[];
 }
 
-/** Rows: a JSONL file, examples, or questions with choices. */
-export type TaskData = string | URL | DataSource | readonly ChoiceRow[];
+/** Rows: a JSONL file, examples, questions with choices, or for a model with a head of classes texts with labels. */
+export type TaskData = string | URL | DataSource | readonly ChoiceRow[] | DataSource<ClassRow>;
 
 const optionNames: readonly (keyof EvaluateTaskOptions)[] = [
   'adapters',

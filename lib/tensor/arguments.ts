@@ -1,7 +1,7 @@
 /** Argument rules that several ops share. */
 import type { DType } from '../native/dtype';
 import { handleOf, type Tensor } from './tensor';
-import { check, shapeText } from '../validate';
+import { check, describe, numelOf, shapeText } from '../validate';
 
 /** A live tensor of floats. */
 export function checkFloat(op: string, x: Tensor, name: string): void {
@@ -29,6 +29,25 @@ export function checkDims(
     () =>
       `expected ${name} of shape [${wanted.join(', ')}]${meaning && ` (${meaning})`} but received ${shapeText(x.shape)}`,
   );
+}
+
+/** A dimension of x, counted from the start. */
+export function dimOf(op: string, x: Tensor, dim: unknown): number {
+  const rank = x.shape.length;
+  check(typeof dim === 'number' && Number.isInteger(dim) && dim >= -rank && dim < rank, op, () =>
+    rank === 0
+      ? 'expected a tensor with dimensions but received a scalar'
+      : `expected dim in [${-rank}, ${rank - 1}] but received ${describe(dim)}`,
+  );
+  return dim < 0 ? dim + rank : dim;
+}
+
+/** How many elements lie before, in and behind a dimension. */
+export function aroundDim(
+  shape: readonly number[],
+  dim: number,
+): [outer: number, length: number, inner: number] {
+  return [numelOf(shape.slice(0, dim)), shape[dim]!, numelOf(shape.slice(dim + 1))];
 }
 
 /** The wider of two float dtypes; bf16 with f16 gives f32. */

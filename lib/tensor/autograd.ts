@@ -217,9 +217,22 @@ export function* backwardSteps(root: Tensor, g?: Tensor): Generator<void, void, 
   const edge = outputOf(root);
   const seed = (): Tensor => runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
   if (edge === null) return addToLeaf(root, seed());
-  const nodes = reachable(edge.node);
+  const nodes = reachable([edge.node]);
   edge.node.grads[edge.index] = seed();
   yield* run(nodes);
+}
+
+/** The same of several outputs of one graph, each of which has its gradient `gs[i]`, or none. One that is listed twice has it once. */
+export function backwardOf(roots: readonly Tensor[], gs: readonly (Tensor | null)[]): void {
+  const seeded = roots.flatMap((root, i) => (gs[i] && root.requiresGrad ? [{ root, g: gs[i] }] : []));
+  const nodes = reachable(seeded.flatMap(({ root }) => outputOf(root)?.node ?? []));
+  for (const { root, g } of seeded) {
+    const edge = outputOf(root);
+    const seed = runDetached(null, () => seedOf(g, root));
+    if (edge === null) addToLeaf(root, seed);
+    else edge.node.grads[edge.index] = seed;
+  }
+  entry(() => atOnce(run(nodes)));
 }
 
 function ones(root: Tensor): Tensor {
@@ -231,8 +244,8 @@ function seedOf(g: Tensor, root: Tensor): Tensor {
 }
 
 /** The nodes below, newest first; throws when one was used up or a parameter has changed since. */
-function reachable(root: Node): Node[] {
-  const seen = new Set<Node>([root]);
+function reachable(roots: readonly Node[]): Node[] {
+  const seen = new Set<Node>(roots);
   for (const node of seen) {
     check(
       node.backward !== null,

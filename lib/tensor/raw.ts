@@ -22,6 +22,11 @@ export function rawUnary(kind: UnaryKind, alpha: number, x: Tensor, dtype: DType
   return wrap(call().unary(kind, alpha, x.handle, dtype), dtype, x.shape, x.device);
 }
 
+/** dx = g·f′(x). */
+export function rawUnaryBackward(kind: UnaryKind, alpha: number, x: Tensor, g: Tensor): Tensor {
+  return wrap(call().unaryBackward(kind, alpha, x.handle, g.handle), x.dtype, x.shape, x.device);
+}
+
 /** Copies, into another dtype or the same. */
 export function rawCast(x: Tensor, dtype: DType): Tensor {
   return rawUnary('copy', 1, x, dtype);
@@ -69,6 +74,17 @@ export function expandTo(g: Tensor, shape: readonly number[], dtype: DType): Ten
 /** Σ over the dimensions that are 1 in `shape`. */
 export function rawReduceSum(x: Tensor, shape: readonly number[], dtype: DType): Tensor {
   return wrap(call().reduceSum(x.handle, shape, dtype), dtype, shape, x.device);
+}
+
+/** Dimension d of the result is dimension perm[d] of x. */
+export function rawTranspose(x: Tensor, perm: readonly number[]): Tensor {
+  const shape = perm.map((d) => x.shape[d]!);
+  return wrap(call().transpose(x.handle, perm), x.dtype, shape, x.device);
+}
+
+/** A number as a tensor of no dimensions, f32. */
+export function rawScalar(value: number, device: Device): Tensor {
+  return rawFilled([], value, 'f32', device);
 }
 
 export function rawMatmul(

@@ -9,29 +9,26 @@ import { check, describe, numelOf, shapeText } from '../validate';
 import type { DType } from '../native/dtype';
 import { owner, type Scope, track, untrack } from './scope';
 import { Storage } from './storage';
+import type {
+  CrossEntropyOptions,
+  DimOptions,
+  MaxOptions,
+  NestedNumbers,
+  ReduceOptions,
+  TensorValues,
+} from './tensor_options';
 
-/** What data() gives: the values as floats, or as integers for i32. */
-export type TensorValues = Float32Array | Int32Array;
-
-/** A number, or lists of numbers of one length, or lists of those. */
-export type NestedNumbers = number | readonly NestedNumbers[];
+export type {
+  CrossEntropyOptions,
+  DimOptions,
+  MaxOptions,
+  NestedNumbers,
+  ReduceOptions,
+  TensorValues,
+} from './tensor_options';
 
 /** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
 export type Labels = NestedNumbers | Tensor;
-
-/** The options of {@link Tensor.crossEntropy}. */
-export interface CrossEntropyOptions {
-  /** 'mean' is over the labels that count; 'none' keeps the loss of each label, 0 where it is −100. Default 'mean'. */
-  reduction?: 'mean' | 'sum' | 'none' | undefined;
-}
-
-/** Which dimensions sum() and mean() take together. */
-export interface ReduceOptions {
-  /** The dimension or dimensions to sum over, negative ones from the end; default: all. */
-  dim?: number | readonly number[] | undefined;
-  /** Keeps them as dimensions of 1. */
-  keepDim?: boolean | undefined;
-}
 
 /** @internal The place of a tensor in a recorded graph, as the tape (autograd.ts) makes it. */
 export interface Edge {
@@ -257,8 +254,22 @@ export interface Tensor {
   mul(other: Tensor | number): Tensor;
   /** x / y, elementwise, as add(). */
   div(other: Tensor | number): Tensor;
+  /** The larger one, elementwise, as add(); NaN where one is. Of equal ones each gets half of the gradient. */
+  maximum(other: Tensor | number): Tensor;
+  /** The smaller one, as maximum(). */
+  minimum(other: Tensor | number): Tensor;
+  /** xʸ, elementwise, as add(). The gradient of y is xʸ·ln x, and 0 where x is 0. */
+  pow(exponent: Tensor | number): Tensor;
+  /** 1 where x < y, else 0, in f32, as add() broadcasts; integers too, exact below 2²⁴. No gradient. */
+  less(other: Tensor | number): Tensor;
+  /** 1 where x > y, as less(). */
+  greater(other: Tensor | number): Tensor;
+  /** 1 where x = y, as less(): `logits.argmax({ dim: -1 }).equal(labels).mean()` is an accuracy. */
+  equal(other: Tensor | number): Tensor;
   /** x². */
   square(): Tensor;
+  /** √x. */
+  sqrt(): Tensor;
   /** max(x, 0). */
   relu(): Tensor;
   /** x·Φ(x), the exact form (Hendrycks & Gimpel, 2016). */
@@ -271,14 +282,52 @@ export interface Tensor {
   log(): Tensor;
   /** σ(x) = 1/(1 + e⁻ˣ). */
   sigmoid(): Tensor;
+  /** (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ). */
+  tanh(): Tensor;
+  /** eˣ / Σ eˣ along `dim` (default: the last one), from the differences to the largest x. */
+  softmax(options?: DimOptions): Tensor;
+  /** ln softmax(x), without its rounding to 0. */
+  logSoftmax(options?: DimOptions): Tensor;
   /** Σ over `dim` (default: everything), accumulated and returned in f32. */
   sum(options?: ReduceOptions): Tensor;
   /** The mean over `dim` (default: everything), accumulated and returned in f32. */
   mean(options?: ReduceOptions): Tensor;
+  /** The largest element along `dim` (default: of all), NaN where there is one. The gradient goes to the first of equal ones. */
+  max(options?: MaxOptions): Tensor;
+  /** Where the largest element along `dim` (default: of all) is, of equal ones the first; i32. */
+  argmax(options?: MaxOptions): Tensor;
   /** The same elements in another shape; one dimension may be −1, for what is left. Shares the memory. */
   reshape(shape: readonly number[]): Tensor;
   /** Dimension d of the result is dimension perm[d] of this; without perm, the last two change places. */
   transpose(perm?: readonly number[]): Tensor;
+  /** transpose(perm), by PyTorch's name. */
+  permute(perm: readonly number[]): Tensor;
+  /**
+   * The elements from `start` to before `end` of a dimension (default: the first), as Array.slice counts them. Shares the memory where
+   * they are one run, as rows are.
+   *
+   * @example
+   * const first = x.slice(0, 8);
+   * const lastColumn = x.slice(-1, undefined, { dim: 1 });
+   */
+  slice(start: number, end?: number, options?: DimOptions): Tensor;
+  /**
+   * The slices of a dimension (default: the first) that an index names: [d₀, d₁, ..] by an index [n, m] gives [n, m, d₁, ..].
+   *
+   * @throws ERR_DATA (when it runs) for a place outside of the dimension.
+   * @example
+   * const batch = x.take([3, 1, 7]);
+   */
+  take(index: NestedNumbers | Tensor, options?: DimOptions): Tensor;
+  /**
+   * One element for each of the index, which has the shape of x but for `dim` (default: the last): of two dimensions
+   * y[i][j] = x[i][index[i][j]], as PyTorch's gather.
+   *
+   * @throws ERR_DATA (when it runs) for a place outside of the dimension.
+   * @example
+   * const ofLabels = x.logSoftmax().gather([[2], [0]]); // [2, 1] of [2, classes]
+   */
+  gather(index: NestedNumbers | Tensor, options?: DimOptions): Tensor;
   /** Over the last two dimensions: [.., m, k]·[.., k, n] → [.., m, n]; leading dimensions broadcast. */
   matmul(other: Tensor): Tensor;
   /**

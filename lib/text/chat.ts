@@ -129,6 +129,11 @@ export class ChatTemplate {
     return sources.size ? new ChatTemplate(sources, tokens, context) : undefined;
   }
 
+  /** Whether this text stands in the template. */
+  has(text: string): boolean {
+    return [...this.#sources.values()].some((source) => source.includes(text));
+  }
+
   /**
    * The conversation, and what the assistant says in it.
    * @throws ERR_DATA as render() does, and where the template leaves open which part of the text is the assistant's, or the search takes

@@ -16,8 +16,11 @@ export interface PreTokenizerKind {
   readonly wholeWords?: true;
 }
 
-const words = (digits: string): string =>
-  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+/** `marks`: whether combining marks are letters. */
+const words = (digits: string, marks = false): string => {
+  const [letter, letters] = marks ? ['[\\p{L}\\p{M}]', '\\p{L}\\p{M}'] : ['\\p{L}', '\\p{L}'];
+  return `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?${letter}+|${digits}| ?[^\\s${letters}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+};
 const upper = '[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]';
 const lower = '[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]';
 /** Words that begin where capitals do: o200k's and tekken's. */
@@ -29,7 +32,7 @@ const bytes = (useRegex: boolean) => ({ type: 'ByteLevel', add_prefix_space: fal
 export const preTokenizers: readonly PreTokenizerKind[] = [
   {
     name: 'llama-bpe',
-    aliases: ['llama3', 'llama-v3'],
+    aliases: ['llama3', 'llama-v3', 'lfm2'],
     parts: [split(words('\\p{N}{1,3}')), bytes(false)],
     nfc: false,
     wholeWords: true,
@@ -42,6 +45,7 @@ export const preTokenizers: readonly PreTokenizerKind[] = [
     parts: [split(words('\\p{N}')), bytes(false)],
     nfc: true,
   },
+  { name: 'qwen35', parts: [split(words('\\p{N}', true)), bytes(false)], nfc: true },
   {
     name: 'smollm',
     aliases: ['refact'], // Granite 3's

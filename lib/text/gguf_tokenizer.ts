@@ -154,9 +154,24 @@ const space = '▁';
 const toSpaces = { type: 'Replace', pattern: { String: space }, content: ' ' };
 const fromSpaces = { type: 'Replace', pattern: { String: ' ' }, content: space };
 
-/** The parts of a tokenizer.json of SentencePiece's kind. */
-function* sentencePiece(values: GgufValues, tokens: readonly Token[]): Generator<void, Json, void> {
-  const prefix = values.flag(key('add_space_prefix')) ?? true;
+/** The merges that a file lists. */
+function listedMerges(values: GgufValues): readonly string[] {
+  const merges = values.texts(key('merges')) ?? values.fail(`has no ${key('merges')}`);
+  const wrong = merges.findIndex((merge) => merge.indexOf(' ') < 1 || merge.endsWith(' '));
+  if (wrong >= 0)
+    values.fail(
+      `has ${JSON.stringify(merges[wrong]!.slice(0, 80))} at ${wrong} of ${key('merges')}: expected two tokens and a space between`,
+    );
+  return merges;
+}
+
+/** The parts of a tokenizer.json of SentencePiece's kind, whose merges a file lists or which follow from scores. */
+function* sentencePiece(
+  values: GgufValues,
+  tokens: readonly Token[],
+  listed: boolean,
+): Generator<void, Json, void> {
+  const prefix = values.flag(key('add_space_prefix')) ?? !listed;
   const unknown = ggufTokenId(values, 'unknown');
   const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 };
   return {
@@ -172,7 +187,7 @@ function* sentencePiece(values: GgufValues, tokens: readonly Token[]): Generator
       ...{ type: 'BPE', dropout: null, continuing_subword_prefix: null, end_of_word_suffix: null },
       ...{ fuse_unk: true, byte_fallback: true, ignore_merges: false },
       unk_token: tokens.find(({ id }) => id === unknown)?.text ?? null,
-      merges: yield* mergesOf(values, tokens),
+      merges: listed ? listedMerges(values) : yield* mergesOf(values, tokens),
     },
   };
 }
@@ -180,12 +195,7 @@ function* sentencePiece(values: GgufValues, tokens: readonly Token[]): Generator
 /** The parts of a tokenizer.json of the kind of GPT-2. */
 function byteLevel(values: GgufValues): Json {
   const { parts, nfc, wholeWords } = preTokenizer(values);
-  const merges = values.texts(key('merges')) ?? values.fail(`has no ${key('merges')}`);
-  const wrong = merges.findIndex((merge) => merge.indexOf(' ') < 1 || merge.endsWith(' '));
-  if (wrong >= 0)
-    values.fail(
-      `has ${JSON.stringify(merges[wrong]!.slice(0, 80))} at ${wrong} of ${key('merges')}: expected two tokens and a space between`,
-    );
+  const merges = listedMerges(values);
   return {
     normalizer: nfc ? { type: 'NFC' } : null,
     pre_tokenizer: parts.length === 1 ? parts[0] : { type: 'Sequence', pretokenizers: parts },
@@ -236,15 +246,15 @@ const keepsSpaces: ReadonlySet<string> = new Set(['<unk>', '<s>', '<|endoftext|>
  */
 export function* ggufTokenizerJson(values: GgufValues): Generator<void, Json, void> {
   const model = values.text(key('model'));
-  if (model !== 'gpt2' && model !== 'llama')
+  if (model !== 'gpt2' && model !== 'llama' && model !== 'gemma4')
     values.fail(
-      `has ${key('model')} = ${JSON.stringify(model?.slice(0, 80) ?? null)}; supported are gpt2 and llama`,
+      `has ${key('model')} = ${JSON.stringify(model?.slice(0, 80) ?? null)}; supported are gpt2, llama and gemma4`,
       'ERR_UNSUPPORTED',
     );
   const tokens = tokensOf(values);
   yield;
-  const pieces = model === 'llama';
-  const parts = pieces ? yield* sentencePiece(values, tokens) : byteLevel(values);
+  const pieces = model !== 'gpt2';
+  const parts = pieces ? yield* sentencePiece(values, tokens, model === 'gemma4') : byteLevel(values);
   const strips = pieces && values.text('general.architecture') === 'phi3';
   const { control, unknown, userDefined } = tokenTypes;
   const added = tokens.filter(({ type }) => [control, unknown, userDefined].some((one) => one === type));

@@ -185,6 +185,9 @@ export class Tokenizer {
     }
   }
 
+  /** @internal Places in a text that no special token may hold, so that what it spells stays text. */
+  readonly ordinaryPlaces = (text: string): number[] => this.#spellings.places(text);
+
   *#encode(text: string, options: EncodeOptions): Generator<void, number[], void> {
     check(typeof text === 'string', op, `expected text to be a string but received ${describe(text)}`);
     checkOptions(op, options, ['addSpecialTokens', 'ordinary']);
@@ -299,6 +302,11 @@ export class Tokenizer {
   /** Whether applyChatTemplate() can work. */
   get hasChatTemplate(): boolean {
     return this.#template !== undefined;
+  }
+
+  /** @internal Whether the model's chat template writes or reads this text. */
+  templateHas(text: string): boolean {
+    return this.#template?.has(text) ?? false;
   }
 
   /**

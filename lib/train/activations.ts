@@ -33,9 +33,9 @@ export async function largestActivations(
     await noGrad(async () => {
       const watch = (module: string, x: Tensor): void =>
         void seen.push({ module, size: x.data().then(largest, failed) });
-      const options = { ...pass, labels, segmentIds, reduction: 'sum' as const, watch };
-      const { loss } = await model.forwardInSlices(inputIds, options);
-      loss.dispose();
+      const counted = model.config.head ? {} : { labels, segmentIds, reduction: 'sum' as const };
+      const { loss, logits } = await model.forwardInSlices(inputIds, { ...pass, ...counted, watch });
+      for (const made of [loss, logits]) made?.dispose();
     });
   } catch (error) {
     failed(error);

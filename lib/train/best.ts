@@ -1,6 +1,6 @@
 /** The best evaluation of a run, and how long ago it was. */
 import { checkValue } from '../options/option';
-import { earlyStoppingOptions } from '../options/table';
+import { earlyStoppingOptions } from '../options/early_stopping';
 import { checkOptions } from '../validate';
 
 /** When a run stops before its end. */

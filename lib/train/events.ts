@@ -1,3 +1,5 @@
+import type { Confusion } from '../tasks/class_scores';
+
 /** The run starts. */
 export interface StartEvent {
   /** Which event it is. */
@@ -10,6 +12,8 @@ export interface StartEvent {
   previousMaxSteps?: number;
   /** How many numbers are trained. */
   trainableParameters: number;
+  /** With `lr: 'auto'`: the learning rate that was chosen, before the schedule, and why. */
+  autoRate?: { lr: number; reason: string };
 }
 
 /** One optimizer step. */
@@ -50,6 +54,8 @@ export interface EvalEvent {
   tokens: number;
   /** Figures of an objective that has some beside its loss, under their names. */
   metrics?: Readonly<Record<string, number>>;
+  /** Of labels of which a text has one: how often texts of each label got each label. */
+  confusion?: Readonly<Confusion>;
   /** What evaluations are compared by, where it is not the loss; higher is better. */
   score?: number;
   /** Whether it is the best evaluation of the run so far, by the `minDelta` of early stopping. */

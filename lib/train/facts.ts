@@ -1,7 +1,7 @@
 /** What a run was, in rows of a name and a value: the model card and the report show them. */
 import { kindOf } from '../models/config/model_config';
-import { idOfSnapshot } from '../hub/cache';
-import { basename, dirname } from 'node:path';
+import { baseModelId, nameOfFolder } from '../hub/cache';
+import { basename } from 'node:path';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
 import type { EvalEvent } from './events';
@@ -27,20 +27,8 @@ const wordings = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 /** 1,234,567. */
 export const grouped = (value: number): string => wordings.format(value);
 
-/**
- * The id of the base on the Hub where its folder tells it (the cache of huggingface_hub), else the name of the folder; undefined
- * where that can be no id. A whole path would be refused by the Hub, and names its owner.
- */
-export function baseModelId(directory: string): string | undefined {
-  const id = idOfSnapshot(directory) ?? nameOf(directory);
-  return /^[A-Za-z0-9][\w.-]{0,95}(\/[A-Za-z0-9][\w.-]{0,95})?$/.test(id) ? id : undefined;
-}
-
-const nameOf = (directory: string): string =>
-  basename(directory) || basename(dirname(directory)) || 'the base model';
-
 /** Of the base in `directory`. */
-export const baseModelName = (directory: string): string => baseModelId(directory) ?? nameOf(directory);
+export const baseModelName = (directory: string): string => baseModelId(directory) ?? nameOfFolder(directory);
 
 const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
@@ -68,11 +56,12 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
 export function settingFacts({ subject, objective, options }: RunFacts): Fact[] {
   const { batchSize, batchesPerStep: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
-  const { optimizer, loraPlusRatio } = options;
+  const { optimizer, loraPlusRatio, lrReason } = options;
   return [
     ...objective.facts,
     ...subject.facts.settings,
     ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
+    ...(lrReason === undefined ? [] : [['Learning rate by', lrReason] as const]),
     ...(optimizer === 'adamw' ? [] : [['Optimizer', optimizer] as const]),
     ...(loraPlusRatio === undefined ? [] : [['LoRA+ ratio', String(loraPlusRatio)] as const]),
     [
@@ -91,7 +80,7 @@ export function settingFacts({ subject, objective, options }: RunFacts): Fact[] 
 export function evaluationOf({ kept, evaluations, lastEval }: RunRecord): AdapterEvaluation | undefined {
   return kept === undefined ? lastEval : (evaluations.findLast(({ step }) => step === kept.step) ?? kept);
 }
-type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss' | 'score' | 'metrics'> &
+type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss' | 'score' | 'metrics' | 'confusion'> &
   Partial<Pick<EvalEvent, 'tokens' | 'perplexity'>>;
 
 const metricFacts = (when: string, of: { readonly metrics?: Metrics } | undefined): Fact[] =>

@@ -1,17 +1,15 @@
 /** The reducer of a run of several processes. */
 import type { Batch } from '../data/batches';
 import { PeerEnded, type ProcessGroup } from '../distributed/process_group';
+import type { WireDtype } from '../distributed/transport';
 import { loraError } from '../errors';
-import { binding } from '../native/calls';
-import { nativeDevice } from '../native/device';
-import { runDetached } from '../tensor/scope';
-import { wrap, type Parameter, type Tensor } from '../tensor/tensor';
+import type { Parameter } from '../tensor/tensor';
+import { cut, gradientsOf, spread, valuesOf, type Bucket } from './buckets';
 import { DataDigest } from './resume';
 import type { Reduced, Reducer } from './reducer';
 
-/** Numbers of the gradients that are sent at once. */
-const bucketSize = 2 ** 24;
-/** All weights are compared once in so many steps, adapters in every one. */
+/** More parameters than these are compared once in so many steps, fewer in every one. */
+const many = 2 ** 24;
 const compareEvery = 100;
 /** Steps between two looks for a slow rank. */
 const watched = 20;
@@ -27,6 +25,7 @@ interface StepMessage<T> {
 
 export class GroupReducer implements Reducer {
   readonly #group: ProcessGroup;
+  readonly #wire: WireDtype;
   readonly #stop: (reason: unknown) => void;
   #steps = 0;
   #waited = 0;
@@ -34,9 +33,10 @@ export class GroupReducer implements Reducer {
   #waits: number[];
   #since = performance.now();
 
-  /** `stop` is called where another rank was stopped: this one ends as it does. */
-  constructor(group: ProcessGroup, stop: (reason: unknown) => void) {
+  /** `wire`: the dtype in which gradients are sent. `stop` is called where another rank was stopped: this one ends as it does. */
+  constructor(group: ProcessGroup, wire: WireDtype, stop: (reason: unknown) => void) {
     this.#group = group;
+    this.#wire = wire;
     this.#stop = stop;
     this.#waits = Array<number>(group.size).fill(0);
   }
@@ -95,10 +95,14 @@ export class GroupReducer implements Reducer {
     const own = await scalars;
     const buckets = cut(parameters);
     // What can fail alone comes first: from the first message on all ranks go on together.
-    const first = await flatten(buckets[0]!, true);
+    const first = await gradientsOf(buckets[0]!);
     const digest = new DataDigest();
     digest.add(batches);
-    const message = { scalars: own, data: digest.value, parameters: await this.#compared(buckets) };
+    const message = {
+      scalars: own,
+      data: digest.value,
+      parameters: await this.#compared(parameters, buckets),
+    };
     return this.#group.together(async () => {
       const began = performance.now();
       const all = await this.#group.gather<StepMessage<T>>({ ...message, waited: this.#waited });
@@ -106,8 +110,8 @@ export class GroupReducer implements Reducer {
       this.#checkAlike(all);
       this.#lookForSlow(all.map(({ waited }) => waited));
       for (const [i, bucket] of buckets.entries()) {
-        const values = i === 0 ? first : await flatten(bucket, true);
-        await this.#group.sum(values);
+        const values = i === 0 ? first : await gradientsOf(bucket);
+        await this.#group.sum(values, this.#wire);
         if (!signal?.aborted) spread(bucket, values);
       }
       return all.map((one) => one.scalars);
@@ -115,11 +119,12 @@ export class GroupReducer implements Reducer {
   }
 
   /** A checksum of the parameters; undefined where this step compares none. */
-  async #compared(buckets: readonly (readonly Parameter[])[]): Promise<bigint | undefined> {
-    if (this.#steps++ % (buckets.length > 1 ? compareEvery : 1) !== 0) return undefined;
+  async #compared(parameters: readonly Parameter[], buckets: readonly Bucket[]): Promise<bigint | undefined> {
+    const numbers = parameters.reduce((sum, { numel }) => sum + numel, 0);
+    if (this.#steps++ % (numbers > many ? compareEvery : 1) !== 0) return undefined;
     let digest = 0n;
     for (const bucket of buckets) {
-      const { buffer } = await flatten(bucket, false);
+      const { buffer } = await valuesOf(bucket);
       digest = await this.#group.digest(new Uint8Array(buffer), digest);
     }
     return digest;
@@ -175,60 +180,4 @@ export function odd(values: readonly unknown[]): number | undefined {
   const usual = values.find((value) => 2 * count(value) > values.length) ?? values[0];
   const rank = values.findIndex((value) => value !== usual);
   return rank < 0 ? undefined : rank;
-}
-
-/** The parameters in lists of about one bucket each. */
-function cut(parameters: readonly Parameter[]): Parameter[][] {
-  const buckets: Parameter[][] = [[]];
-  let held = 0;
-  for (const parameter of parameters) {
-    if (held > 0 && held + parameter.numel > bucketSize) {
-      buckets.push([]);
-      held = 0;
-    }
-    buckets.at(-1)!.push(parameter);
-    held += parameter.numel;
-  }
-  return buckets;
-}
-
-/**
- * The numbers of the parameters, or of their gradients: then 1 follows for each that has one, and 0 for each that has none. A rank without a batch has none, and gives
- * zeros.
- */
-async function flatten(
-  parameters: readonly Parameter[],
-  gradients: boolean,
-): Promise<Float32Array<ArrayBuffer>> {
-  const marks = gradients ? parameters.length : 0;
-  const total = parameters.reduce((sum, { numel }) => sum + numel, 0);
-  const values = new Float32Array(total + marks);
-  let at = 0;
-  const reads = parameters.map(async (parameter, i) => {
-    const begin = at;
-    at += parameter.numel;
-    const tensor: Tensor | null = gradients ? parameter.grad : parameter;
-    if (tensor === null) return;
-    values.set(await tensor.data(), begin);
-    if (gradients) values[total + i] = 1;
-  });
-  await Promise.all(reads);
-  return values;
-}
-
-/** Puts sums into the gradients; a parameter without one on any rank keeps none. */
-function spread(parameters: readonly Parameter[], values: Float32Array<ArrayBuffer>): void {
-  const total = values.length - parameters.length;
-  let at = 0;
-  for (const [i, parameter] of parameters.entries()) {
-    const { numel, shape, device } = parameter;
-    const bytes = new Uint8Array(values.buffer, 4 * at, 4 * numel);
-    at += numel;
-    if (values[total + i] === 0) continue;
-    if (parameter.grad) binding().writeBytes(parameter.grad.handle, bytes);
-    else
-      parameter.grad = runDetached(null, () =>
-        wrap(binding().fromBytes(nativeDevice(device), 'f32', shape, bytes), 'f32', shape, device),
-      );
-  }
 }

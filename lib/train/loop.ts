@@ -86,9 +86,11 @@ export class TrainingLoop {
   async *run(): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     const { options, data, objective, optimizer, trainableParameters, record } = this.#parts;
     const earlier = this.#from && earlierEnd(this.#from.settings, this.#parts.settings);
+    const { lr, lrReason: reason } = options;
     yield {
       ...{ type: 'start', step: this.#start, maxSteps: options.totalSteps, trainableParameters },
       ...(earlier === undefined ? {} : { previousMaxSteps: earlier }),
+      ...(reason === undefined ? {} : { autoRate: { lr, reason } }),
     };
     const groups = stepBatches(data, objective.rows, options, objective.stepsPerRows ?? 1, this.#signal);
     let left = true;

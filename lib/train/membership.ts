@@ -3,6 +3,7 @@ import type { ProcessGroup } from '../distributed/process_group';
 import { loraError } from '../errors';
 import { binding } from '../native/calls';
 import { GroupReducer } from './group_reducer';
+import type { ResolvedOptions } from './options';
 import { alone, type Reducer } from './reducer';
 import { difference, type RunSettings } from './resume';
 
@@ -12,11 +13,18 @@ export class Membership {
   /** Aborted by the signal of the program, and where another rank was stopped. */
   readonly #stopping = new AbortController();
 
-  /** `timeout`: seconds that another rank may make no progress. */
-  constructor(group: ProcessGroup | undefined, timeout: number) {
+  constructor(
+    group: ProcessGroup | undefined,
+    {
+      distributedTimeout,
+      distributedDtype,
+    }: Pick<ResolvedOptions, 'distributedTimeout' | 'distributedDtype'>,
+  ) {
     this.#group = group !== undefined && group.size > 1 ? group : undefined;
-    if (this.#group) this.#group.timeout = timeout;
-    this.reducer = this.#group ? new GroupReducer(this.#group, (why) => this.#stopping.abort(why)) : alone;
+    if (this.#group) this.#group.timeout = distributedTimeout;
+    this.reducer = this.#group
+      ? new GroupReducer(this.#group, distributedDtype, (why) => this.#stopping.abort(why))
+      : alone;
   }
 
   /** Whether this process writes files. */

@@ -6,7 +6,7 @@ import { SavedFolder, saveTogether } from '../formats/file_group';
 import { modelFiles } from '../formats/model_files';
 import { openModelTensors } from '../formats/sharded';
 import type { CausalLM } from '../models/causal_lm';
-import { checkNotSource } from '../models/save';
+import { checkNotSource, copySentenceFiles } from '../models/save';
 import { dtypeOf } from '../models/core/weights';
 import { tensorsOfFolder } from '../models/files/model_tensors';
 import type { Optimizer } from '../optim/optimizer';
@@ -120,7 +120,7 @@ export class ModelSubject implements TrainingSubject {
 
   /** Takes the tensors of a model directory. */
   async #read(dir: string): Promise<void> {
-    const stored = tensorsOfFolder(await openModelTensors(dir), this.model.config);
+    const stored = await tensorsOfFolder(await openModelTensors(dir), this.model.config);
     try {
       for (const p of this.#parameters) {
         const found = stored.get(p.name);
@@ -148,6 +148,7 @@ export class ModelSubject implements TrainingSubject {
       async (folder) => {
         for (const name of modelFiles)
           if (saved.has(name)) await copyFile(saved.file(name).path, join(folder, name));
+        await copySentenceFiles(checkpoint, folder);
         await more(folder);
       },
       modelFiles,

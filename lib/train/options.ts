@@ -1,8 +1,10 @@
 import { checkGroupable, checkRereadable, checkSource } from '../data/batches';
 import type { DataSource, Example } from '../data/example';
 import type { LabeledRow, PreferenceRow } from '../data/preference_rows';
+import { classRows, type ClassRow } from '../data/class_rows';
 import { promptRows, type PromptRow } from '../data/prompt_rows';
-import { exampleRows } from '../data/row_groups';
+import { contrastiveRows, rankRows, type ContrastiveRow, type RankRow } from '../data/retrieval_rows';
+import { exampleRows, type RowKind } from '../data/row_groups';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import { ProcessGroup } from '../distributed/process_group';
@@ -27,15 +29,22 @@ import {
   type GRPOSettings,
   type RewardOptions,
 } from './objectives/grpo_settings';
+import type { ClassifySettings } from './objectives/classify';
 import { rowsOf } from './objectives/preference';
 import {
   preferenceSettings,
+  classWeightsOf,
   refuseForeign,
+  retrievalSettings,
+  type ContrastiveOptions,
+  type RetrievalSettings,
   type LossType,
   type PreferenceOptions,
   type PreferenceSettings,
 } from './objectives/settings';
+import { checkLogs, type LogName } from './logs/names';
 import { checkOptimizer } from './optimizer';
+import { autoRate, usualRate } from './rates';
 
 const schedules = {
   constant: constantSchedule,
@@ -53,17 +62,24 @@ export type ScheduleName = keyof typeof schedules;
  * const options: TrainerOptions = { model, data, outDir: 'run', epochs: 3, batchSize: 4, lr: 2e-4 };
  */
 export interface TrainerOptions
-  extends Omit<PreferenceOptions, 'beta' | 'lossType'>, Omit<RewardOptions, 'beta' | 'lossType'> {
+  extends
+    Omit<PreferenceOptions, 'beta' | 'lossType'>,
+    Omit<RewardOptions, 'beta' | 'lossType'>,
+    ContrastiveOptions {
   /** The model, with a trainable active adapter, or after `trainAll()`. */
   model: CausalLM;
-  /** The examples, shuffled in every epoch, by `seed`: as a whole if `data` has a length, else in a window. */
-  data: DataSource<Example | PreferenceRow | LabeledRow | PromptRow>;
+  /** The examples, shuffled in every epoch, by `seed`: as a whole if `data` has a length, else in a window (`shuffleWindow`). */
+  data: DataSource<Example | PreferenceRow | LabeledRow | PromptRow | ClassRow | ContrastiveRow | RankRow>;
   /** Held-out examples, for `evalEvery`. */
-  evalData?: DataSource<Example | PreferenceRow | LabeledRow | PromptRow> | undefined;
+  evalData?:
+    | DataSource<Example | PreferenceRow | LabeledRow | PromptRow | ClassRow | ContrastiveRow | RankRow>
+    | undefined;
   /**
    * What is optimized: 'sft', the likelihood of the tokens that count, or preferences between answers: 'dpo', 'orpo' and 'cpo' read rows
    * { promptIds, chosenIds, rejectedIds }, 'kto' rows { promptIds, completionIds, label }; or with 'grpo' the `rewards` of what the model completes prompts with,
-   * of rows { prompt } or { promptIds }. Default 'sft'.
+   * of rows { prompt } or { promptIds }. 'classify' trains a model with a head of classes on rows { text | inputIds, label },
+   * 'contrastive', the vectors of texts, of rows { anchor, positive, negative? }, and 'rank', the order of documents, of rows
+   * { query, positive, negative }. Default 'sft'.
    */
   objective?: ObjectiveName | undefined;
   /** Preferences: how much a change of an answer's probability against the reference weighs, by default 0.1. 'grpo': the weight of the KL divergence from the base, by default 0. */
@@ -75,6 +91,8 @@ export interface TrainerOptions
    * data, as TRL does, not in that of its batches. Default false.
    */
   precomputeReference?: boolean | undefined;
+  /** 'classify', of one label for a text: what each label weighs in the loss, in the order of the labels, as PyTorch's CrossEntropyLoss has it. Default: 1 each. */
+  classWeights?: readonly number[] | undefined;
   /** Preferences and 'grpo': trains without dropout. Default true. */
   disableDropout?: boolean | undefined;
   /**
@@ -92,8 +110,11 @@ export interface TrainerOptions
   batchSize?: number | undefined;
   /** Number of batches whose gradients are summed for a step; with `distributed`, of each rank. Default 1. */
   gradientAccumulationSteps?: number | undefined;
-  /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4; of preferences 1e-5, where all weights are trained 1e-6. */
-  lr?: number | undefined;
+  /**
+   * The learning rate before the schedule, or 'auto': by the method, the width of the model and α, for LoRA, DoRA and all weights with AdamW; the start event
+   * and the model card say which and why. Default: that of `optimizer`, else 2e-4; of preferences 1e-5, where all weights are trained 1e-6.
+   */
+  lr?: number | 'auto' | undefined;
   /** The factor on `lr` over the steps. Default 'cosine'. */
   schedule?: ScheduleName | undefined;
   /** Steps over which the learning rate rises from 0; below 1, their share of all steps. Default 0. */
@@ -120,7 +141,9 @@ export interface TrainerOptions
   gradientCheckpointing?: boolean | undefined;
   /** Seed of the order of the data, and of the rounding of weights trained with `stochasticRounding`. Default 0. */
   seed?: number | undefined;
-  /** For data without a `length`, which may be endless: the number of examples from which the next one is drawn. Default 1000. */
+  /**
+   * The number of examples from which the next one is drawn; 1 keeps their order. Default: all of data with a `length`, and 1000 of other data, which may be endless.
+   */
   shuffleWindow?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number | undefined;
@@ -144,6 +167,11 @@ export interface TrainerOptions
   /** How many checkpoints `outDir` keeps, besides that of the best evaluation; older ones are removed when a newer one is complete. Default 2. */
   saveLimit?: number | undefined;
   /**
+   * Logs of the run in `outDir`: 'tensorboard' writes event files with its numbers, facts and settings into the folder `tensorboard`, 'jsonl' a line for each
+   * event into `log.jsonl`. A resumed run adds to them. Default: none.
+   */
+  log?: readonly LogName[] | undefined;
+  /**
    * Writes `report.html` beside the final adapter: curves, settings, sample texts before and after. If the run is aborted or fails after a
    * checkpoint, it has no samples. Default false.
    */
@@ -155,6 +183,8 @@ export interface TrainerOptions
   distributed?: ProcessGroup | undefined;
   /** Seconds for which a process may make no progress, while others wait for it, before they end; evaluating and saving are progress. Default 600. */
   distributedTimeout?: number | undefined;
+  /** The dtype in which gradients cross the network: 'bf16' halves the bytes and rounds each gradient once, and each sum. Default 'f32'. */
+  distributedDtype?: 'f32' | 'bf16' | undefined;
   /** What is trained: the active adapter, or the weights after `model.trainAll()`. Default: 'all' after that, else 'adapter'. */
   train?: 'adapter' | 'all' | undefined;
   /** Which of its parameters are trained. Default: all of them. */
@@ -171,18 +201,26 @@ export interface TrainerOptions
 }
 
 /** Every option with its default: what the table checks, and what is checked here. */
-export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
-  readonly lr: number;
+export interface ResolvedOptions extends Omit<CheckedValues<typeof trainerOptions>, 'lr'> {
+  /** Of 'auto' that of the run which a resumed one goes on with. */
+  lr: number;
+  /** Of 'auto': why it is that. */
+  lrReason: string | undefined;
   /** Of all ranks together. */
   readonly batchesPerStep: number;
   /** Of an objective of preferences. */
   readonly preference: PreferenceSettings | undefined;
   /** Of rewards. */
   readonly grpo: GRPOSettings | undefined;
+  /** Of labels. */
+  readonly classify: ClassifySettings | undefined;
+  /** Of texts that belong together. */
+  readonly retrieval: RetrievalSettings | undefined;
   readonly evalData: DataSource<unknown> | undefined;
   readonly distributed: boolean;
   readonly earlyStopping: EarlyStopping | undefined;
   readonly resume: boolean | string;
+  readonly log: readonly LogName[];
   readonly warmupSteps: number;
   readonly decaySteps: number | undefined;
   readonly scheduleOf: Schedule;
@@ -208,20 +246,22 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     op,
     `expected model to be a CausalLM but received ${describe(model)}`,
   );
-  const { preference, grpo } = objectiveSettings(options);
-  const rows = grpo ? promptRows(() => model.tokenizer) : preference ? rowsOf(preference) : exampleRows;
+  const objectives = objectiveSettings(options);
+  const { preference, grpo } = objectives;
+  const rows = rowKindOf(objectives, model);
   checkSource(op, 'data', data, rows);
   if (evalData !== undefined) checkSource(op, 'evalData', evalData, rows);
   const optimizer = checkOptimizer(options);
   const own = typeof options.optimizer === 'object' ? options.optimizer.lr : undefined;
-  const lr = options.lr ?? own ?? usualRate((preference ?? grpo) !== undefined, model);
-  const checked = checkedOptions(op, trainerOptions, { ...options, lr });
-  const values = { ...checked, lr, batchesPerStep: checked.gradientAccumulationSteps * ranksOf(options) };
+  const given = options.lr ?? own ?? usualRate(model, (preference ?? grpo) !== undefined);
+  const checked = checkedOptions(op, trainerOptions, { ...options, lr: given });
+  const values = { ...checked, batchesPerStep: checked.gradientAccumulationSteps * ranksOf(options) };
   check(
     typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
     op,
     `expected resume to be true, false or a folder but received ${describe(resume)}`,
   );
+  const log = checkLogs(op, options.log);
   if (earlyStopping !== undefined) checkEarlyStopping(earlyStopping);
   checkTogether(options);
 
@@ -233,21 +273,19 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   if (evaluations > 1 || (values.precomputeReference && evalData !== undefined))
     checkRereadable(op, evalData as DataSource);
   const steps = resolveSchedule(options, values, totalSteps);
+  const ruled =
+    given === 'auto' ? autoRate(op, { ...options, totalSteps }) : { lr: given, reason: undefined };
   const distributed = values.batchesPerStep !== values.gradientAccumulationSteps;
-  if (distributed && grpo)
-    throw loraError(
-      op,
-      'ERR_UNSUPPORTED',
-      'distributed is not for the objective grpo yet: train it in one process',
-    );
-  const objectives = { preference, grpo };
   return {
     ...values,
     ...objectives,
+    lr: ruled.lr,
+    lrReason: ruled.reason,
     distributed,
     evalData,
     earlyStopping,
     resume,
+    log,
     epochs,
     ...steps,
     optimizer,
@@ -265,13 +303,37 @@ function ranksOf({ distributed }: Pick<TrainerOptions, 'distributed'>): number {
   return distributed?.size ?? 1;
 }
 
-/** Preferences and rewards change what a model has learned already: TRL's rate for all weights, and ten times that for an adapter. */
-function usualRate(afterwards: boolean, model: CausalLM): number {
-  if (!afterwards) return 2e-4;
-  return model.core.trainedParameters.length > 0 ? 1e-6 : 1e-5;
+type ObjectiveSettings = Pick<ResolvedOptions, 'preference' | 'grpo' | 'classify' | 'retrieval'>;
+const noObjective: ObjectiveSettings = {
+  preference: undefined,
+  grpo: undefined,
+  classify: undefined,
+  retrieval: undefined,
+};
+
+/** The rows that the data have. */
+function rowKindOf({ preference, grpo, classify, retrieval }: ObjectiveSettings, model: CausalLM): RowKind {
+  if (classify) return classRows(model.core.classifyHead(op), () => model.tokenizer);
+  if (grpo) return promptRows(() => model.tokenizer);
+  if (retrieval?.objective === 'rank') return rankRows(() => model.tokenizer);
+  if (retrieval) return contrastiveRows(() => model.tokenizer);
+  return preference ? rowsOf(preference) : exampleRows;
 }
 
-type ObjectiveSettings = Pick<ResolvedOptions, 'preference' | 'grpo'>;
+/** @throws ERR_UNSUPPORTED for what is for supervised fine-tuning alone. */
+function refuseOfExamples(
+  options: object,
+  objective: ObjectiveName,
+  names: readonly (keyof TrainerOptions)[],
+): void {
+  for (const name of names)
+    if ((options as TrainerOptions)[name])
+      throw loraError(
+        op,
+        'ERR_UNSUPPORTED',
+        `${name} is for supervised fine-tuning, not for the objective ${objective}`,
+      );
+}
 
 /** What an objective beside supervised fine-tuning asks of the options. */
 export function objectiveSettings(
@@ -281,26 +343,33 @@ export function objectiveSettings(
   checkValue(op, 'objective', trainerOptions.objective, objective);
   if (objective === 'sft') {
     refuseForeign(op, objective, options);
-    return { preference: undefined, grpo: undefined };
+    return noObjective;
   }
   if (objective === 'grpo') {
     refuseKnownRows(op, options);
-    return { preference: undefined, grpo: grpoSettings(op, options as RewardOptions) };
+    return { ...noObjective, grpo: grpoSettings(op, options as RewardOptions) };
   }
-  const settings = preferenceSettings(op, objective, options as PreferenceOptions);
-  for (const name of ['packing', 'packLength', 'neftuneNoiseAlpha'] as const)
-    if (options[name])
-      throw loraError(
-        op,
-        'ERR_UNSUPPORTED',
-        `${name} is for supervised fine-tuning, not for the objective ${objective}`,
-      );
+  if (objective === 'classify') {
+    refuseForeign(op, objective, options);
+    refuseOfExamples(options, objective, ['packing', 'packLength']);
+    return { ...noObjective, classify: { classWeights: classWeightsOf(op, options.classWeights) } };
+  }
+  const settings: Partial<ObjectiveSettings> =
+    objective === 'contrastive' || objective === 'rank'
+      ? { retrieval: retrievalSettings(op, objective, options) }
+      : { preference: preferenceSettings(op, objective, options as PreferenceOptions) };
+  refuseOfExamples(options, objective, ['packing', 'packLength', 'neftuneNoiseAlpha']);
+  check(
+    objective !== 'contrastive' || (options.batchSize ?? trainerOptions.batchSize.default) >= 2,
+    op,
+    'expected a batchSize of at least 2, since the other rows of a batch are what contrastive tells a row from',
+  );
   check(
     objective !== 'kto' || (options.batchSize ?? trainerOptions.batchSize.default) >= 2,
     op,
     'expected a batchSize of at least 2, since kto pairs prompts with the answers of other rows',
   );
-  return { preference: settings, grpo: undefined };
+  return { ...noObjective, ...settings };
 }
 
 /** What options ask of each other. */

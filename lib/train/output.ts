@@ -10,7 +10,7 @@ import { adapterConfigFile, cardFile, configFile } from '../formats/model_files'
 import { systemReason } from '../formats/system_reason';
 import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
-import { mayWriteCard } from './model_card';
+import { mayWriteCard } from '../formats/card';
 import { checkpointsOf, type RunState } from './resume';
 import type { TrainingSubject } from './subject';
 

@@ -17,6 +17,7 @@ import { describe, isRecord } from '../validate';
 import type { Best, BestState } from './best';
 import type { Objective } from './objectives/objective';
 import type { ResolvedOptions } from './options';
+import type { RuledRate } from './rates';
 import type { StepBatches } from './step_batches';
 import type { TrainingSubject } from './subject';
 import { tokensOf } from './update';
@@ -32,7 +33,7 @@ export async function settingsOf(
   subject: TrainingSubject,
   objective: Objective,
 ): Promise<RunSettings> {
-  const { batchSize, batchesPerStep, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
+  const { batchSize, batchesPerStep, lr, lrReason, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
   const { optimizer, loraPlusRatio, decaySteps, groupByLength } = options;
   return {
@@ -42,10 +43,11 @@ export async function settingsOf(
     optimizer,
     ...(loraPlusRatio === undefined ? {} : { loraPlusRatio }),
     lr,
+    ...(lrReason === undefined ? {} : { lrReason }),
     weightDecay,
     maxGradNorm,
     seed,
-    shuffleWindow,
+    shuffleWindow: shuffleWindow ?? 1000,
     ...(neftuneNoiseAlpha > 0 ? { neftuneNoiseAlpha } : {}),
     ...(packing ? { packing, packLength: packLength ?? null } : {}),
     ...(groupByLength ? { groupByLength } : {}),
@@ -144,17 +146,24 @@ const optionNames = [
   ...['seed', 'neftuneNoiseAlpha', 'packing', 'groupByLength', 'schedule', 'warmupSteps', 'decaySteps'],
 ];
 
+const parsedRecord = (text: unknown, dir: string): Record<string, unknown> => {
+  const value = typeof text === 'string' ? parseJson(text, `the settings of the run in ${dir}`) : {};
+  return isRecord(value) ? value : {};
+};
+
+/** The learning rate that a rule gave the run of a checkpoint, which it keeps where the rule is another one now; undefined: a number was given. */
+export async function ruledRateOf(dir: string): Promise<RuledRate | undefined> {
+  const { lr, lrReason: reason } = parsedRecord((await loadCheckpoint(dir))['settings'], dir);
+  return typeof lr === 'number' && typeof reason === 'string' ? { lr, reason } : undefined;
+}
+
 /** The options that the run of a checkpoint was begun with: all that a command line gave, or what is known of those of a program. */
 export async function optionsOfRun(
   dir: string,
 ): Promise<{ options: Readonly<Record<string, unknown>>; all: boolean }> {
   const { settings, command } = await loadCheckpoint(dir);
-  const parsed = (text: unknown): Record<string, unknown> => {
-    const value = typeof text === 'string' ? parseJson(text, `the settings of the run in ${dir}`) : {};
-    return isRecord(value) ? value : {};
-  };
-  if (command !== undefined) return { options: parsed(command), all: true };
-  const own = parsed(settings);
+  if (command !== undefined) return { options: parsedRecord(command, dir), all: true };
+  const own = parsedRecord(settings, dir);
   const { totalSteps } = own;
   const options = Object.fromEntries(optionNames.flatMap((name) => (name in own ? [[name, own[name]]] : [])));
   return {
@@ -288,7 +297,8 @@ export function checkRunState(dir: string, values: Record<string, unknown>, own:
     best = { step: bestAt, loss, ...(scored && { score: number('evaluations.best.score', saved['score']) }) };
   }
 
-  const free = earlierEnd(settings, own.settings) === undefined ? [] : own.ofTotal;
+  // The reason of a rate says nothing that the rate does not.
+  const free = ['lrReason', ...(earlierEnd(settings, own.settings) === undefined ? [] : own.ofTotal)];
   const differs = difference(without(settings, free), without(own.settings, free));
   if (differs !== undefined)
     throw loraError(

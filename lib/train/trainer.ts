@@ -9,12 +9,14 @@ import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
 import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
-import type { RunFacts } from './facts';
+import { settingFacts, subjectFacts, type RunFacts } from './facts';
 import { Membership } from './membership';
 import type { EvaluationPass, Objective } from './objectives/objective';
 import { objectiveOf } from './objectives/objectives';
 import { OutputDirectory } from './output';
-import { alone } from './reducer';
+import { alone, type Ranks } from './reducer';
+import { logged, plainSettings, type LoggedRun } from './logs/run_log';
+import { loraLimits } from './lora_limits';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
 import { Report } from './report/report';
@@ -25,6 +27,7 @@ import {
   bestCheckpoint,
   newestCheckpoint,
   readRunState,
+  ruledRateOf,
   settingsOf,
   type Resumed,
   type RunSettings,
@@ -87,7 +90,7 @@ export class Trainer {
     const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio, seed };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
     const parts = [model, this.#subject, this.#parameters, this.#optimizer] as const;
-    this.#membership = new Membership(options.distributed, this.#options.distributedTimeout);
+    this.#membership = new Membership(options.distributed, this.#options);
     this.#updates = new Updates(...parts, this.#options, this.#objective, this.#membership.reducer);
     this.#ownsOptimizer = this.#optimizer !== given;
     this.#output = outDir === undefined || !this.#membership.writes ? undefined : new OutputDirectory(outDir);
@@ -151,16 +154,20 @@ export class Trainer {
     signal?.throwIfAborted();
     await this.#objective.identify?.();
     const { resume, distributed, totalSteps, maxTokens, evalEvery, earlyStopping } = this.#options;
+    const from = await this.#checkpoint();
+    await this.#keepRate(from);
     if (this.#output || resume !== false || distributed)
       this.#settings = await settingsOf(this.#options, this.#model, this.#subject, this.#objective);
-    const begin = await this.#resume();
+    const begin = await this.#resume(from);
     await this.#openOutput(begin !== undefined);
     const { length } = this.#data as { length?: unknown };
     const run = { length, resumed: begin?.from.step ?? 0, totalSteps, maxTokens, evalEvery, earlyStopping };
-    await this.#membership.checkSame({ ...this.#settings, ...run });
+    const { distributedDtype } = this.#options;
+    await this.#membership.checkSame({ ...this.#settings, ...run, distributedDtype });
+    this.#warn();
     await this.#prepare(begin?.from, signal);
     this.#updates.clearGradients(); // what the program left would enter the first step
-    return yield* this.#record.watch(this.#loop(begin, signal).run());
+    return yield* this.#logged(this.#record.watch(this.#loop(begin, signal).run()));
   }
 
   /** @internal What a command line gave: its checkpoints hold it, so that it need not be said again. */
@@ -174,7 +181,7 @@ export class Trainer {
     data: DataSource<unknown>,
     signal: AbortSignal | undefined,
   ): Promise<EvalEvent> {
-    const pass = this.#evaluationPass(signal);
+    const pass = this.#evaluationPass(signal, alone);
     const { figures } = await this.#objective.evaluate(this.#model, data, pass);
     const event: EvalEvent = { type: 'eval', step, ...figures };
     this.#record.add(event);
@@ -183,8 +190,8 @@ export class Trainer {
     return event;
   }
 
-  #evaluationPass(signal: AbortSignal | undefined): EvaluationPass {
-    return { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal, ranks: alone };
+  #evaluationPass(signal: AbortSignal | undefined, ranks: Ranks): EvaluationPass {
+    return { adapter: this.#subject.adapter, batchSize: this.#options.batchSize, signal, ranks };
   }
 
   /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */
@@ -219,15 +226,47 @@ export class Trainer {
     return this.#report.write(withSamples, signal);
   }
 
+  /** The events, each of which the logs have before the consumer gets it; of the ranks of a group the first one writes. */
+  #logged(
+    events: AsyncGenerator<TrainerEvent, TrainerResult, void>,
+  ): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+    const { log } = this.#options;
+    if (log.length === 0 || !this.#output) return events;
+    const begun = (): LoggedRun => {
+      const facts = [...subjectFacts(this.#facts()), ...settingFacts(this.#facts())];
+      return { settings: plainSettings(this.#settings), facts };
+    };
+    return logged(log, this.#output.dir, begun, events);
+  }
+
   #facts(): RunFacts {
     const run = { model: this.#model, subject: this.#subject, objective: this.#objective, data: this.#data };
     return { ...run, options: this.#options, record: this.#record };
   }
 
+  /** The folder from which the run goes on, where there is one. */
+  async #checkpoint(): Promise<string | undefined> {
+    const { resume, outDir } = this.#options;
+    return resume === true ? newestCheckpoint(outDir!) : resume || undefined;
+  }
+
+  /** With lr: 'auto' a run goes on with the rate that it began with, also where a later version has another rule. */
+  async #keepRate(dir: string | undefined): Promise<void> {
+    if (dir === undefined || this.#options.lrReason === undefined) return;
+    const had = await ruledRateOf(dir);
+    if (had) [this.#options.lr, this.#options.lrReason] = [had.lr, had.reason];
+  }
+
+  /** Says what the adapter may not hold; of the ranks of a group the first one does. */
+  #warn(): void {
+    if (!this.#membership.writes) return;
+    for (const { code, message } of loraLimits({ ...this.#facts(), trainable: this.#trainable }))
+      process.emitWarning(`[Trainer] ${message}`, { code });
+  }
+
   /** Reads the place from which the run goes on, where there is one. */
-  async #resume(): Promise<LoopBegin | undefined> {
-    const { resume, outDir, totalSteps, maxTokens, keepBest, ofTotal } = this.#options;
-    const dir = resume === true ? await newestCheckpoint(outDir!) : resume || undefined;
+  async #resume(dir: string | undefined): Promise<LoopBegin | undefined> {
+    const { outDir, totalSteps, maxTokens, keepBest, ofTotal } = this.#options;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
     const maxSteps = totalSteps ?? maxTokens;
@@ -244,7 +283,8 @@ export class Trainer {
   async #prepare(from: Resumed | undefined, signal: AbortSignal | undefined): Promise<void> {
     if (from?.objective !== undefined) this.#objective.restore?.(from.objective, from.step);
     const sources = [this.#data, this.#options.evalData];
-    await this.#objective.prepare?.(this.#model, sources, this.#evaluationPass(signal));
+    const pass = this.#evaluationPass(signal, this.#membership.reducer);
+    await this.#objective.prepare?.(this.#model, sources, pass);
   }
 
   get #trainable(): number {

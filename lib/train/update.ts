@@ -59,7 +59,11 @@ export class Updates {
     const { lr } = this.options;
     const { rank, size } = this.reducer;
     const { adapter } = this.subject;
-    const made = await this.objective.prepareStep?.(this.model, given, { adapter, step, signal });
+    const prepared = { adapter, step, signal, ranks: this.reducer };
+    // It may take longer than the others wait for a batch.
+    const made = await this.reducer.during(async () =>
+      this.objective.prepareStep?.(this.model, given, prepared),
+    );
     const group = made?.batches ?? given;
     const plan = new SequencePlan(adapter);
     const weights = group.map((batch) => this.objective.weightOf(batch, plan));
@@ -79,7 +83,8 @@ export class Updates {
       if (weights[i] === 0) continue; // a batch of prompts alone adds nothing to the sum
       const pass = this.#passOf(step, i);
       if (i % size !== rank) {
-        if (pass.train) this.subject.skipForward();
+        for (let n = this.objective.forwardsOf?.(batch) ?? 1; pass.train && n > 0; n--)
+          this.subject.skipForward();
         continue;
       }
       const mark = this.subject.mark();
@@ -110,6 +115,7 @@ export class Updates {
     const loss = all.reduce((sum, own) => sum + own.loss, 0);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
       throw await this.#nonFinite(step, group.length, { loss, gradNorm, all, suspect });
+    await this.objective.shareStep?.(this.reducer);
     this.optimizer.lr = lr * this.options.scheduleOf(step);
     this.optimizer.step();
     this.clearGradients();

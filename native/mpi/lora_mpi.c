@@ -19,6 +19,8 @@
 enum { kBeatTag = 1, kFirstTag = 2, kTags = 16000, kMessage = 512 };
 // The last beat of a rank: nothing follows it.
 enum { kFarewell = -1 };
+// Of what JavaScript calls: a shim of another version is refused.
+enum { kForm = 2 };
 
 typedef enum { kStart, kExchange, kSum, kDigest, kFinish } Kind;
 
@@ -28,14 +30,18 @@ typedef struct Job {
   uint8_t* out;
   size_t bytes;  // of `in`
   uint64_t digest;
+  bool half;  // sums: sent in bf16
   napi_ref in_ref, out_ref;
   napi_deferred deferred;
   char error[kMessage];
   struct Job* next;
 } Job;
 
+// A rank that hangs may have sent what it has, and not take what it is sent.
+enum { kToReceive = 1, kToSend = 2 };
+
 typedef struct {
-  atomic_int waiting;         // whether the operation that runs lacks its message
+  atomic_int waiting;         // kToReceive, kToSend: what the operation lacks
   _Atomic double beat;        // when the last one came
   _Atomic double progressed;  // when its count of progress last changed
   _Atomic double arrived;     // after the beginning of the last exchange, in seconds
@@ -144,10 +150,10 @@ static bool WaitAll(double began, char* error) {
       return false;
     if (done == MPI_UNDEFINED) return true;
     for (int i = 0; i < done; i++) {
-      if (g.indices[i] >= g.size) continue;
-      Peer* peer = &g.peers[g.indices[i]];
-      atomic_store(&peer->waiting, 0);
-      atomic_store(&peer->arrived, Now() - began);
+      const bool received = g.indices[i] < g.size;
+      Peer* peer = &g.peers[g.indices[i] % g.size];
+      atomic_fetch_and(&peer->waiting, received ? ~kToReceive : ~kToSend);
+      if (received) atomic_store(&peer->arrived, Now() - began);
     }
     if (done > 0) continue;
     if (atomic_load(&g.given_up) || atomic_load(&g.ending)) {
@@ -162,13 +168,16 @@ static bool WaitAll(double began, char* error) {
 static bool Receive(void* to, int count, MPI_Datatype type, int from, int tag, char* error) {
   if (Failed(MPI_Irecv(to, count, type, from, tag, g.comm, &g.requests[from]), "MPI_Irecv", error))
     return false;
-  atomic_store(&g.peers[from].waiting, 1);
+  atomic_fetch_or(&g.peers[from].waiting, kToReceive);
   return true;
 }
 
 static bool Send(const void* from, int count, MPI_Datatype type, int to, int tag, char* error) {
-  return !Failed(MPI_Isend(from, count, type, to, tag, g.comm, &g.requests[g.size + to]),
-                 "MPI_Isend", error);
+  if (Failed(MPI_Isend(from, count, type, to, tag, g.comm, &g.requests[g.size + to]), "MPI_Isend",
+             error))
+    return false;
+  atomic_fetch_or(&g.peers[to].waiting, kToSend);
+  return true;
 }
 
 static int NextTag(void) {
@@ -194,52 +203,90 @@ static bool Exchange(Job* job) {
 
 static size_t Part(size_t n, int r) { return n * (size_t)r / (size_t)g.size; }
 
+// The nearest value of bf16, ties to even.
+static uint16_t Rounded(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 64);  // NaN stays one
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static float Widened(uint16_t value) {
+  const uint32_t bits = (uint32_t)value << 16;
+  float wide;
+  memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+static void AddTo(double* sums, const void* values, bool half, size_t begin, size_t count) {
+  const float* wide = (const float*)values + begin;
+  const uint16_t* narrow = (const uint16_t*)values + begin;
+  if (half)
+    for (size_t i = 0; i < count; i++) sums[i] += Widened(narrow[i]);
+  else
+    for (size_t i = 0; i < count; i++) sums[i] += wide[i];
+}
+
 // Rank r sums part r of all ranks, in their order and in double precision, and gives it to all. A
-// rank sends and receives 2·(size − 1)/size of the values, the least that is possible.
+// rank sends and receives 2·(size − 1)/size of the values, the least that is possible. With `half`
+// they are sent in bf16: every rank rounds what it gives, and the owner of a part its sums, so that
+// all ranks have the same bits.
 static bool Sum(Job* job) {
   const size_t n = job->bytes / sizeof(float);
   float* values = (float*)job->out;
   const size_t own = Part(n, g.rank);
   const size_t length = Part(n, g.rank + 1) - own;
-  float* parts = malloc(sizeof(float) * length * (size_t)g.size + 1);
-  if (!parts) {
+  const size_t width = job->half ? sizeof(uint16_t) : sizeof(float);
+  const MPI_Datatype type = job->half ? MPI_UINT16_T : MPI_FLOAT;
+  uint8_t* parts = malloc(width * length * (size_t)g.size + 1);
+  uint16_t* rounded = job->half ? malloc(width * n + 1) : NULL;
+  if (!parts || (job->half && !rounded)) {
+    free(parts);
+    free(rounded);
     snprintf(job->error, kMessage, "no memory for %zu values", length * (size_t)g.size);
     return false;
   }
+  if (job->half)
+    for (size_t i = 0; i < n; i++) rounded[i] = Rounded(values[i]);
+  uint8_t* wire = job->half ? (uint8_t*)rounded : (uint8_t*)values;
   bool works = true;
   int tag = NextTag();
   for (int r = 0; r < g.size && works; r++)
     if (r != g.rank)
-      works = Receive(parts + length * (size_t)r, (int)length, MPI_FLOAT, r, tag, job->error);
+      works = Receive(parts + width * length * (size_t)r, (int)length, type, r, tag, job->error);
   for (int r = 0; r < g.size && works; r++)
     if (r != g.rank)
-      works = Send(values + Part(n, r), (int)(Part(n, r + 1) - Part(n, r)), MPI_FLOAT, r, tag,
+      works = Send(wire + width * Part(n, r), (int)(Part(n, r + 1) - Part(n, r)), type, r, tag,
                    job->error);
   works = works && WaitAll(Now(), job->error);
-  // Where it failed, MPI may still write to `parts`: the process ends soon.
+  // Where it failed, MPI may still use the memory: the process ends soon.
   if (!works) return false;
-  memcpy(parts + length * (size_t)g.rank, values + own, sizeof(float) * length);
+  memcpy(parts + width * length * (size_t)g.rank, wire + width * own, width * length);
   enum { kBlock = 512 };
   double sums[kBlock];
   for (size_t begin = 0; begin < length; begin += kBlock) {
     const size_t count = length - begin < kBlock ? length - begin : kBlock;
-    for (size_t i = 0; i < count; i++) sums[i] = parts[begin + i];
-    for (int r = 1; r < g.size; r++) {
-      const float* part = parts + length * (size_t)r + begin;
-      for (size_t i = 0; i < count; i++) sums[i] += part[i];
-    }
+    for (size_t i = 0; i < count; i++) sums[i] = -0.0;  // adds nothing, not even a sign
+    for (int r = 0; r < g.size; r++)
+      AddTo(sums, parts + width * length * (size_t)r, job->half, begin, count);
     for (size_t i = 0; i < count; i++) values[own + begin + i] = (float)sums[i];
+    if (job->half)
+      for (size_t i = own + begin; i < own + begin + count; i++) rounded[i] = Rounded(values[i]);
   }
   free(parts);
   tag = NextTag();
-  for (int r = 0; r < g.size; r++)
-    if (r != g.rank && !Receive(values + Part(n, r), (int)(Part(n, r + 1) - Part(n, r)), MPI_FLOAT,
-                                r, tag, job->error))
-      return false;
-  for (int r = 0; r < g.size; r++)
-    if (r != g.rank && !Send(values + own, (int)length, MPI_FLOAT, r, tag, job->error))
-      return false;
-  return WaitAll(Now(), job->error);
+  for (int r = 0; r < g.size && works; r++)
+    if (r != g.rank)
+      works = Receive(wire + width * Part(n, r), (int)(Part(n, r + 1) - Part(n, r)), type, r, tag,
+                      job->error);
+  for (int r = 0; r < g.size && works; r++)
+    if (r != g.rank) works = Send(wire + width * own, (int)length, type, r, tag, job->error);
+  works = works && WaitAll(Now(), job->error);
+  if (!works) return false;
+  if (job->half)
+    for (size_t i = 0; i < n; i++) values[i] = Widened(rounded[i]);
+  free(rounded);
+  return true;
 }
 
 // Four chains, so that multiplications overlap. It tells copies apart and withstands no attacks.
@@ -524,6 +571,7 @@ static Job* NewJob(napi_env env, napi_callback_info info, Kind kind, size_t give
     }
     napi_create_reference(env, args[1], 1, &job->out_ref);
   }
+  if (given == 2 && kind == kSum) napi_get_value_bool(env, args[1], &job->half);
   if (given == 2 && kind == kDigest) {
     bool lossless = false;
     napi_get_value_bigint_uint64(env, args[1], &job->digest, &lossless);
@@ -540,7 +588,7 @@ static napi_value ExchangeBytes(napi_env env, napi_callback_info info) {
   return EnqueueNew(env, info, kExchange, 2);
 }
 static napi_value SumValues(napi_env env, napi_callback_info info) {
-  return EnqueueNew(env, info, kSum, 1);
+  return EnqueueNew(env, info, kSum, 2);
 }
 static napi_value DigestBytes(napi_env env, napi_callback_info info) {
   return EnqueueNew(env, info, kDigest, 2);
@@ -591,7 +639,7 @@ static napi_value Peers(napi_env env, napi_callback_info info) {
   double* values = data;
   const double now = Now();
   for (size_t r = 0; r < size; r++) {
-    values[4 * r] = atomic_load(&g.peers[r].waiting);
+    values[4 * r] = atomic_load(&g.peers[r].waiting) != 0;
     values[4 * r + 1] = now - atomic_load(&g.peers[r].beat);
     values[4 * r + 2] = now - atomic_load(&g.peers[r].progressed);
     values[4 * r + 3] = atomic_load(&g.peers[r].arrived);
@@ -614,6 +662,7 @@ static napi_value Init(napi_env env, napi_value exports) {
       return NULL;
     napi_set_named_property(env, exports, functions[i].name, function);
   }
+  napi_set_named_property(env, exports, "form", Number(env, kForm));
   return exports;
 }
 

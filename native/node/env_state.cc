@@ -288,9 +288,8 @@ void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
   const size_t needed = Allocator::RoundUp(bytes), free = device.allocator().source().free();
   const bool on_host = device.host_memory();
   const size_t held = on_host ? HostMemoryBudget().used() : device.bytes;
-  std::string of;
-  if (const auto& limit = HostMemoryBudget().limit(); on_host && limit)
-    of = " of LORA_MEMORY_LIMIT = " + MiBText(*limit, Rounding::kDown);
+  const std::string limit = device.allocator().source().limit();
+  const std::string of = limit.empty() ? "" : " of " + limit;
   Throw("ERR_OUT_OF_MEMORY", op, "needs ", MiBText(needed, Rounding::kUp), " but only ",
         MiBText(free, Rounding::kDown), " are free on ", device.name(), ": with what is held, ",
         MiBText(needed + held, Rounding::kUp), of,

@@ -77,6 +77,7 @@ void CopyAsyncCommit() {
 
 void CopyAsyncWaitGroups(int pending) {
   const simt::Inside inside;
+  simt::CheckLastStore();
   simt::Thread& t = world.self();
   while (static_cast<int>(t.groups.size()) > pending) {
     for (simt::Copy& copy : t.groups.front().copies) simt::Land(copy);

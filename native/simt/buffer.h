@@ -11,6 +11,9 @@ namespace lora::simt {
 // starts `skew` bytes after a multiple of 256, as a view into a larger one may.
 void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
                   size_t skew = 0);
+// The same for more bytes than there is memory: only what is touched takes any, and what nothing
+// has written is 0.
+void* DeviceAllocSparse(size_t bytes, const std::string& name);
 // Gives the memory back to the system; what still uses it is reported.
 void DeviceFree(void* p);
 void DeviceWrite(void* to, const void* from, size_t bytes);  // from host memory, without a kernel

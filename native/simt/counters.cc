@@ -66,6 +66,8 @@ bool LastToArrive(uint32_t* word, int blocks, Loc loc) {
   counter.arrived.push_back({world.epoch, simt::Join({simt::ArriveNow(self)})});
   *word = counter.IsComplete() ? 0 : *word + 1;
   if (!counter.IsComplete()) return false;
+  if (!world.options.acquires) return true;
+  world.acquired = true;
   simt::Clock heard = *self.base;
   for (const simt::Counter::Block& block : counter.arrived) {
     for (const auto& [epoch, times] : block.done->blocks) simt::Hear(heard, epoch, times);

@@ -159,6 +159,7 @@ std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
   const std::lock_guard lock(simt::settings_mutex);
   simt::Options options = simt::settings_options;
   options.async = simt::AsyncOf(options.async);
+  options.numerics = simt::NumericsOfEnvironment(options.numerics);
   return std::make_shared<simt::EmulatedGpu>(options, simt::settings_properties);
 }
 

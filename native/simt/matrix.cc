@@ -108,7 +108,7 @@ void Mma(float* d, const uint32_t* a, const uint32_t* b, bool bf16, Loc loc) {
       for (int i = 0; i < 2; ++i) halves(in.b[i], y[c + i * 8][g], y[c + i * 8 + 1][g]);
       for (int i = 0; i < 4; ++i) z[g + i / 2 * 8][c + i % 2] = in.d[i];
     }
-    simt::MultiplyAdd(x, y, z, !bf16);
+    simt::MultiplyAdd(x, y, z, !bf16, world.options.numerics.tensor_core);
     for (int lane = 0; lane < 32; ++lane) {
       float* out = static_cast<Arg*>(meeting.args[lane])->d;
       const int g = lane / 4, c = lane % 4 * 2;

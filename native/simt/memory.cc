@@ -2,6 +2,7 @@
 // the shadow cells of every access.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -19,15 +20,39 @@ constexpr size_t kPage = 4096;
 
 enum : uint8_t { kPadding, kAllocated, kInitialized };
 
-struct FreeCells {
-  void operator()(Cell* cells) const { std::free(cells); }
+struct Release {
+  size_t mapped = 0;
+  void operator()(void* p) const {
+    if (mapped > 0) {
+      munmap(p, mapped);
+    } else {
+      std::free(p);
+    }
+  }
 };
+template <class T>
+using Zeros = std::unique_ptr<T[], Release>;  // zero pages until touched
+// Sparse ones are not counted by the system, so that they may be more than there is memory.
+template <class T>
+Zeros<T> MakeZeros(size_t count, bool sparse) {
+  if (!sparse) {
+    void* data = std::calloc(count, sizeof(T));
+    if (!data) throw std::bad_alloc();
+    return {static_cast<T*>(data), {}};
+  }
+  const size_t bytes = count * sizeof(T);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+  return {static_cast<T*>(data), {bytes}};
+}
 struct Allocation {
   uintptr_t begin;
   size_t bytes;
   std::string name;
-  std::vector<uint8_t> bytes_state;
-  std::unique_ptr<Cell[], FreeCells> cells;  // zero pages until touched
+  bool sparse;  // has no padding, and zeros where nothing was written
+  Zeros<uint8_t> bytes_state;
+  Zeros<Cell> cells;
   bool freed = false;
 };
 uintptr_t arena = 0, arena_next = 0;
@@ -97,6 +122,7 @@ bool InDevice(const void* p) { return arena && reinterpret_cast<uintptr_t>(p) - 
 
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async) {
   ++world.result.accesses;
+  EndOldLoad();
   const uintptr_t address = reinterpret_cast<uintptr_t>(p);
   const size_t n = static_cast<size_t>(bytes);
   const bool write = access == Access::kWrite;
@@ -116,7 +142,7 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
   const size_t offset = address - a->begin;
   uint8_t* state = &a->bytes_state[offset];
   for (size_t i = 0; i < n; ++i) {
-    if (state[i] == kPadding)
+    if (state[i] == kPadding && !a->sparse)
       Fatal(Kind::kGlobalBounds,
             subject() + " at %a: byte " + std::to_string(offset + i) + " of '" + a->name +
                 "' is padding between rows",
@@ -139,10 +165,19 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
                " at %a comes before griddepcontrol.wait; the launch before may "
                "still use that memory",
            site);
+  if (write) KeepBeforeWrite(p, n);
   const ActorView actor = View(async);
   const SiteId id = IdOf(site);
-  for (size_t g = offset / kGranule; g <= (offset + n - 1) / kGranule; ++g)
+  bool old = false;
+  for (size_t g = offset / kGranule; g <= (offset + n - 1) / kGranule; ++g) {
+    old |= AgeOf(a->cells[g], access) != Age::kFresh;
     Touch(a->cells[g], actor, access, id, {a->name.c_str(), g * kGranule, true});
+  }
+  // A struct is read after further events.
+  if (!old || async || n > kMostOld) return;
+  Age ages[kMostOld];
+  for (size_t i = 0; i < n; ++i) ages[i] = AgeOf(a->cells[(offset + i) / kGranule], access);
+  BeginOldLoad(p, n, ages);
 }
 
 void CopyGlobal(void* to, const void* from, int bytes, Site site) {
@@ -151,9 +186,10 @@ void CopyGlobal(void* to, const void* from, int bytes, Site site) {
     return &a.bytes_state[reinterpret_cast<uintptr_t>(p) - a.begin];
   };
   const size_t n = static_cast<size_t>(bytes);
-  CheckGlobal(from, bytes, Access::kReadOfBits, site);
   CheckGlobal(to, bytes, Access::kWrite, site);
+  CheckGlobal(from, bytes, Access::kReadOfBits, site);
   std::memcpy(to, from, n);
+  EndOldLoad();
   std::memcpy(states(to), states(from), n);
 }
 
@@ -194,6 +230,7 @@ void RecordUnset(const char* what, Site site) {
 }
 
 void CheckLastStore() {
+  EndOldLoad();
   if (!last_store.address) return;
   const Store store = last_store;
   last_store.address = nullptr;
@@ -210,13 +247,16 @@ void CheckLastStore() {
   }
 }
 
-void ForgetLastStore() { last_store.address = nullptr; }
+void ForgetLastStore() {
+  EndOldLoad();
+  last_store.address = nullptr;
+}
 
 // The compiler's instrumentation calls it before every load and store of kernel code.
 void OnAccess(const void* p, int bytes, bool write, const void* return_address) {
   if (world.inside || __builtin_thread_pointer() != world.os_thread) return;
   const Inside inside;
-  if (last_store.address) CheckLastStore();
+  CheckLastStore();
   if (world.self().fiber.OnStack(p)) return;
   const Site site = SiteOf(return_address);
   const Access access = write ? Access::kWrite : Access::kRead;
@@ -238,9 +278,9 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
   if (write && bytes <= 16) last_store = {byte, bytes, site};
 }
 
-void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
-                  size_t skew) {
-  const auto lock = LockDevice();
+namespace {
+
+Allocation& Reserve(size_t bytes, size_t skew, const std::string& name, bool sparse) {
   if (!arena) {
     void* map =
         mmap(nullptr, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -248,21 +288,35 @@ void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string
     arena = reinterpret_cast<uintptr_t>(map);
     arena_next = arena + kGap;
   }
-  Allocation a{arena_next + skew, rows ? (rows - 1) * pitch + row_bytes : 0, name, {}, {}};
+  Allocation a{arena_next + skew,
+               bytes,
+               name,
+               sparse,
+               MakeZeros<uint8_t>(bytes + 1, sparse),
+               MakeZeros<Cell>(bytes / kGranule + 1, sparse)};
   void* const first_page = reinterpret_cast<void*>(arena_next);
   const size_t pages = ((skew + a.bytes) / kPage + 1) * kPage;
   arena_next += pages + kGap;
   if (arena_next > arena + kArena || mprotect(first_page, pages, PROT_READ | PROT_WRITE) != 0)
     throw std::bad_alloc();
-  std::memset(reinterpret_cast<void*>(a.begin), 0xff, a.bytes);
-  a.bytes_state.assign(a.bytes, kPadding);
-  for (size_t r = 0; r < rows; ++r)
-    std::memset(a.bytes_state.data() + r * pitch, kAllocated, row_bytes);
-  a.cells.reset(static_cast<Cell*>(std::calloc(a.bytes / kGranule + 1, sizeof(Cell))));
-  if (!a.cells) throw std::bad_alloc();
+  return allocations.emplace(a.begin, std::move(a)).first->second;
+}
+
+}  // namespace
+
+void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
+                  size_t skew) {
+  const auto lock = LockDevice();
+  Allocation& a = Reserve(rows ? (rows - 1) * pitch + row_bytes : 0, skew, name, false);
   void* data = reinterpret_cast<void*>(a.begin);
-  allocations.emplace(a.begin, std::move(a));
+  std::memset(data, 0xff, a.bytes);
+  for (size_t r = 0; r < rows; ++r) std::memset(&a.bytes_state[r * pitch], kAllocated, row_bytes);
   return data;
+}
+
+void* DeviceAllocSparse(size_t bytes, const std::string& name) {
+  const auto lock = LockDevice();
+  return reinterpret_cast<void*>(Reserve(bytes, 0, name, true).begin);
 }
 
 void DeviceFree(void* p) {
@@ -273,7 +327,7 @@ void DeviceFree(void* p) {
   madvise(first_page, pages, MADV_DONTNEED);
   mprotect(first_page, pages, PROT_NONE);
   a.freed = true;
-  a.bytes_state = {};
+  a.bytes_state.reset();
   a.cells.reset();
 }
 
@@ -299,9 +353,9 @@ void DeviceRead(void* to, const void* from, size_t bytes) {
 
 size_t DeviceUnwritten(const void* p) {
   const auto lock = LockDevice();
-  size_t count = 0;
-  for (const uint8_t state : Owner(p, "DeviceUnwritten").bytes_state) count += state == kAllocated;
-  return count;
+  const Allocation& a = Owner(p, "DeviceUnwritten");
+  return static_cast<size_t>(
+      std::count(a.bytes_state.get(), a.bytes_state.get() + a.bytes, uint8_t{kAllocated}));
 }
 
 }  // namespace lora::simt

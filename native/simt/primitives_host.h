@@ -129,11 +129,13 @@ inline double BitsToDouble(uint64_t bits) { return std::bit_cast<double>(bits); 
 inline uint64_t DoubleToBits(double d) { return std::bit_cast<uint64_t>(d); }
 inline float Sqrt(float f) { return std::sqrt(f); }
 inline double Sqrt(double d) { return std::sqrt(d); }
-inline float Exp(float f) { return std::exp(f); }
-inline double Exp(double d) { return std::exp(d); }
-inline float Log(float f) { return std::log(f); }
-inline double Log(double d) { return std::log(d); }
-inline float Exp2(float f) { return std::exp2(f); }
+// numerics.cc: within the ulps that CUDA states.
+float Exp(float f);
+double Exp(double d);
+float Log(float f);
+double Log(double d);
+float Pow(float x, float y);
+float Exp2(float f);
 inline float Larger(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
@@ -157,6 +159,17 @@ LORA_DEVICE T FromFloat(float f) {
 template <class T>
 uint32_t RoundPair(float low, float high) {
   return uint32_t{FromFloat<T>(low).bits} | uint32_t{FromFloat<T>(high).bits} << 16;
+}
+
+inline uint32_t SelectBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = a | uint64_t{b} << 32;
+  uint32_t selected = 0;
+  for (int j = 0; j < 4; ++j)
+    selected |= static_cast<uint32_t>(bytes >> (selector >> (4 * j) & 7u) * 8 & 0xffu) << (8 * j);
+  return selected;
+}
+inline uint32_t FunnelShift(uint32_t low, uint32_t high, uint32_t shift) {
+  return static_cast<uint32_t>((low | uint64_t{high} << 32) >> shift % 32);
 }
 
 }  // namespace lora::device

@@ -106,6 +106,7 @@ void BeginBlock() {
   while (world.threads.size() < n) world.threads.push_back(std::make_unique<Thread>());
   world.warps.assign((n + 31) / 32, Meeting());
   for (Barrier& barrier : world.barriers) barrier = Barrier();
+  world.acquired = false;
   world.ready.clear();
   world.ready_head = 0;
   world.alive = world.count;
@@ -171,7 +172,9 @@ std::string Refusal(const Options& options, const internal::Call& call) {
 }
 
 std::vector<uint64_t> BlockOrder(const Dim3& grid, Schedule schedule) {
-  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  const uint64_t count = uint64_t{grid.x} * grid.y * grid.z;
+  if (world.options.last_block_only) return {count - 1};
+  std::vector<uint64_t> order(count);
   for (uint64_t i = 0; i < order.size(); ++i) order[i] = i;
   if (schedule == Schedule::kReverse) std::reverse(order.begin(), order.end());
   if (schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), world.random);
@@ -268,19 +271,21 @@ Result Run(const Options& options, const Call& call) {
            reinterpret_cast<Site>(call.kernel) + 1);
     return Finish();
   }
-  world.window_epoch = world.programmatic_before && world.options.programmatic ? world.window_epoch
-                                                                               : world.launch_epoch;
+  const bool further = world.programmatic_before && world.options.programmatic;
+  world.window_epoch = further ? world.window_epoch : world.launch_epoch;
   world.programmatic_before = options.programmatic;
   world.options = options;
   world.launch_epoch = world.epoch + 1;
   world.counters.clear();
+  BeginL1(further);
   world.shared_begin = kSharedBase + options.shared_shift;
   world.shared_end = world.shared_begin + static_cast<uint32_t>(call.shared_bytes);
   for (const uint64_t block : BlockOrder(call.grid, options.blocks)) {
     RunBlock(block);
     if (world.fatal) break;
   }
-  if (!world.fatal) CheckCounters();
+  ForgetLastStore();
+  if (!world.fatal && !options.last_block_only) CheckCounters();
   return Finish();
 }
 

@@ -12,6 +12,7 @@
 
 #include "simt/buffer.h"
 #include "simt/location.h"
+#include "simt/numerics.h"
 
 namespace lora::simt {
 
@@ -75,6 +76,10 @@ struct Options {
   uint32_t shared_shift = 0;  // moves the base of dynamic shared memory; a multiple of 16
   bool programmatic = false;  // may start before the launch before it has ended
   bool count_banks = false;   // conflicts of ordinary accesses of shared memory, which takes time
+  Numerics numerics;
+  // False plants a fault: LastToArrive counts, but acquires nothing.
+  bool acquires = true;
+  bool last_block_only = false;  // of a grid too large to run
 };
 
 struct Dim3 {

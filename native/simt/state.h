@@ -118,6 +118,7 @@ struct World {
   uint32_t shared_begin = 0, shared_end = 0;
   std::vector<Meeting> warps;
   Barrier barriers[16];
+  bool acquired = false;  // by a thread of this block, which drops its lines of the L1
   std::map<const uint32_t*, Counter> counters;  // of this launch
 
   // Every block of every launch is an epoch; shadow cells of older epochs are stale.
@@ -189,7 +190,9 @@ void CheckCounters();
 // ---- memory.cc ----------------------------------------------------------------------------------
 
 bool InDevice(const void* p);
-// These check bounds, alignment, initialization and order of one access.
+// These check bounds, alignment, initialization and order of one access. What a load must give that
+// is not what memory holds is put there until the next event, unless it is asynchronous: such
+// copies are of the L2.
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
 // Copies bytes of global memory, checked as a load and a store. Those that nothing wrote are
@@ -200,9 +203,24 @@ void RecordUnset(const char* what, Site site);
 inline void CheckRegister(uint32_t bits, const char* what, Site site) {
   if (bits == kUnsetRegister || bits == kUnsetPair) RecordUnset(what, site);
 }
-// Looks at the value of the store that the last hook announced, which has happened by now.
+// Looks at the value of the store that the last hook announced, which has happened by now, and
+// ends an old load.
 void CheckLastStore();
 void ForgetLastStore();  // of a launch that was ended
+
+// ---- l1.cc --------------------------------------------------------------------------------------
+
+// What a load may give of a cell: what it holds, or what it held when the launch began, or the
+// first of those that the launch may overlap.
+enum class Age : uint8_t { kFresh, kBeforeLaunch, kBeforeWindow };
+Age AgeOf(const Cell& cell, Access access);
+// Begins a launch; `further` says that it may overlap more than the one before.
+void BeginL1(bool further);
+void KeepBeforeWrite(const void* p, size_t bytes);
+// Puts old bytes where they are loaded now, by the age of each, until EndOldLoad.
+constexpr size_t kMostOld = 16;
+void BeginOldLoad(const void* p, size_t bytes, const Age* ages);
+void EndOldLoad();
 
 // ---- async.cc -----------------------------------------------------------------------------------
 

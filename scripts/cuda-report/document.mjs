@@ -1,5 +1,6 @@
 // The tables of docs/internals/cuda-kernels.md.
 import { execFileSync } from 'node:child_process';
+import { decodeLoops } from './decode_gates.mjs';
 import { demangle } from './names.mjs';
 import { blocksOf, lowRankLaunches } from './occupancy.mjs';
 import { weightBytes } from './weight_bytes.mjs';
@@ -15,7 +16,7 @@ function percent(share) {
 /**
  * The text of docs/internals/cuda-kernels.md. `results` are those of the files, each with the rows of its kernels; `rows` all of these, `spilling`
  * those that spill, `total` the kernels; `architectures` what they were assembled for, `real` what the binary has code for, `held` its intermediate
- * forms, `assembled` who takes which of them; `classes` of instructions.
+ * forms, `assembled` who takes which of them; `classes` of instructions; `code` what the machine code of each kernel is.
  */
 export function document(report) {
   const { files, total, rows, results, spilling, architectures, real, held, assembled } = report;
@@ -43,6 +44,10 @@ assembled from that PTX here as a driver would that has no code for them.
 ## Loops of the products
 `,
     loops(report),
+    '\n## Loops of decoding\n',
+    decoding(report),
+    '\n## Order of fences\n',
+    fences(report),
     '\n## Bytes of a weight in a decode step\n',
     bytesOfWeights(report),
     '\n## Blocks of a multiprocessor\n',
@@ -175,6 +180,41 @@ addresses and moves into other instructions:
   return text.join('\n');
 }
 
+/** Decode kernels on tensor cores: what a pass of a warp issues, in machine code. */
+function decoding({ code, real }) {
+  const body = code
+    .flatMap(({ name, arch, passes }) =>
+      (decodeLoops(name, passes) ?? []).map((loop) => ({ name, arch, ...loop })),
+    )
+    .sort((a, b) =>
+      a.name < b.name ? -1 : a.name > b.name ? 1 : real.indexOf(a.arch) - real.indexOf(b.arch),
+    )
+    .map(({ name, arch, reads, bytes, perByte, most, pass }) => [
+      ...[`\`${name}\``, `sm_${arch}`, reads, bytes, pass.pass, perByte.toFixed(3), most],
+      ...[pass.S2UR, pass.I2F, pass.predicated],
+    ]);
+  return `Instructions that a warp issues in one pass through its loop, of all paths on the one with all loads; for a byte of the weight, scales among them; and at most as many
+(\`scripts/cuda-report/decode_gates.mjs\`), above which this report fails. Of them S2UR computes the base of shared memory anew, I2F converts integers, and predicated ones
+take a slot also where they do nothing.
+
+${table(['kernel', 'code', 'reads', 'bytes', 'instructions', 'for a byte', 'at most', 'S2UR', 'I2F', 'predicated'], body)}`;
+}
+
+/** How much of the code the checks of fences have looked at. */
+function fences({ code, real }) {
+  const count = (of, arch) =>
+    code.filter((row) => row.arch === arch).reduce((sum, row) => sum + of(row.checked), 0);
+  const body = [
+    ['arrivals at counters', ...real.map((arch) => count(({ arrivals }) => arrivals, arch))],
+    ['kernels that wait', ...real.map((arch) => count(({ waits }) => Math.min(waits, 1), arch))],
+  ];
+  return `In the machine code of every kernel (\`scripts/cuda-report/lint.mjs\`): an arrival at a counter (ATOMG of \`LastToArrive\`) has a MEMBAR between it and the stores before it, a CCTL before
+anything is loaded behind it, and no non-coherent load (LDG.CONSTANT) anywhere behind it; and a kernel that waits for the launch ahead of it (ACQBULK) stores nothing
+on any way before that. Looked at:
+
+${table(['', ...real.map((arch) => `sm_${arch}`)], body)}`;
+}
+
 /** Packed bytes are read again by each launch; other matrices are multiplied by all rows at once. */
 function bytesOfWeights({ root }) {
   const { perLaunch, most, formats } = weightBytes(root);
@@ -186,7 +226,8 @@ function bytesOfWeights({ root }) {
   });
   return `Of each weight of a matrix of 4096², scales among them, under bf16 activations: what it takes in memory, and what \`lora_linear\` reads and
 writes of it for rows that are no chunk of a prompt. Computed from the table of formats (\`native/core/maths/weight_format.h\`) and the rule of
-\`native/backend/cuda/skinny.h\`: packed bytes are read by \`Decode<BF16, 2, true>\`, once for each ${perLaunch} rows and for at most ${most} rows.
+\`native/backend/cuda/skinny.h\`: packed bytes are read by \`Decode<BF16, 1, true>\` or \`DecodeBlocks<1, …>\` for up to 8 rows and else by
+\`Decode<BF16, 2, true>\` or \`DecodeBlocks<2, …>\`, once for each ${perLaunch} rows and for at most ${most} rows.
 
 ${table(['format', 'read', 'stored', `1 to ${perLaunch} rows`, `${most} rows`], body)}`;
 }

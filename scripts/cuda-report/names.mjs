@@ -1,10 +1,24 @@
 // Names of kernels, and what the names of functions in an object say of them.
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const native = join(dirname(fileURLToPath(import.meta.url)), '../../native');
+/** The formats of weights by the numbers that they have in names: what each is called, and of how many values a block is of how many bytes. */
+export const weightFormats = [
+  ...readFileSync(join(native, 'core/maths/weight_format.h'), 'utf8').matchAll(
+    /^ {4}\{"(\w+)", DType::\w+, \{(\d+), (\d+)\}/gm,
+  ),
+].map(([, name, values, bytes]) => ({ name, values: Number(values), bytes: Number(bytes) }));
 
 /** A kernel's name as c++filt writes it, without namespaces, return type and parameters. */
 function shortened(name) {
   const text = name.replace(/lora::device::/g, '').replace(/^void /, '');
-  return text.slice(0, endOf(text, '(')).replace(/\((?:int|bool|unsigned int)\)/g, '');
+  return text
+    .slice(0, endOf(text, '('))
+    .replace(/\(lora::WeightFormat\)(\d+)/g, (_, number) => weightFormats[Number(number)].name)
+    .replace(/\((?:int|bool|unsigned int)\)/g, '');
 }
 /** Where a character stands in a text that is inside of no <> and no (); the text's length where it is nowhere. */
 function endOf(text, character) {

@@ -11,7 +11,7 @@ int main() {
   using namespace lora;
   constexpr int64_t kSide = 4096;
   std::printf("%d %d\\n", static_cast<int>(cuda::kMaxDecodeRows),
-              static_cast<int>(cuda::kMaxScaledDecodeRows));
+              static_cast<int>(cuda::kMaxPackedDecodeRows));
   for (size_t i = 0; i < kFormatsOfJavaScript; ++i) {
     const PackedView w(nullptr, DType::kBF16, kSide, kSide, static_cast<WeightFormat>(i));
     if (!Fits(w.format, w.dtype)) continue;
@@ -19,7 +19,7 @@ int main() {
         ValueBytes(w.format, kSide, kSide) +
         ScaleCount(w.format, kSide, kSide) * static_cast<int64_t>(sizeof(float));
     const int64_t expanded = IsQuantized(w.format) ? static_cast<int64_t>(SizeOf(w.dtype)) : 0;
-    std::printf("%s %d %.17g %d\\n", NameOf(w.format), cuda::DecodesScaled(w),
+    std::printf("%s %d %.17g %d\\n", NameOf(w.format), cuda::DecodesPacked(w),
                 static_cast<double>(bytes) / (kSide * kSide), static_cast<int>(expanded));
   }
 }

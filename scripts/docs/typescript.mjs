@@ -18,9 +18,14 @@ export const kinds = {
 /** The public declarations by name, each with the entry that programs import it from. Warnings of TypeDoc about doc comments are errors. */
 export async function readApi(root) {
   const app = await Application.bootstrap({
-    entryPoints: ['index.ts', 'serve/index.ts', 'compare/index.ts', 'train/index.ts'].map((file) =>
-      join(root, 'lib', file),
-    ),
+    entryPoints: [
+      'index.ts',
+      'serve/index.ts',
+      'compare/index.ts',
+      'train/index.ts',
+      'ai-sdk/index.ts',
+      'langchain/index.ts',
+    ].map((file) => join(root, 'lib', file)),
     tsconfig: join(root, 'scripts/docs/tsconfig.json'),
     skipErrorChecking: true, // `npm run typecheck` has done that
     excludeInternal: true,

@@ -23,7 +23,7 @@ export const place = ({ file, line }: Pick<Block, 'file' | 'line'>): string => `
 
 /** What the entries of the package export. */
 export function publicNames(): Set<string> {
-  const text = ['index', 'serve/index', 'compare/index', 'train/index']
+  const text = ['index', 'serve/index', 'compare/index', 'train/index', 'ai-sdk/index', 'langchain/index']
     .map((entry) => readFileSync(join(root, `lib/${entry}.ts`), 'utf8'))
     .join('');
   const lists = [...text.matchAll(/^export (?:type )?\{([^}]*)\}/gm)].map(([, list]) => list!);

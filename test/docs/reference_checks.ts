@@ -107,9 +107,9 @@ export function describeReference(site: string): void {
         .map((name) => join(folder, name))
         .filter((name) => statSync(join(root, name)).isFile());
     // Names of the system (PATH, HOME, CI) are none of ours.
-    const ours = /^(?:LORA|CUDA|STUB|HF|HUGGING|HUGGINGFACE|TRANSFORMERS|XDG)_/;
+    const ours = /^(?:LORA|CUDA|STUB|HF|HUGGING|HUGGINGFACE|TRANSFORMERS|UCX|XDG)_/;
     const patterns = [
-      /getenv\("(\w+)"\)/g,
+      /(?:getenv|BytesFromEnvironment)\("(\w+)"\)/g,
       /process\.env(?:\.|\[['"])(\w+)/g,
       /\benv\[['"](\w+)/g, // where a function is given the environment
       /\$\{(\w+):-/g,

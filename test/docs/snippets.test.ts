@@ -75,9 +75,14 @@ function compile(): Map<string, string[]> {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => readFileSync(path, 'utf8'));
   const { options } = ts.parseJsonConfigFileContent(config, ts.sys, root);
   options.types = ['node'];
-  const paths = ['index', 'serve/index', 'compare/index', 'train/index'].map((entry) =>
-    join(root, `lib/${entry}.ts`),
-  );
+  const paths = [
+    'index',
+    'serve/index',
+    'compare/index',
+    'train/index',
+    'ai-sdk/index',
+    'langchain/index',
+  ].map((entry) => join(root, `lib/${entry}.ts`));
   const first = ts.createProgram(paths, options);
   const known = new Set<string>();
   const imports = paths.map((path) => {

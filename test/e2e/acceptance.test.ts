@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { goldenFolders, supportedFamilies } from '../support/golden';
+import { goldenFolders, otherTasks, supportedFamilies } from '../support/golden';
 
 const root = join(__dirname, '../..');
 const shared = join(root, '../shared');
@@ -61,6 +61,13 @@ for (const name of supportedFamilies)
     'replay.mjs',
     [join(shared, 'data/golden-families', name), ...device],
   );
+for (const name of otherTasks)
+  acceptance(
+    `heads ${name}`,
+    existsSync(join(shared, 'data/golden-families', name)) ? missing : `${name} is absent`,
+    'heads.mjs',
+    [join(shared, 'data/golden-families', name), ...device],
+  );
 acceptance('replay in bf16', missing, 'replay.mjs', [
   join(shared, 'data/golden/tiny-qwen3'),
   ...device,
@@ -79,6 +86,8 @@ for (const name of ['dpo', 'dpo-ipo', 'dpo-robust', 'dpo-smooth', 'dpo-sft', 'or
     join(shared, 'data/golden-objectives', name),
     ...device,
   ]);
+for (const name of ['tiny-llama-seqcls', 'tiny-qwen3-seqcls'])
+  acceptance(`head ${name}`, missing, 'heads.mjs', [join(shared, 'data/golden-families', name), ...device]);
 // What has a device of its own does not run a second time for LORA_TEST_DEVICE.
 const elsewhere =
   missing ?? (process.env['LORA_TEST_DEVICE'] ? 'it does not run on LORA_TEST_DEVICE' : undefined);

@@ -83,6 +83,45 @@ test('a quick case without rivals: it is checked, timed, and written with what w
   expect(existsSync(out.replace('.json', '.svg'))).toBe(true);
 });
 
+test('the ops that cases time take the arguments that they are given, and give what the reference gives', () => {
+  const file = (name: string): string => JSON.stringify(pathToFileURL(join(root, 'benchmarks', name)).href);
+  const code = `
+    import inputsOf from ${file('inputs.cjs')};
+    import { OursProvider } from ${file('providers/ours.mjs')};
+    import { checkClose } from ${file('stats.mjs')};
+    const loads = {
+      Layers: [{ m: 5, in: 24, out: [16, 8], r: 3 }, inputsOf.loraLinearInputs],
+      Attention: [{ tokens: 9, heads: 4, kvHeads: 2, d: 8 }, inputsOf.attentionInputs],
+      ShortConv: [{ tokens: 9, channels: 6, taps: 3, form: 'gated' }, inputsOf.shortConvInputs],
+      DeltaRule: [{ tokens: 9, heads: 2, d: 8 }, inputsOf.deltaRuleInputs],
+    };
+    const checked = [];
+    const methods = Object.getOwnPropertyNames(OursProvider.prototype).filter((name) => name.startsWith('load'));
+    for (const method of methods) {
+      const [shape, inputs] = loads[method.slice('load'.length)];
+      const testCase = { ...shape, dtype: 'f32' };
+      const [ours, reference] = ['cpu', 'reference'].map((device) => {
+        const provider = new OursProvider(device);
+        provider[method](testCase, inputs(testCase));
+        return provider;
+      });
+      const results = await ours.check();
+      checkClose(method, results, await reference.check(), 1e-4);
+      checked.push([method, Object.keys(results).join(' ')]);
+    }
+    console.log(JSON.stringify(checked));`;
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {
+    ...{ cwd: root, encoding: 'utf8' },
+  });
+  if (status !== 0) throw new Error(stderr);
+  expect(JSON.parse(stdout)).toEqual([
+    ['loadLayers', 'y0 y1 dx da0 da1 db0 db1'],
+    ['loadAttention', 'y dq dk dv'],
+    ['loadShortConv', 'y dx'],
+    ['loadDeltaRule', 'y dq dk dv dg db'],
+  ]);
+});
+
 test('the minutes count from the first case, which always runs', () => {
   const out = join(folder, 'minutes.json');
   const filter = ['--no-rivals', '--filter', 'SmolLM2-135M q+k+v f32', '--rounds', '1', '--minutes', '0'];
@@ -201,6 +240,11 @@ test.each([
     /^docs\/guides\/fit-into-memory\.md says what benchmarks\/results\/\S+\.json holds$/m,
   ],
   [
+    'the guide on choosing a model',
+    'publish.mjs',
+    /^docs\/guides\/which-model\.md says what benchmarks\/results\/\S+\.json holds$/m,
+  ],
+  [
     'the comparison of methods',
     'comparison.mjs',
     /^docs\/concepts\/comparison\.md says what the results hold$/m,
@@ -243,5 +287,57 @@ describe('the table of formats', () => {
   test('has no figures of a run beside other programs', () => {
     expect(block(2)).toMatch(/\[all rows\].*Other programs were at work then \(load 2\.00\)/);
     expect(block(2)).not.toContain('| M |');
+  });
+});
+
+describe('the table of families', () => {
+  const module = JSON.stringify(pathToFileURL(join(root, 'benchmarks/report/families.mjs')).href);
+  const spread = (median: number, ratio?: number) => ({
+    ...{ median, min: median, max: median, rounds: 1 },
+    ...(ratio && { ratio: { median: ratio } }),
+  });
+  const shape = 'shape of LFM2-350M bf16 512 tokens of texts of 128';
+  const row = (end: string, what: string, seconds: number, rivals: Record<string, number>) => ({
+    ...{ kind: 'family', case: `${shape}${end}`, what, tokens: 100, ours: spread(seconds) },
+    rivals: Object.fromEntries(
+      Object.entries(rivals).map(([name, median]) => [name, spread(median, seconds / median)]),
+    ),
+  });
+  const results = {
+    ...{ machine: { threads: 2, cpu: 'C', instructions: 'I' }, rivals: { torch: { version: '2' } } },
+    rows: [
+      row('', 'step', 0.5, { torch: 2 }),
+      row('', 'peak memory of steps', 700, {}),
+      row(', bf16', 'decode', 2, { torch: 10, 'node-llama-cpp': 4 }),
+      row(', q8_0', 'decode', 1, {}),
+      {
+        ...{ kind: 'delta_rule', case: 'Qwen3.5-0.8B bf16 2048 tokens', what: 'step', ours: spread(1) },
+        rivals: { attention: spread(4, 0.25) },
+      },
+    ],
+    ...{ date: '2026-12-01T00:00:00Z', commit: 'abc' },
+  };
+  const block = (load: number): string => {
+    const given = JSON.stringify({ ...results, load: [load] });
+    const code = `import * as families from ${module}; console.log(families.familiesSummary(${given}, 'benchmarks/results/x.json'));`;
+    const { stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+    return stdout;
+  };
+
+  test('has a line for each layout, and what the delta rule takes of attention', () => {
+    const text = block(0.5);
+    expect(text.split('\n')).toContain('| LFM2-350M | 200, 50.0 | 50.0, 10.0, 25.0 | 100, – |');
+    expect(text).toContain('2,048 tokens: 0.25 (bf16, forward and backward).');
+    expect(text).toContain('PyTorch 2, 2026-12-01, commit abc: [all rows](../../benchmarks/results/x.json)');
+  });
+
+  test('has only ratios of a run beside other programs', () => {
+    const text = block(2);
+    expect(text).toMatch(
+      /\[all rows\].*Other programs were at work then \(load 2\.00\), so that only ratios/,
+    );
+    const lines = text.split('\n');
+    expect(lines).toContain('| LFM2-350M | 0.25 | 0.20, 0.50 | – |');
+    expect(lines.find((line) => line.startsWith('| layout of'))).not.toContain('tokens/s');
   });
 });

@@ -859,7 +859,7 @@ describe('exit codes', () => {
       [['inspect', 'nowhere'], 1, '[inspect] nowhere does not exist (ERR_FILE)'],
       [['generate', '--model', 'nowhere', '--prompt', 'x'], 1, '(ERR_FILE)'],
       [cpu('train', '--data', 'nowhere.jsonl', '--out-dir', fresh()), 1, '(ERR_FILE)'],
-      [cpu('train', '--data', at('data.parquet'), '--out-dir', fresh()), 1, '(ERR_UNSUPPORTED)'],
+      [cpu('train', '--data', at('data.parquet'), '--out-dir', fresh()), 1, '(ERR_DATA)'],
     ];
     for (const [argv, status, sentence] of mistakes) {
       const outcome = await commandLine(argv);

@@ -54,7 +54,9 @@ const config = (folder: string): unknown =>
 describe('train', () => {
   const steps = ['--max-steps', '2', '--lr', '0.01', '--no-report'];
   const train = (outDir: string, ...argv: string[]): Promise<Outcome> =>
-    commandLine(cpu('train', '--data', data, '--out-dir', outDir, ...argv));
+    commandLine(
+      cpu('train', ...(argv.includes('--data') ? [] : ['--data', data]), '--out-dir', outDir, ...argv),
+    );
   /** The adapter that flags give. */
   const trained = async (...argv: string[]): Promise<string> => {
     const folder = fresh();

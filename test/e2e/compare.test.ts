@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { CausalLM, compareMethods, memoryUsage, tensor, Trainer } from '../../lib/index';
 import type { CompareEvent, CompareOptions, Comparison } from '../../lib/compare';
-import { settingOfSweep } from '../../lib/compare/methods';
+import { settingOfTrials } from '../../lib/compare/methods';
 import { expectReject } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { temporaryFolder } from '../support/temporary';
@@ -94,6 +94,7 @@ test('every variant is measured, as a Trainer and an evaluation of one’s own m
   const pair = results.filter(({ id }) => id.startsWith(`${row.id}-`)).map(({ loss }) => loss!);
   expect(row.loss).toEqual({
     mean: (pair[0]! + pair[1]!) / 2,
+    median: (pair[0]! + pair[1]!) / 2,
     least: Math.min(...pair),
     most: Math.max(...pair),
   });
@@ -316,7 +317,7 @@ test('the rate is chosen on the middle of the ranks, in the order of numbers', (
     [[4, 16], 4],
     [[2], 2],
   ] as const)
-    expect(settingOfSweep('lora', { ...axes, ranks })).toEqual({
+    expect(settingOfTrials('lora', { ...axes, ranks })).toEqual({
       ...{ method: 'lora', rank, alpha: 2 * rank, targets: 'mlp' },
     });
 });

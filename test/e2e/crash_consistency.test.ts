@@ -22,7 +22,7 @@ import { cardFile, sideFiles } from '../../lib/formats/model_files';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
 import { AdapterSubject } from '../../lib/train/adapter_subject';
-import { signed } from '../../lib/train/model_card';
+import { signed } from '../../lib/formats/card';
 import { OutputDirectory } from '../../lib/train/output';
 import { checkpointsOf } from '../../lib/train/resume';
 import { crashingDisk } from '../support/crashing_disk';

@@ -184,7 +184,7 @@ describe('a model of two layers and one of three', () => {
       const all = [tokens.base, adapted, prompts, adaptedPrompts, steps, packed];
       expect([...prompts, ...adaptedPrompts].map(({ waits }) => waits)).toEqual([1, 1, 1, 1]);
       expect(all.map(ofLayer)).toEqual([9, 13, 9, 13, 31, 31]);
-      expect(all.map(others)).toEqual([8, 9, 8, 8, 17, 17]);
+      expect(all.map(others)).toEqual([8, 9, 8, 8, 18, 18]);
     } finally {
       await two.dispose();
       await three.dispose();

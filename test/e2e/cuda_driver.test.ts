@@ -84,5 +84,6 @@ withStub('doctor tells versions, architectures and the reason', () => {
   expect(report['cuda runtime']).toMatch(/^\d+\.\d$/);
   expect(report['cuda driver']).toMatch(/, CUDA up to 12\.2$/);
   expect(report['cuda kernels']).toMatch(/^[1-9]\d+ for sm_80 .*PTX for compute_80/);
+  expect(report['cuda programmatic launches']).toMatch(/^none: they need a device/);
   expect(report['CUDA_VISIBLE_DEVICES']).toBe('0,1');
 });

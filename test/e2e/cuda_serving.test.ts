@@ -1,4 +1,5 @@
 /** Many requests at once on the GPU: constraints, penalties, draws and adapters of rows, held against the CPU and against each alone. */
+import { pagesOf } from '../../lib/ops/attention_paged';
 import { rmSync } from 'node:fs';
 import {
   CausalLM,
@@ -192,9 +193,12 @@ onGpu('requests in company are what they are alone, bit for bit', async () => {
 });
 
 onGpu('the pool of keys and values grows, though most of it was never written', async () => {
-  const pool = new PagePool({ layers: [{ kvHeads: 2, headDim: 6 }], dtype: 'f32', device: gpu }, 2 ** 20);
+  const pool = new PagePool(
+    { layers: [{ kind: 'attention', kvHeads: 2, headDim: 6 }], dtype: 'f32', device: gpu },
+    2 ** 20,
+  );
   const row = [1, 2, 3, 4, 5, 6];
-  const rowOfPage3 = (): Tensor => rawView(pool.layers[0]!.v, 3 * 64 * 2 * 6, [6]);
+  const rowOfPage3 = (): Tensor => rawView(pagesOf(pool, 0).v, 3 * 64 * 2 * 6, [6]);
   pool.take(4);
   writeBytes(rowOfPage3(), new Uint8Array(Float32Array.from(row).buffer));
   const before = pool.capacity;

@@ -5,14 +5,16 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, convertModel, readAdapter } from '../../lib/index';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
+import { exampleServer, type ExampleServer } from '../support/example_server';
 import { fillAdapter } from '../support/fill_adapter';
 import { folderFiles, HubServer } from '../support/hub_server';
 import { sharedData } from '../support/shared_data';
-import { tinyModel } from '../support/tiny_model';
+import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 
 const root = join(__dirname, '../..');
 /** Where the programs find `lora-native`: here, or beside an installed package (scripts/package-check.mjs --docs). */
@@ -97,6 +99,29 @@ example('data.mjs', 'only the answer counts, and its loss falls', (run) => {
   expect(counts).toMatch(/^\{"who": "Danor", .*\}<\|end\|>$/);
   const [, before, trained] = /: (\S+) before, (\S+) after$/.exec(after(lines, 'loss of')) ?? [];
   expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
+example('dashboards.mjs', 'every step is sent, and in the logs', (run) => {
+  const lines = run(base, '4', 'dashboards-run');
+  expect(lines).toEqual(['4 steps sent, 4 in log.jsonl', 'tensorboard --logdir dashboards-run']);
+  expect(folder('dashboards-run')).toEqual([...runFiles, 'log.jsonl', 'tensorboard']);
+});
+
+example('sources.mjs', 'two sources are mixed seven to three, and the loss falls', (run) => {
+  const lines = run(base, '30');
+  expect(lines[0]).toBe('40 orders, 6 left out that were there before');
+  expect(lines[1]).toMatch(/^70%: 70 of 70 rows, \d{4} tokens count$/);
+  expect(lines[2]).toMatch(/^30%: 30 of 40 rows, \d{3,4} tokens count$/);
+  const [, before, trained] = /: (\S+) before, (\S+) after$/.exec(after(lines, 'held-out loss')) ?? [];
+  expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
+example('embed.mjs', 'the right record is found more often, by a fresh base, too', (run) => {
+  const lines = run(base, '30');
+  const recall = (label: string): number => Number(/recall@1 (\S+)/.exec(after(lines, label))?.[1]);
+  expect(recall('after:')).toBeGreaterThan(recall('before:'));
+  expect(after(lines, 'asked:')).toContain('Danor sells three black eggs');
+  expect(after(lines, 'found:')).toContain('"who": "Danor", "count": 3');
 });
 
 example('chat.mjs', 'the answers of conversations count, and their loss falls', (run) => {
@@ -202,23 +227,24 @@ example('quantize.mjs', 'NF4 takes a third of the memory and of the file, and tr
   expect(after(lines, 'again')).toBe(after(lines, 'trained')); // the written codes are those made while loading
 });
 
-example('sweep.mjs', 'one row per setting, two seeds each, all below the base', (run) => {
-  const lines = run(base, '6', '2');
-  const [untrained] = numbers(lines, /^base: loss (\S+) over \d+ held-out answer tokens$/);
-  const rows = lines
-    .filter((line) => /^\| \d/.test(line))
-    .map((line) => line.split('|').map((c) => c.trim()));
-  expect(rows.map((row) => row.slice(1, 5))).toEqual([
-    ['8', '16', 'all-linear', '0.005'],
-    ['1', '2', 'all-linear', '0.005'],
-  ]);
-  // r·(in + out) summed over the seven matrices of a layer, for four layers.
-  expect(rows.map((row) => Number(row[5]))).toEqual([74752, 9344]);
-  for (const row of rows) {
-    const losses = (row[6] as string).split(' ').map(Number);
-    expect(losses).toHaveLength(2);
-    for (const loss of losses) expect(loss).toBeLessThan(untrained as number);
-  }
+example('sweep.mjs', 'one row for each rank and rate, all below the base, and the best is named', (run) => {
+  const lines = run(base, '4', 'sweep-run');
+  expect(lines[0]).toBe('0 of 12 variants are there');
+  const rows = lines.filter((line) => /^\| \d/.test(line)).map((line) => line.slice(2, -2).split(' | '));
+  // In 4 steps: 5e-5 · 15 · √(32/α) · (2000/128)^0.781.
+  expect(rows.map((row) => row.slice(0, 4))).toEqual(
+    [
+      ['2', '4', ['0.018, auto', '0.002', '0.02'], '18688'] as const,
+      ['8', '16', ['0.0091, auto', '0.002', '0.02'], '74752'] as const,
+    ].flatMap(([r, alpha, rates, numbers]) => rates.map((rate) => [r, alpha, rate, numbers])),
+  );
+  const untrained = Number(after(lines, 'the base alone: loss'));
+  const medians = rows.map((row) => Number.parseFloat(row[4]!));
+  for (const median of medians) expect(median).toBeLessThan(untrained);
+  const [, rank, rate] = /^lora-r(\d+)-a\d+-all-linear-lr(.+)$/.exec(after(lines, 'best:'))!;
+  const best = rows.findIndex((row) => row[0] === rank && (row[2] === rate || row[2]!.endsWith(rate!)));
+  expect(medians[best]).toBe(Math.min(...medians));
+  expect(run(base, '4', 'sweep-run')[0]).toBe('12 of 12 variants are there');
 });
 
 example('kinds.mjs', 'every kind of adapter learns, and merged it gives the same loss', (run) => {
@@ -327,9 +353,24 @@ example('preferences.mjs', 'the better answers of held-out pairs gain more than 
   expect(first(losses)).toBeLessThan(Math.LN2);
   expect(last(losses)).toBeLessThan(first(losses));
   const right = numbers(lines, /right (\d+) %/);
-  expect(last(right)).toBeGreaterThan(first(right));
   expect(last(right)).toBeGreaterThan(97);
   expect(last(numbers(lines, /margin (\S+)$/))).toBeGreaterThan(first(numbers(lines, /margin (\S+)$/)));
+});
+
+example('intents.mjs', 'a router learns intents that the base does not know', (run) => {
+  const lines = run(base, '60', 'router');
+  const evaluated = numbers(lines, /^step \d+ {2}loss \S+ {2}accuracy (\S+) %$/);
+  expect(evaluated).toHaveLength(4);
+  expect(first(numbers(lines, /^base: accuracy (\S+) %/))).toBeLessThan(60);
+  expect(first(numbers(lines, /^router: accuracy (\S+) %/))).toBeGreaterThan(95);
+  expect(lines.filter((line) => / -> (delivery|refund) \(0\.[5-9]\d\)$| \(1\.00\)$/.test(line))).toHaveLength(
+    2,
+  );
+  expect(folder('router')).toEqual(expect.arrayContaining([...runFiles, 'report.html']));
+  const report = readFileSync(join(scratch, 'router/report.html'), 'utf8');
+  expect(report).toContain('<h2>Confusion matrix</h2>');
+  expect(report).toContain('<td>delivery</td>');
+  expect(report).toContain('Samples');
 });
 
 example('rewards.mjs', 'JSON is learned from rewards alone', (run) => {
@@ -392,6 +433,7 @@ example(
     expect(again).toHaveLength(2);
     for (const loss of again) expect(Math.abs(loss - trained!)).toBeLessThan(0.01);
     expect(folder('from-gguf/directory')).toContain('tokenizer.json');
+    expect(readFileSync(join(scratch, 'from-gguf/Modelfile'), 'utf8')).toMatch(/^FROM \.\/merged\.gguf$/m);
   },
 );
 
@@ -506,6 +548,36 @@ example('layer.mjs', 'the layer learns the difference', (run) => {
   expect(last(losses)).toBeLessThan(first(losses) / 1000);
 });
 
+example('iris.mjs', 'a network of its own learns the species, also of flowers that it never saw', (run) => {
+  const lines = run('iris-run');
+  const [seen, unseen] = after(lines, 'right:')
+    .match(/\d+\.\d/g)!
+    .map(Number);
+  expect(seen).toBeGreaterThan(95);
+  expect(unseen).toBeGreaterThan(90);
+  expect(after(lines, '5.9 × 3.0 and 5.1 × 1.8 cm:')).toMatch(/^virginica /);
+});
+
+example(
+  'iris-lora.mjs',
+  'pairs beside its layers repair it for other measures, and are loaded again',
+  (run) => {
+    if (!existsSync(join(scratch, 'iris-run')))
+      // where this test runs alone
+      spawnSync(process.execPath, [join(examples, 'iris.mjs')], { cwd: scratch, env });
+    const lines = run('iris-run', 'iris-lora-run');
+    const [before] = numbers(lines, /^right before: (\S+)%/);
+    const [now] = numbers(lines, /^right after: {2}(\S+)%/);
+    expect(before).toBeLessThan(50);
+    expect(now).toBeGreaterThan(85);
+    expect(after(lines, 'loaded from iris-lora-run:')).toBe('the same');
+    expect(readdirSync(join(scratch, 'iris-lora-run/hidden')).sort()).toEqual([
+      'adapter_config.json',
+      'adapter_model.safetensors',
+    ]);
+  },
+);
+
 example('custom-layer.mjs', 'two layers learn a swap, and their checkpoint gives the same outputs', (run) => {
   const lines = run('custom-layer-run');
   const losses = numbers(lines, /^step \d+ {2}loss (\S+)$/);
@@ -607,34 +679,51 @@ example('speculate.mjs', 'the same texts take fewer steps', (run) => {
   }
 });
 
-for (const name of ['server.mjs', 'serve-and-train.mjs', 'openai-server.mjs']) tested.add(name);
-/** A program that listens, on a port that was free. */
-function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, [join(examples, name), ...args], {
-    cwd: scratch,
-    env: { ...env, PORT: '0', ...more },
-  });
-  const said = { output: '', errors: '' };
-  child.stdout.setEncoding('utf8').on('data', (piece: string) => (said.output += piece));
-  child.stderr.setEncoding('utf8').on('data', (piece: string) => (said.errors += piece));
-  const closed = new Promise<number | null>((resolve) => child.on('close', resolve));
-  return {
-    said,
-    /** Waits until its output has this. */
-    async says(pattern: RegExp): Promise<RegExpExecArray> {
-      for (;;) {
-        const found = pattern.exec(said.output);
-        if (found) return found;
-        if (child.exitCode !== null) throw new Error(`the server ended: ${said.output}${said.errors}`);
-        await new Promise((resolve) => setTimeout(resolve, 20));
+/** Why a program that needs an optional package cannot run here; undefined where it can. */
+function lacksPackage(name: string): string | undefined {
+  try {
+    createRequire(join(examples, 'any.mjs')).resolve(name);
+    return undefined;
+  } catch {
+    return `${name} is not installed`;
+  }
+}
+
+for (const [name, needs, first] of [
+  ['ai-sdk.mjs', 'ai', 'object'],
+  ['langchain.mjs', '@langchain/core/messages', 'chain'],
+] as const) {
+  tested.add(name);
+  const lacking = lacksPackage(needs);
+  (lacking ? test.skip : test)(
+    `${name}: a stream, an object and tools in the process${lacking ? ` (skipped: ${lacking})` : ''}`,
+    async () => {
+      const model = await answeringModel('Hi!', {
+        config: { max_position_embeddings: 1024 },
+        chatTemplate: llamaToolTemplate,
+      });
+      const adapter = await answeringAdapter(model, 'Yo.', join(scratch, `yo-${needs.length}`));
+      const args = [join(examples, name), model, adapter];
+      const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env });
+      expect([status, stderr]).toEqual([0, '']);
+      const lines = stdout.trimEnd().split('\n');
+      expect(lines[0]).toBe('text: "Yo."');
+      expect(lines[1]!.startsWith(first)).toBe(true);
+      if (first === 'chain') expect(lines[1]).toBe('chain: "Yo."');
+      expect(after(lines, 'object:')).toMatch(/^\{"count":[1-9]\}$/);
+      if (first === 'object') {
+        expect(after(lines, 'tool:')).toMatch(/^double\(\{"count":[1-9]\}\) is \d+$/);
+        expect(after(lines, 'near:')).toMatch(/^-?[01]\.\d{3} -?[01]\.\d{3}$/);
       }
     },
-    async end(signal: NodeJS.Signals): Promise<number | null> {
-      child.kill(signal);
-      return closed;
-    },
-  };
+    300_000,
+  );
 }
+
+for (const name of ['server.mjs', 'serve-and-train.mjs', 'openai-server.mjs']) tested.add(name);
+/** A program that listens, on a port that was free. */
+const listening = (name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}): ExampleServer =>
+  exampleServer(join(examples, name), args, { cwd: scratch, env: { ...env, ...more } });
 
 test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
   const server = listening('server.mjs', [base]);
@@ -669,13 +758,14 @@ test('server.mjs: it streams what generate writes, refuses mistakes, and stops f
     expect((await fetch(`http://127.0.0.1:${port!}/other`)).status).toBe(404);
     expect(server.said.errors).toBe('');
 
-    const leave = new AbortController();
-    const long = await post(
-      { prompt: 'On Monday', maxNewTokens: 500, ignoreEos: true, temperature: 1 },
-      leave.signal,
-    );
-    await long.body?.getReader().read();
-    leave.abort();
+    // Several, since a text may end before its client has left.
+    for (let client = 0; client < 4; client++) {
+      const leave = new AbortController();
+      const request = { prompt: 'On Monday', maxNewTokens: 500, ignoreEos: true, temperature: 1 };
+      const long = await post(request, leave.signal);
+      await long.body?.getReader().read();
+      leave.abort();
+    }
     await server.says(/client left after [1-9]\d* tokens/);
     expect(await server.end('SIGTERM')).toBe(0);
     expect(server.said.errors).toBe('');
@@ -822,7 +912,40 @@ test('by-name.mjs: a name is downloaded once, its license comes first, and it ge
   }
 }, 300_000);
 
+tested.add('push.mjs');
+test('push.mjs: an adapter becomes a private repository, and a second push sends nothing', async () => {
+  const hub = await HubServer.start();
+  const dir = join(scratch, 'to-push');
+  const model = await CausalLM.fromPretrained(base);
+  await model.addAdapter({ r: 2 }).save(dir);
+  await model.dispose();
+  const variables = { ...env, ...hub.environment(join(scratch, 'push-home')), HF_TOKEN: 'hf_write' };
+  const run = async (): Promise<string> => {
+    const child = spawn(process.execPath, [join(examples, 'push.mjs'), base, dir, 'lora/tiny'], {
+      env: variables,
+    });
+    let out = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (text: Buffer) => (out += text.toString()));
+    const [status] = (await once(child, 'close')) as [number | null];
+    if (status !== 0) throw new Error(`push.mjs ended with ${status}\n${out}`);
+    return out;
+  };
+  try {
+    const out = await run();
+    expect(out).toMatch(/^README\.md, adapter_config\.json, adapter_model\.safetensors in [0-9a-f]{40} of /m);
+    expect(hub.repositories.get('lora/tiny')?.private).toBe(true);
+    expect(out).not.toContain('hf_write');
+    expect(await run()).toMatch(/^ in [0-9a-f]{40} of /m);
+    expect(hub.uploads.commits).toHaveLength(1);
+  } finally {
+    await hub.stop();
+  }
+}, 300_000);
+
 tested.add('distributed.mjs'); // test/lifecycle/mpi.test.ts runs it
+// test/e2e/web_applications.test.ts runs these
+for (const name of ['express.mjs', 'fastify.mjs', 'hono.mjs', 'next.mjs']) tested.add(name);
 
 test('every program of examples/ has a test here', () => {
   const programs = readdirSync(examples).filter((file) => file.endsWith('.mjs'));

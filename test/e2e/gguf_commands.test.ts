@@ -46,6 +46,13 @@ const comparing = [
   ...['--data', data, '--eval-data', data, '--methods', 'lora', '--ranks', '2', '--seeds', '1', ...few],
   ...['--budget-steps', '1', '--learning-rates', '0.01', '--out-dir', at('compared')],
 ];
+const sweeping = [
+  ...['--data', data, '--eval-data', data, '--ranks', '2', '--seeds', '1', '--budget-steps', '1'],
+  ...['--learning-rates', 'auto', '--out-dir', at('swept')],
+];
+
+const lines = at('lines.txt');
+writeFileSync(lines, 'Hi\nYes\n');
 
 const done: readonly Case[] = [
   { argv: ['inspect', model], says: /^gguf .*blk\.1\.attn_q\.weight +Q4_0 +\[32, 32\]/s },
@@ -54,6 +61,11 @@ const done: readonly Case[] = [
   { argv: ['generate', '--model', model, '--prompt', 'Hi', ...few], says: 'llama, bf16 on cpu' },
   { argv: ['chat', '--model', model, ...few], stdin: 'Hi\n', says: 'llama, bf16 on cpu' },
   { argv: ['eval', '--model', model, '--data', data, ...few], says: 'perplexity' },
+  {
+    argv: ['embed', lines, '--model', model, '--out', at('vectors.safetensors')],
+    says: 'vectors.safetensors',
+    writes: at('vectors.safetensors'),
+  },
   {
     argv: ['train', ...training, '--out-dir', adapter],
     says: 'adapter',
@@ -71,6 +83,7 @@ const done: readonly Case[] = [
     says: 'in nf4',
   },
   { argv: ['compare', '--model', model, ...comparing], says: 'lora', writes: at('compared/comparison.html') },
+  { argv: ['sweep', '--model', model, ...sweeping], says: 'lora', writes: at('swept/comparison.html') },
   {
     argv: ['convert', adapter, foreign, '--format', 'gguf', '--base', model],
     says: 'wrote',

@@ -1,8 +1,10 @@
 /** What GGUF files of a family have beyond those of Llama, and what they do not have. */
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, openSafetensors } from '../../lib/index';
-import { floatsOf } from '../../lib/formats/floats';
+import { bytesOfFloats, floatsOf } from '../../lib/formats/floats';
+import type { SafetensorsTensor } from '../../lib/formats/safetensors';
 import { GgufFile } from '../../lib/formats/gguf';
 import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
 import type { ModelConfig } from '../../lib/models/config/model_config';
@@ -110,6 +112,28 @@ test('a block of OLMo 2 has llama.cpp’s names', async () => {
   ]);
 });
 
+test('convolutions of LFM2 are matrices there, and layers with them have no heads of keys', async () => {
+  const lfm2 = { model_type: 'lfm2', full_attn_idxs: [2, 4], block_multiple_of: 8 };
+  const file = await written(lfm2);
+  const { tensors, metadata } = await ggufParts(file);
+  expect(tensors.get('blk.0.shortconv.conv.weight')).toMatchObject({ type: 'F32', shape: [24, 3] });
+  expect(tensors.has('token_embd_norm.weight')).toBe(true);
+  const heads = 'lfm2.attention.head_count_kv';
+  expect(metadata.get(heads)).toEqual({ i32s: [0, 0, 2, 0, 2] });
+  const kinds = ['state', 'state', 'attention', 'state', 'attention'];
+  expect(await configOf(file, {})).toMatchObject({ layers: kinds.map((kind) => ({ kind })) });
+  await expectReject(
+    configOf(file, { [heads]: { i32s: [0, 0, 2, 0, 1] } }),
+    'ERR_UNSUPPORTED',
+    /has other values of lfm2\.attention\.head_count_kv in other layers with attention/,
+  );
+  for (const [changes, sentence] of [
+    [{ conv_bias: true }, 'convolutions have biases, which llama.cpp does not read'],
+    [{ full_attn_idxs: [] }, 'a lfm2 model is written with attention in some layer and its rope unscaled'],
+  ] as const)
+    await expectReject(written({ ...lfm2, ...changes }), 'ERR_UNSUPPORTED', `[convertModel] ${sentence}`);
+});
+
 test('the windows of OLMo 3 are those of three of four layers, written and read', async () => {
   const olmo3 = { model_type: 'olmo3', sliding_window: 5 };
   const file = await written(olmo3);
@@ -142,7 +166,7 @@ test('the windows of OLMo 3 are those of three of four layers, written and read'
     'olmo2.rope.scaling.attn_factor': { f32 },
   });
   for (const values of [yarn, attention(1.2079441541679836)]) {
-    const { layers } = (await configOf(file, values)) as ModelConfig;
+    const layers = attentionLayers((await configOf(file, values)) as ModelConfig);
     expect(layers.map(({ rope }) => rope.scaling.type)).toEqual([
       ...['default', 'default', 'default', 'yarn', 'default'],
     ]);
@@ -299,6 +323,16 @@ const whereInstalled = llamaCpp
   ? describeWithData
   : (name: string, _: string, body: (dir: string) => void): void =>
       describe.skip(`${name} (skipped: node-llama-cpp is not installed)`, () => body(''));
+const gemma4 = {
+  ...{ num_hidden_layers: 6, head_dim: 8, global_head_dim: 16, sliding_window: 5, hidden_act: null },
+  ...{ num_kv_shared_layers: 3, use_double_wide_mlp: true, hidden_activation: 'gelu_pytorch_tanh' },
+  ...{ hidden_size_per_layer_input: 8, vocab_size_per_layer_input: 512, final_logit_softcapping: 30 },
+  layer_types: [0, 0, 1, 0, 0, 1].map((full) => (full ? 'full_attention' : 'sliding_attention')),
+  rope_parameters: {
+    full_attention: { rope_type: 'proportional', rope_theta: 1e6, partial_rotary_factor: 0.25 },
+    sliding_attention: { rope_type: 'default', rope_theta: 10000 },
+  },
+};
 /** Families as llama.cpp reads them, with what it takes for granted. */
 const families: Readonly<Record<string, Record<string, unknown>>> = {
   gemma3_text: {
@@ -310,6 +344,11 @@ const families: Readonly<Record<string, Record<string, unknown>>> = {
       sliding_window_pattern: 6,
     },
   },
+  gemma4_text: gemma4,
+  'gemma4_text with experts': {
+    ...{ ...gemma4, num_kv_shared_layers: 0, use_double_wide_mlp: false, hidden_size_per_layer_input: 0 },
+    ...{ enable_moe_block: true, num_experts: 6, top_k_experts: 2, moe_intermediate_size: 16 },
+  },
   gpt2: { n_embd: 24, n_head: 4, n_layer: 3, n_positions: 128, tie_word_embeddings: true },
   granite: {
     ...{
@@ -319,20 +358,34 @@ const families: Readonly<Record<string, Record<string, unknown>>> = {
       logits_scaling: 2.5,
     },
   },
+  lfm2: { full_attn_idxs: [2, 4], block_multiple_of: 8 },
   olmo2: {},
   olmo3: { sliding_window: 5 },
   phi3: { sliding_window: null, partial_rotary_factor: 1, hidden_size: 32, head_dim: 8 },
   qwen3: {},
+  qwen3_5_text: {
+    ...{ head_dim: 8, partial_rotary_factor: 0.5, linear_num_key_heads: 2, linear_num_value_heads: 4 },
+    ...{ linear_key_head_dim: 8, linear_value_head_dim: 8, linear_conv_kernel_dim: 4 },
+  },
+  qwen3_moe: { num_experts: 6, num_experts_per_tok: 2, moe_intermediate_size: 16, norm_topk_prob: true },
   smollm3: { no_rope_layer_interval: 4 },
 };
+
+/** The scalars of Gemma 4's layers near 1: near 0 little would be left of a text but the roundings of llama.cpp, whose keys are f16. */
+function edit(tensors: Map<string, SafetensorsTensor>): void {
+  for (const [name, tensor] of tensors)
+    if (name.endsWith('layer_scalar'))
+      tensors.set(name, { ...tensor, bytes: bytesOfFloats(floatsOf(tensor).map((value) => 1 + value)) });
+}
 
 whereInstalled('llama.cpp and families', 'models/stories260K', (dir) => {
   test.each(Object.entries(families))(
     '%s: the text that we write',
-    async (model_type, config) => {
+    async (name, config) => {
+      const [model_type] = name.split(' ');
       const tokenizer = JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object;
       const sizes = { vocab_size: 512, num_hidden_layers: 5, bos_token_id: 1, eos_token_id: 2 };
-      const source = await tinyModel({ config: { model_type, ...sizes, ...config }, tokenizer });
+      const source = await tinyModel({ config: { model_type, ...sizes, ...config }, tokenizer, edit });
       const out = unused();
       await convertModel(source, out, { format: 'f32' });
       rmSync(source, { recursive: true });

@@ -1,4 +1,5 @@
 /** Models in GGUF files: loaded, trained, saved, quantized and converted as those of directories are. */
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, quantizeModel, type FromPretrainedOptions } from '../../lib';
@@ -140,7 +141,7 @@ describe('a model of each family', () => {
         'llama.rope.scaling.yarn_beta_slow': { f32: 2 },
       }),
     );
-    expect(betas.config.layers[0]!.rope).toMatchObject({
+    expect(attentionLayers(betas.config)[0]!.rope).toMatchObject({
       scaling: { type: 'yarn', betaFast: 16, betaSlow: 2 },
     });
     await betas.dispose();

@@ -226,7 +226,7 @@ describe('lora-native', () => {
     expect([none.status, none.out, none.err]).toEqual([0, '', `${join(at.home, 'hub')}: no models\n`]);
     await commandLine(['download', id]);
     writeFileSync(join(at.home, 'hub/models--lora--tiny/blobs/x.incomplete'), Buffer.alloc(5000));
-    mkdirSync(join(at.home, 'hub/datasets--a--b'));
+    mkdirSync(join(at.home, 'hub/spaces--a--b'));
     const { out } = await commandLine(['models']);
     const today = new Date().toISOString().slice(0, 10);
     expect(out).toBe(

@@ -17,6 +17,7 @@ import { childReport } from '../support/child';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
 import { expectedTensors } from '../../lib/models/files/tensor_table';
+import { publishedModels } from '../support/published_models';
 import { quantize, quantized } from '../support/weight_format_cases';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 import { temporaryFolder } from '../support/temporary';
@@ -39,6 +40,49 @@ test.each<LoRAConfigInput>([
   expect({ adapters, optimizer }).toEqual({ adapters: 8 * values, optimizer: 8 * values });
   expect(estimateMemory(config, options)).toEqual(estimateMemory(model.config, options));
   await model.dispose();
+});
+
+describe('a model with a head of classes', () => {
+  const classifier = {
+    ...config,
+    architectures: ['LlamaForSequenceClassification'],
+    id2label: { 0: 'a', 1: 'b', 2: 'c' },
+  };
+
+  test('has logits of each text and label, none of the vocabulary', () => {
+    const batch = { batchSize: 5, length: 100 };
+    for (const options of [
+      batch,
+      { ...batch, gradientCheckpointing: true },
+      { ...batch, dtype: 'f32' as const },
+    ])
+      expect(estimateMemory(classifier, options).logits).toBe(4 * 5 * 3);
+    expect(estimateMemory(classifier, { streams: 7 }).logits).toBe(4 * 7 * 3);
+    const share = (wide: number): number => {
+      const { total, runtime, weights } = estimateMemory(
+        { ...classifier, vocab_size: wide },
+        { ...batch, train: 'all' },
+      );
+      return total - runtime - weights;
+    };
+    // The embedding has its master and two moments, and a gradient where activations were; nothing else grows with the vocabulary.
+    expect(share(4000) - share(2000)).toBe(12 * 2000 * (config['hidden_size'] as number));
+  });
+
+  test.each<LoRAConfigInput>([{ r: 3 }, { r: 3, modulesToSave: ['score'] }])(
+    'trains it beside an adapter of %j',
+    async (options) => {
+      const head = { type: 'classify', labels: ['a', 'b', 'c'] } as const;
+      const model = await CausalLM.fromPretrained(base, { head });
+      const adapter = model.addAdapter(options);
+      const values = adapter.parameters().reduce((sum, { numel }) => sum + numel, 0);
+      const { adapters, optimizer } = estimateMemory(model.config, options);
+      expect({ adapters, optimizer }).toEqual({ adapters: 8 * values, optimizer: 8 * values });
+      const other = estimateMemory(classifier, options);
+      expect(other.adapters).toBe(adapters);
+      await model.dispose();
+    },
+  );
 });
 
 test('f32 activations keep the weights of a file in 16 bits', async () => {
@@ -367,4 +411,23 @@ test.each<[string, Record<string, unknown>, number]>([
   const served = estimateMemory(published, { length: 512, streams: 1 });
   expect(served.weights).toBe(bytes);
   expect(served.kvCache).toBeGreaterThan(0);
+});
+
+test('Qwen3-30B-A3B in NF4 is 18.2 GB: all experts are in memory, embedding and routers as in the file', () => {
+  const json = publishedModels['Qwen3-30B-A3B']!;
+  const { total, weights } = estimateMemory(json, {
+    quantize: 'nf4',
+    streams: 1,
+    length: 2048,
+    dtype: 'bf16',
+  });
+  const [d, layers, vocabulary] = [2048, 48, 151936];
+  const matrices = layers * (128 * 3 * d * 768 + 2 * d * 4096 + 2 * d * 512) + vocabulary * d;
+  const floats = vocabulary * d + layers * 128 * d;
+  const expected = (4.5 / 8) * matrices + 2 * floats;
+  expect(weights / expected).toBeGreaterThan(1);
+  expect(weights / expected).toBeLessThan(1.001);
+  expect({ weights: (weights / 1e9).toFixed(2), total: (total / 1e9).toFixed(1) }).toEqual({
+    ...{ weights: '17.64', total: '18.2' },
+  });
 });

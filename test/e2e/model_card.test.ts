@@ -2,8 +2,8 @@
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Trainer, type TrainerOptions } from '../../lib/index';
-import { baseModelId } from '../../lib/train/facts';
-import { code, isOurs } from '../../lib/train/model_card';
+import { baseModelId } from '../../lib/hub/cache';
+import { code, isOurs } from '../../lib/formats/card';
 import { temporaryFolder } from '../support/temporary';
 import { makeRows, trainingFixture } from '../support/training';
 

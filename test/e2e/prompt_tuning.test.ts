@@ -459,7 +459,7 @@ test('files have the fields and the words of PEFT', async () => {
       /has prompt_tuning_init "XAVIER", expected 'random' or 'sample_vocab' or 'text'$/,
     ],
     [{ modules_to_save: ['lm_head'] }, /has modules_to_save \["lm_head"\], which is not supported$/],
-    [{ task_type: 'SEQ_CLS' }, /has task_type "SEQ_CLS", which is not supported$/],
+    [{ task_type: 'SEQ_CLS' }, /is for a head of classes \(task_type SEQ_CLS\): load the model with head: /],
   ];
   for (const [changes, message] of wrong) await expectReject(load(changes), 'ERR_ADAPTER', message);
 });

@@ -73,9 +73,15 @@ testClient(
       ['NotFoundError', 404, 'model_not_found'],
       ['BadRequestError', 400, null],
       ['BadRequestError', 400, 'unsupported_parameter'],
-      ['BadRequestError', 400, 'unsupported_parameter'],
+      ['BadRequestError', 400, null],
       ['AuthenticationError', 401, 'invalid_api_key'],
     ],
+    embeddings: {
+      same: true,
+      lengths: [expect.any(Number), expect.any(Number), 4, 4],
+      norms: ['1.0000', '1.0000'],
+      usage: { prompt_tokens: 9, total_tokens: 9 },
+    },
     object: held,
     called: { name: 'pick', arguments: expect.stringMatching(/^\{\s*"n"\s*:\s*[12]\s*\}$/) },
     events: 2,
@@ -85,10 +91,63 @@ testClient(
 );
 
 testClient(
+  'openai',
+  'responses_client.mjs',
+  'the openai client asks for responses, streams them, holds them to schemas, and calls tools',
+  {
+    text: 'Yes, fr',
+    status: 'completed',
+    usage: expect.objectContaining({ input_tokens: 4, output_tokens: 8, total_tokens: 12 }),
+    streamed: 'Yes, fr',
+    types: expect.arrayContaining(['response.created', 'response.output_item.done', 'response.completed']),
+    helper: 'Yes, fr',
+    object: held,
+    calls: Array(2).fill(['function_call', 'pick', expect.stringMatching(/^\{"n":[12]\}$/)]),
+    cut: ['incomplete', 'max_output_tokens'],
+    refused: ['BadRequestError', 400, 'unsupported_parameter', 'previous_response_id'],
+  },
+);
+
+const said = {
+  content: [expect.objectContaining({ type: 'text', text: 'Yes, fr' })],
+  stop_reason: 'end_turn',
+};
+
+testClient(
+  '@anthropic-ai/sdk',
+  'anthropic_client.mjs',
+  "Anthropic's client asks for messages, streams them, counts tokens, calls tools and understands refusals",
+  {
+    whole: { ...said, usage: expect.objectContaining({ input_tokens: 4, output_tokens: 8 }) },
+    helper: { ...said, usage: expect.objectContaining({ output_tokens: 8 }) },
+    counted: { input_tokens: 4 },
+    streamed: 'Yes, fr',
+    types: [
+      'message_start',
+      'content_block_start',
+      ...Array<string>(7).fill('content_block_delta'),
+      'content_block_stop',
+      'message_delta',
+      'message_stop',
+    ],
+    calls: Array(2).fill(['tool_use', 'pick', held, 'tool_use']),
+    cut: 'max_tokens',
+    refused: [
+      ['NotFoundError', 404, 'not_found_error'],
+      ['BadRequestError', 400, 'invalid_request_error'],
+      ['AuthenticationError', 401, 'authentication_error'],
+    ],
+  },
+);
+
+testClient(
   '@ai-sdk/openai-compatible',
   'ai_sdk_client.mjs',
   'the Vercel AI SDK streams texts and makes objects',
-  { text: 'Yes, fr', inputTokens: 4, outputTokens: 8, finishReason: 'stop', object: held },
+  {
+    ...{ text: 'Yes, fr', inputTokens: 4, outputTokens: 8, finishReason: 'stop', object: held },
+    embedded: { lengths: Array(3).fill(expect.any(Number)), cosine: '1.0000', tokens: 12 },
+  },
 );
 
 testClient(
@@ -100,6 +159,7 @@ testClient(
     usage: expect.objectContaining({ input_tokens: 4, output_tokens: 8 }),
     streamed: 'Yes, fr',
     refused: [404, 'model_not_found'],
+    embedded: [2, true],
     object: held,
     calls: [['pick', held]],
   },

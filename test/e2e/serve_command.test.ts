@@ -99,6 +99,29 @@ test('--speculate: the texts that it serves without, of which it counts the gues
   expect(proposed).toBeGreaterThanOrEqual(accepted);
 });
 
+test('--config FILE says what the command line does not', async () => {
+  const file = join(dir, 'serve.yaml');
+  const told = `adapter:\n  - friend=${yo}\n  - ${yo}\nmodelName: ignored\napiKey: secret\ndefaultMaxNewTokens: 3\njson: true\n`;
+  writeFileSync(file, told);
+  const { url, stop } = await serving('--config', file, '--model-name', 'own');
+  const authorization = 'Bearer secret';
+  const models = (await (await fetch(`${url}/v1/models`, { headers: { authorization } })).json()) as {
+    data: { id: string }[];
+  };
+  expect(models.data.map(({ id }) => id)).toEqual(['own', 'friend', 'yo']);
+  expect((await post(url, hi)).status).toBe(401);
+  const answer = await (await post(url, hi, { authorization })).json();
+  expect(answer).toMatchObject({ model: 'own', usage: { completion_tokens: 3 } });
+  const outcome = await stop();
+  expect(jsonLines(outcome)[0]).toMatchObject({ type: 'listening', url });
+  writeFileSync(file, `model: ${base}\nprot: 8080\n`);
+  const { status, err } = await commandLine(['serve', '--config', file]);
+  expect([status, err]).toEqual([
+    2,
+    `lora-native: [${file}:2] unknown option 'prot'; did you mean 'port'? (ERR_ARGUMENT)\n`,
+  ]);
+});
+
 test('it serves adapters by their names, logs each request, and SIGTERM lets it answer what came and end with 0', async () => {
   const { url, stop } = await serving('--adapter', `friend=${yo}`, '--model-name', 'base', '--json');
   const answer = (await (await post(url, { model: 'friend', ...hi })).json()) as {
@@ -147,7 +170,7 @@ test('what a client sends begins no line of the log, and fills none', async () =
     expect((await post(url, { model: forged, ...hi })).status).toBe(404);
     expect((await fetch(`${url}/${'z'.repeat(10_000)}`)).status).toBe(404);
     const { out, err } = await stop();
-    const lines = (out + err).split('\n').filter((line) => line.includes('404'));
+    const lines = (out + err).split('\n').filter((line) => /\b404\b/.test(line));
     expect(lines).toHaveLength(2);
     for (const line of lines) expect(line.length).toBeLessThan(4200);
     expect(lines[0]).toContain(flags.length > 0 ? 'x\\n200 POST' : 'x\\u000a200 POST');

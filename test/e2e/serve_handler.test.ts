@@ -407,7 +407,6 @@ describe('what a client does wrong', () => {
     ['best_of', '/v1/completions', { prompt: 'a', best_of: 3 }, 400, 'unsupported_parameter', 'best_of'],
     ['too many logprobs', '/v1/completions', { prompt: 'a', logprobs: 21 }, 400, null, 'logprobs'],
     ['the best of none', '/v1/completions', { prompt: 'a', best_of: 0 }, 400, null, 'best_of'],
-    ['embeddings', '/v1/embeddings', { input: 'a' }, 400, 'unsupported_parameter', '/v1/embeddings'],
     ['what is no JSON', chat, '{"messages":', 400, 'invalid_json', null],
     ['a list', chat, '[]', 400, null, null],
     ['deep JSON', chat, `{"messages":${'['.repeat(1e5)}${']'.repeat(1e5)}}`, 400, null, null],

@@ -1,8 +1,8 @@
 /** Tools of chat requests: what the model is told of them, and calls that it makes or must make. */
 import { rmSync } from 'node:fs';
-import { CausalLM, type GeneratedToken, type GenerationResult } from '../../lib/index';
-import { RunHandle } from '../../lib/handle';
+import { CausalLM } from '../../lib/index';
 import { byteIds, chainModel, eos } from '../support/chain_model';
+import { saying } from '../support/saying';
 import { servers, type Json } from '../support/serving';
 import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 
@@ -100,25 +100,6 @@ describe.each(['llama3', 'hermes'])('%s', (format) => {
   });
 });
 
-/** Has the model say something; what it was told is kept. */
-function saying(model: CausalLM, pieces: readonly string[]): number[][] {
-  const prompts: number[][] = [];
-  jest.spyOn(model, 'generate').mockImplementation((prompt) => {
-    prompts.push([...(prompt as number[])]);
-    return new RunHandle<GeneratedToken, GenerationResult>('generate', async function* () {
-      for (const text of pieces) yield { id: 0, text };
-      return {
-        text: pieces.join(''),
-        ids: pieces.map(() => 0),
-        finishReason: 'stop',
-        usage: { promptTokens: 1, completionTokens: pieces.length, cachedTokens: 0 },
-        timings: { queuedMs: 0, firstTokenMs: 0, totalMs: 0 },
-      };
-    });
-  });
-  return prompts;
-}
-
 const call = '{"name": "get_weather", "arguments": {"city": "Rome", "days": 2}}';
 
 test('calls among words, as the model decides; one at most where that is asked for', async () => {
@@ -140,7 +121,7 @@ test('calls among words, as the model decides; one at most where that is asked f
     { name: 'get_weather', arguments: '{"city":"Rome","days":2}' },
     { name: 'now', arguments: '{}' },
   ]);
-  expect(model.tokenizer.decode(prompts[0]!)).toBe(
+  expect(prompts[0]!.prompt).toBe(
     `${tools.map((one) => JSON.stringify(one).replace(/([:,])(?=["{[\d]|true|false)/g, '$1 ')).join('')}<|user|>Hi<|assistant|>`,
   );
   const events = await stream(chat, hi);
@@ -173,10 +154,10 @@ test('a call that must be made is opened in the prompt, and variables reach the 
   const { post } = await serve(model);
   const [choice] = (await post(chat, { ...hi, tool_choice: 'required' })).body.choices;
   expect(choice.message.tool_calls).toHaveLength(1);
-  expect(model.tokenizer.decode(prompts[0]!)).toMatch(/<\|assistant\|><tool_call>\n$/);
+  expect(prompts[0]!.prompt).toMatch(/<\|assistant\|><tool_call>\n$/);
   for (const more of [{ tools }, { tools: [] }]) {
     await post(chat, { ...hi, ...more, chat_template_kwargs: { mood: 'calm' } });
-    expect(model.tokenizer.decode(prompts.at(-1)!)).toMatch(/^\[calm\]/);
+    expect(prompts.at(-1)!.prompt).toMatch(/^\[calm\]/);
   }
   expect((await post(chat, { ...hi, chat_template_kwargs: { tools: 'x' } })).status).toBe(400);
 });
@@ -199,7 +180,7 @@ test('the conversation goes on with the results of calls', async () => {
   ];
   const { body } = await post(chat, { messages, tools });
   expect(body.choices[0]).toMatchObject({ finish_reason: 'stop', message: { content: '2 days' } });
-  expect(model.tokenizer.decode(prompts[0]!)).toMatch(
+  expect(prompts[0]!.prompt).toMatch(
     /<\|user\|>Hi<\|assistant\|>\{"name": "get_weather", "parameters": \{"city": "Rome", "days": 2\}\}<\|tool\|>sun<\|assistant\|>$/,
   );
 });
@@ -219,13 +200,13 @@ test('what messages, tools, calls and results spell like a special token is text
   const specials = (ids: readonly number[]): number[] => ids.filter((id) => id > 255);
   const { post } = await serve(model);
   expect((await post(chat, request)).status).toBe(200);
-  expect(specials(prompts[0]!)).toEqual([258, 259, 259]);
+  expect(specials(prompts[0]!.ids)).toEqual([258, 259, 259]);
   const { body } = await post('/tokenize', { messages: messages.slice(0, 2) });
   expect(specials(body.tokens)).toEqual([258, 259]);
   // Each of six spellings is two tokens.
   await (await serve(model, { allowSpecialTokens: true })).post(chat, request);
-  expect(specials(prompts[1]!)).toHaveLength(15);
-  expect(model.tokenizer.decode(prompts[1]!)).toBe(model.tokenizer.decode(prompts[0]!));
+  expect(specials(prompts[1]!.ids)).toHaveLength(15);
+  expect(prompts[1]!.prompt).toBe(prompts[0]!.prompt);
 });
 
 test('a role that the template does not name is refused', async () => {

@@ -15,8 +15,8 @@ function start(options: Partial<TrainerOptions> = {}): Trainer {
 test.each([
   [{ maxSteps: 0 }, 'expected maxSteps to be a whole number of at least 1 but received 0'],
   [{ epochs: 1 }, 'expected one of maxSteps, epochs and maxTokens but received maxSteps and epochs'],
-  [{ lr: Number.NaN }, 'expected lr to be a number of at least 0 but received NaN'],
-  [{ lr: '1e-4' }, "expected lr to be a number of at least 0 but received '1e-4'"],
+  [{ lr: Number.NaN }, "expected lr to be a number of at least 0 or 'auto' but received NaN"],
+  [{ lr: '1e-4' }, "expected lr to be a number of at least 0 or 'auto' but received '1e-4'"],
   [
     { schedule: 'cosin' as 'cosine' },
     "expected schedule to be one of constant, linear, cosine, wsd but received 'cosin'",
@@ -85,7 +85,8 @@ test.each([
   ...oneOrMore.flatMap((name) => [0, 1.5].map((value) => ({ name, value, expected: `${whole} 1` }))),
   ...[-1, 0.5].map((value) => ({ name: 'seed', value, expected: `${whole} 0` })),
   ...[-1, 1.5].map((value) => ({ name: 'warmupSteps', value, expected: 'to be an integer of at least 0' })),
-  ...['lr', 'weightDecay', 'maxGradNorm'].flatMap((name) =>
+  ...[-1, Infinity].map((value) => ({ name: 'lr', value, expected: `${real} or 'auto'` })),
+  ...['weightDecay', 'maxGradNorm'].flatMap((name) =>
     [-1, Infinity].map((value) => ({ name, value, expected: real })),
   ),
 ])('$name: $value', ({ name, value, expected }) => {

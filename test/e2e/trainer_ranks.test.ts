@@ -2,9 +2,11 @@
 import { mkdtempSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { CausalLM, Trainer, type LoRAConfigInput, type TrainerOptions } from '../../lib/index';
 import type { TrainerResult } from '../../lib/train';
 import { expectReject } from '../support/errors';
+import { Reference } from '../../lib/train/objectives/reference';
 import { OutputDirectory } from '../../lib/train/output';
 import { fillAdapter } from '../support/fill_adapter';
 import { bits } from '../support/numbers';
@@ -28,6 +30,7 @@ type Options = Partial<Omit<TrainerOptions, 'model'>>;
 interface Outcome {
   steps: StepOf[];
   evalLosses: number[];
+  evalTokens: number[];
   bits: string;
   values: number[];
   result?: TrainerResult;
@@ -57,7 +60,7 @@ async function train(
     fillAdapter(made, 3, 0.1);
     return made.parameters();
   })() as ReturnType<CausalLM['trainAll']>;
-  const outcome: Outcome = { steps: [], evalLosses: [], bits: '', values: [] };
+  const outcome: Outcome = { steps: [], evalLosses: [], evalTokens: [], bits: '', values: [] };
   try {
     const trainer = new Trainer({
       model,
@@ -69,7 +72,10 @@ async function train(
     });
     for await (const event of trainer.run({ signal })) {
       if (event.type === 'step') outcome.steps.push(event);
-      if (event.type === 'eval') outcome.evalLosses.push(event.loss);
+      if (event.type === 'eval') {
+        outcome.evalLosses.push(event.loss);
+        outcome.evalTokens.push(event.tokens);
+      }
       if (event.type === 'end') outcome.result = event;
     }
   } catch (error) {
@@ -195,8 +201,9 @@ test.each<[string, Options]>([
   const one = await train(models[0]!, { ...options, gradientAccumulationSteps: 3 }, {});
   await reset();
   const { outcomes } = await trainRanks(3, options);
-  for (const { evalLosses } of outcomes) {
+  for (const { evalLosses, evalTokens } of outcomes) {
     expect(evalLosses).toEqual(outcomes[0]!.evalLosses);
+    expect(evalTokens).toEqual(one.evalTokens);
     expectClose(evalLosses, one.evalLosses, 2e-5);
   }
 });
@@ -208,6 +215,108 @@ test('gradients of an adapter cross the wire once in each direction, and nothing
   expect(perStep).toBeGreaterThanOrEqual(4 * numbers);
   expect(perStep).toBeLessThan(4 * numbers * 1.01 + 400);
 });
+
+test('gradients in bf16 take half of the bytes, and each number is rounded once', async () => {
+  const whole = await trainRanks(2, { maxSteps: 3 });
+  const { outcomes, sent } = await trainRanks(2, { maxSteps: 3, distributedDtype: 'bf16' });
+  expect(sent).toBe(whole.sent / 2);
+  expect(outcomes[1]!.bits).toBe(outcomes[0]!.bits);
+  expect(outcomes[0]!.bits).not.toBe(whole.outcomes[0]!.bits);
+  const norms = ({ steps }: Outcome) => steps.map(({ gradNorm }) => gradNorm);
+  const [own, exact] = [norms(outcomes[0]!), norms(whole.outcomes[0]!)];
+  expect(Math.abs(own[0]! / exact[0]! - 1)).toBeLessThan(2 ** -8); // of the same weights
+  expect(own[0]).not.toBe(exact[0]);
+  const losses = ({ steps }: Outcome) => steps.map(({ loss }) => loss);
+  expectClose(losses(outcomes[0]!), losses(whole.outcomes[0]!), 2e-3);
+});
+
+describe('grpo', () => {
+  const prompts = Array.from({ length: 12 }, (_, i) => ({ promptIds: [1 + i, 7, 30 + 3 * i] }));
+  const asked: unknown[][] = [[], []];
+  const options = {
+    ...{ objective: 'grpo', data: prompts, evalData: prompts.slice(0, 5), evalEvery: 2, numGenerations: 4 },
+    ...{ maxCompletionLength: 6, lossType: 'grpo', beta: 0.1, numIterations: 2, maxSteps: 4, lr: 1e-3 },
+    rewards: [
+      ({ completionIds }: { completionIds: number[] }) =>
+        completionIds.filter((id) => id % 2 === 0).length / completionIds.length,
+    ],
+  } as unknown as Options;
+  const counting = (rank: number) =>
+    ({ rewards: [(one: object) => asked[rank]!.push(one) % 3] }) as unknown as Options;
+
+  test('ranks complete and reward their own prompts, and learn what one process does', async () => {
+    const one = await train(models[0]!, { ...options, gradientAccumulationSteps: 2 }, {});
+    await reset();
+    const { outcomes } = await trainRanks(2, options);
+    for (const { error, steps, evalLosses, evalTokens, bits: own } of outcomes) {
+      expect(error).toBeUndefined();
+      expect(own).toBe(outcomes[0]!.bits);
+      expect(evalTokens).toEqual(one.evalTokens);
+      expectClose(evalLosses, one.evalLosses, 1e-5);
+      for (const [i, { loss, gradNorm, metrics }] of steps.entries()) {
+        const all = one.steps[i]!;
+        expectClose([loss, gradNorm], [all.loss, all.gradNorm], 1e-4);
+        expect(Object.keys(metrics!).sort()).toEqual(Object.keys(all.metrics!).sort());
+        for (const name of Object.keys(metrics!)) expectClose([metrics![name]!], [all.metrics![name]!], 1e-4);
+      }
+    }
+    // A generation of 2 batches of 2 prompts, of which a rank has one.
+    await trainRanks(
+      2,
+      { ...options, maxSteps: 2, evalEvery: undefined },
+      {},
+      { 0: counting(0), 1: counting(1) },
+    );
+    expect(asked.map(({ length }) => length)).toEqual([8, 8]);
+  });
+
+  test('a rank whose rewards take long does not hang', async () => {
+    const rewards = [async () => setTimeout(2200, 1)];
+    const slow = { ...options, evalEvery: undefined, numIterations: 1, maxSteps: 2, distributedTimeout: 1.5 };
+    const { outcomes } = await trainRanks(2, slow, {}, { 1: { rewards } as unknown as Options });
+    expect(outcomes.map(({ error }) => error)).toEqual([undefined, undefined]);
+  });
+
+  test('a checkpoint between two steps on the same completions has all that the second needs', async () => {
+    const outDir = join(mkdtempSync(join(tmpdir(), 'ranks-')), 'run');
+    const through = await trainRanks(2, options);
+    await trainRanks(2, { ...options, outDir, saveEvery: 1, saveLimit: 4 });
+    for (const step of [1, 3]) {
+      const again = await trainRanks(2, { ...options, resume: join(outDir, `checkpoint-${step}`) });
+      expect(again.outcomes.map((own) => own.error)).toEqual([undefined, undefined]);
+      expect(again.outcomes.map((own) => own.bits)).toEqual(through.outcomes.map((own) => own.bits));
+    }
+  });
+});
+
+test.each(['dpo', 'kto'] as const)(
+  'the reference of %s is computed once among all ranks',
+  async (objective) => {
+    const data =
+      objective === 'dpo'
+        ? pairs
+        : pairs.map(({ promptIds, chosenIds }, i) => ({
+            promptIds,
+            completionIds: chosenIds,
+            label: i % 2 === 0,
+          }));
+    const options: Options = { objective, data, precomputeReference: true, maxSteps: 3 };
+    const one = await train(models[0]!, { ...options, gradientAccumulationSteps: 2 }, {});
+    await reset();
+    const scored = jest.spyOn(Reference.prototype, 'add');
+    const { outcomes } = await trainRanks(2, options);
+    expect(scored).toHaveBeenCalledTimes(objective === 'dpo' ? 7 : 14); // of 7 batches
+    jest.restoreAllMocks();
+    for (const { error, steps } of outcomes) {
+      expect(error).toBeUndefined();
+      expectClose(
+        steps.map(({ loss }) => loss),
+        one.steps.map(({ loss }) => loss),
+        1e-4,
+      );
+    }
+  },
+);
 
 test('rank 0 writes, and a run goes on with other shares of the same step', async () => {
   const outDir = join(mkdtempSync(join(tmpdir(), 'ranks-')), 'run');
@@ -248,6 +357,8 @@ describe('ranks that are not alike', () => {
   test('other settings are refused before the first step, by name', async () => {
     for (const message of await errorsOf(3, { 2: { lr: 0.03 } }))
       expect(message).toMatch(/rank 2 is to train something else than rank 0: lr was 0.02 and is 0.03/);
+    for (const message of await errorsOf(2, { 1: { distributedDtype: 'bf16' } }))
+      expect(message).toMatch(/rank 1 is to .* rank 0: distributedDtype was "f32" and is "bf16"/);
   });
 
   test('other data are refused before the weights change, by name', async () => {
@@ -374,13 +485,6 @@ describe('how ranks end', () => {
     const { outcomes } = await trainRanks(2, options);
     for (const { error } of outcomes) expect(error?.message).toMatch(/the gradient norm/);
     expect(outcomes[0]!.bits).toBe(outcomes[1]!.bits);
-  });
-
-  test('grpo is refused by name', async () => {
-    const rewards = () => Promise.resolve([0]);
-    const options = { objective: 'grpo', rewards: [rewards] } as unknown as Options;
-    const { outcomes } = await trainRanks(2, options).catch((error: unknown) => ({ outcomes: [{ error }] }));
-    expect((outcomes[0]!.error as Error).message).toMatch(/distributed is not for the objective grpo yet/);
   });
 
   test('only groups are taken', async () => {

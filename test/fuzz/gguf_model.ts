@@ -1,7 +1,7 @@
 /** Models in GGUF files: their configuration, tokenizer and tensors, of which values and sizes are damaged, or the bytes. */
 import { basename } from 'node:path';
 import type { GgufField, LateGgufTensor } from '../../lib/formats/gguf_write';
-import { ggufModules } from '../../lib/models/files/gguf_names';
+import { ggufTensors } from '../../lib/models/files/gguf_names';
 import { parseModelConfig } from '../../lib/models/families';
 import { parseGenerationDefaults } from '../../lib/models/files/generation_config';
 import { InputFile } from '../../lib/formats/input';
@@ -66,12 +66,9 @@ const tensors = once((): Tensors => {
     ...{ vocab_size: texts.length, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1 },
     ...{ num_attention_heads: 2, num_key_value_heads: 1, head_dim: 4 },
   });
-  const modules = ggufModules(config);
+  const places = ggufTensors(config);
   return new Map(
-    [...expectedTensors(config)].map(([name, shape]) => {
-      const dot = name.lastIndexOf('.');
-      return [`${modules.get(name.slice(0, dot))!.name}${name.slice(dot)}`, counting(shape)];
-    }),
+    [...expectedTensors(config)].map(([name, shape]) => [places.get(name)!.name, counting(shape)]),
   );
 });
 

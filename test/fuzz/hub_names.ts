@@ -64,7 +64,7 @@ export const hubName: Target = {
       const whole = `hf:${id}@${revision}${end}`;
       same(
         JSON.stringify(parseSource(whole, 'x')),
-        JSON.stringify({ id, revision, ...(file && { file }), source: whole, bare: false }),
+        JSON.stringify({ kind: 'model', id, revision, ...(file && { file }), source: whole, bare: false }),
       );
     }
     same(idOf(folderName(id)) ?? 'no id', id);

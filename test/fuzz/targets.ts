@@ -1,4 +1,5 @@
 /** The readers of files, each with seeds and a way to make an input that is nearly right. */
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Template } from '@huggingface/jinja';
@@ -218,7 +219,7 @@ export const targets: Readonly<Record<string, Target>> = {
       const config = parseModelConfig(value);
       // What loading does next; a program of so many weights would need a file of that size.
       if (config.numHiddenLayers <= 64) expectedTensors(config);
-      for (const { rope, headDim } of config.layers.slice(0, 1))
+      for (const { rope, headDim } of attentionLayers(config).slice(0, 1))
         if (headDim <= 4096) inverseFrequencies(rope, headDim);
       planGeneration({}, parseGenerationDefaults(value, config));
     },

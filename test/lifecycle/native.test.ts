@@ -54,7 +54,7 @@ test('the functions of ops take and answer what the descriptions say', () => {
     absent: [null, [2, 2], null],
     flags: 'ERR_ARGUMENT [lora_linear] expected wantUp to be a list of 1 but received one of 2',
     noTensor: 'ERR_ARGUMENT [global_norm] expected at least one tensor but received none',
-    kind: 'ERR_ARGUMENT [binary] expected kind to be add, sub, mul or div but received "mod"',
+    kind: 'ERR_ARGUMENT [binary] expected kind to be add, sub, mul, div, maximum, minimum, less, equal, where, where_not or pow but received "mod"',
     dtype: 'ERR_ARGUMENT [add] expected dtype to be f32, bf16, f16 or i32 but received "f64"',
     dimensions:
       'ERR_ARGUMENT [embedding] expected ids of at most 7 dimensions but received shape [1, 1, 1, 1, 1, 1, 1, 1]',

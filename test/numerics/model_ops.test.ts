@@ -6,9 +6,11 @@ import {
   addRmsNorm,
   attention,
   attentionPaged,
+  combineRows,
   crossEntropy,
   embedding,
   gated,
+  gatedDelta,
   layerNorm,
   linearCrossEntropy,
   pageAppend,
@@ -20,8 +22,14 @@ import {
   rowLinearCrossEntropy,
   rmsNorm,
   rope,
+  route,
+  routedLinear,
   sample,
+  shortConv,
+  softcap,
   splitColumns,
+  spreadRows,
+  unary,
 } from '../../lib/ops';
 import { expectReject, expectThrow } from '../support/errors';
 import { gradientError, numel, relativeError, seeded, weigh, type Input } from '../support/numbers';
@@ -46,6 +54,21 @@ const qkv = (heads: number, kv: number): Input[] => [
   { shape: [2, 5, kv, 4] },
   { shape: [2, 5, kv, 4] },
 ];
+
+/** q, k, v, −g and β. */
+const delta: Input[] = [
+  { shape: [2, 5, 1, 3] },
+  { shape: [2, 5, 1, 3] },
+  { shape: [2, 5, 2, 4] },
+  { shape: [2, 5, 2] },
+  { shape: [2, 5, 2] },
+];
+
+const deltaOf = (q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) => ({
+  ...{ q, k, v },
+  g: g.to({ dtype: 'f32' }).mul(-1),
+  beta: beta.to({ dtype: 'f32' }),
+});
 
 const cases: Case[] = [
   {
@@ -85,6 +108,19 @@ const cases: Case[] = [
     inputs: [{ shape: [2, 2, 6] }, { shape: [6] }, { shape: [6] }],
   },
   {
+    name: 'a gated short convolution, of all of whose operands there are gradients',
+    fn: () => (x, weight, bias) => shortConv(x, weight, { kind: 'gated', bias }),
+    inputs: [{ shape: [2, 5, 12] }, { shape: [4, 3] }, { shape: [4] }],
+  },
+  {
+    name: 'a short convolution with silu, of texts in packed rows',
+    fn: (device) => (x, weight) => {
+      const keyBegin = ints([0, 0, 2, 2, 2, 0, 1, 2, 2, 4], [2, 5], device);
+      return shortConv(x, weight, { kind: 'silu', keyBegin });
+    },
+    inputs: [{ shape: [2, 5, 4] }, { shape: [4, 4] }],
+  },
+  {
     name: 'rope',
     fn: (device) => (q, k) => product(rope(q, k, table(4, 9, device), { offset: 3 })),
     inputs: [{ shape: [2, 3, 2, 4] }, { shape: [2, 3, 1, 4] }],
@@ -117,6 +153,18 @@ const cases: Case[] = [
     inputs: qkv(4, 2),
   },
   {
+    name: 'attention with sinks in a window',
+    fn: () => (q, k, v, sinks) =>
+      attention(q, k, v, { scale: 0.7, window: 3, sinks: sinks.to({ dtype: 'f32' }) }),
+    inputs: [...qkv(4, 2), { shape: [4] }],
+  },
+  {
+    name: 'attention with sinks that are not trained',
+    fn: (device) => (q, k, v) =>
+      attention(q, k, v, { scale: 0.7, sinks: seeded([2], 9, { device, dtype: 'f32' }) }),
+    inputs: qkv(2, 2),
+  },
+  {
     name: 'packed attention',
     fn: (device) => (q, k, v) =>
       attention(q, k, v, {
@@ -124,6 +172,25 @@ const cases: Case[] = [
         keyBegin: ints([0, 0, 2, 2, 2, 0, 0, 0, 0, 4], [2, 5], device),
       }),
     inputs: qkv(2, 1),
+  },
+  {
+    name: 'a gated delta rule',
+    fn: () => (q, k, v, g, beta) => gatedDelta(deltaOf(q, k, v, g, beta), { scale: 0.7, eps: 0.1 }),
+    inputs: delta,
+  },
+  {
+    name: 'a gated delta rule of packed texts',
+    fn: (device) => (q, k, v, g, beta) => {
+      const keyBegin = ints([0, 0, 2, 2, 2, 0, 0, 0, 0, 4], [2, 5], device);
+      return gatedDelta(deltaOf(q, k, v, g, beta), { scale: 0.7, eps: 0.1, keyBegin });
+    },
+    inputs: delta,
+  },
+  { name: 'softplus', fn: () => (x) => unary('softplus', x), inputs: [{ shape: [9] }] },
+  {
+    name: 'a gate of a sigmoid',
+    fn: () => (x, up) => gated(x, up, 'sigmoid'),
+    inputs: [{ shape: [9] }, { shape: [9] }],
   },
   {
     name: 'columns, of which all count',
@@ -143,7 +210,43 @@ const cases: Case[] = [
     fn: (device) => (x) => x.mul(seeded([2, 3, 1], 3, { device })),
     inputs: [{ shape: [2, 3, 8] }],
   },
-  ...(['silu', 'gelu_tanh'] as const).map((kind) => ({
+  ...[true, false].map((amongChosen) => ({
+    name: `experts, weighted among ${amongChosen ? 'the chosen' : 'all'}`,
+    // Logits are far from a tie; the expert in the middle has no row.
+    fn: (device: Device) => (x: Tensor, logits: Tensor, up: Tensor, down: Tensor) => {
+      const far = tensor([3, 0, -9, 1, 0, 4, -9, 2, 2, 1, -9, 6, 7, 3, -9, 0, 0, 5, -9, 9], {
+        shape: [5, 4],
+        device,
+      });
+      const weights = [0, 1, 2, 3].map((e) =>
+        FrozenWeight.pack(seeded([3, 6], 10 + e, { device }).to({ dtype: x.dtype })),
+      );
+      const change = { up: up.to({ dtype: 'f32' }), down: down.to({ dtype: 'f32' }), scale: 0.5 };
+      const routing = route(logits.add(far), 2, amongChosen);
+      const y = routedLinear(spreadRows(x, routing), routing.offsets, weights, {
+        change,
+      });
+      for (const weight of weights) weight.dispose();
+      return combineRows(y, routing);
+    },
+    inputs: [{ shape: [5, 6] }, { shape: [5, 4] }, { shape: [4, 3, 2] }, { shape: [4, 2, 6] }],
+  })),
+  {
+    name: 'biases of experts',
+    fn:
+      (device) =>
+      (x, ...biases) => {
+        const routing = route(seeded([5, 3], 8, { device, dtype: 'f32' }), 2, true);
+        const weights = [1, 2, 3].map((e) =>
+          FrozenWeight.pack(seeded([4, 6], e, { device, dtype: x.dtype })),
+        );
+        const y = routedLinear(spreadRows(x, routing), routing.offsets, weights, { biases });
+        for (const weight of weights) weight.dispose();
+        return combineRows(y, routing);
+      },
+    inputs: [{ shape: [5, 6] }, { shape: [4] }, { shape: [4] }, { shape: [4] }],
+  },
+  ...(['silu', 'gelu_tanh', 'clamped'] as const).map((kind) => ({
     name: `gated by ${kind}`,
     fn: () => (a: Tensor, b: Tensor) => gated(a, b, kind),
     inputs: [{ shape: [3, 5] }, { shape: [3, 5] }],
@@ -188,6 +291,18 @@ const cases: Case[] = [
       ).losses.mul(tensor([2, -3, 4], { device })),
     inputs: [{ shape: [3, 4] }],
   },
+  {
+    name: 'linear_cross_entropy of rows with a cap, at a temperature',
+    fn: (device) => (x) =>
+      rowLinearCrossEntropy(
+        x,
+        FrozenWeight.pack(seeded([7, 4], 5, { device })),
+        ints([1, 6, -100], [3], device),
+        { temperature: 1.5, cap: 0.8 },
+      ).losses.mul(tensor([2, -3, 4], { device })),
+    inputs: [{ shape: [3, 4] }],
+  },
+  { name: 'softcap', fn: () => (x) => softcap(x, 0.7), inputs: [{ shape: [3, 5] }] },
 ];
 
 test.each(cases)('$name: gradients are those of central differences', async ({ fn, inputs }) => {
@@ -211,22 +326,27 @@ test.each(cases)('$name: cpu against reference', async ({ name, fn, inputs }) =>
   }
 });
 
-test.each(['reference', 'cpu'] as const)(
-  'the losses of rows are those of the product, also in the gradient of a head that is trained, on %s',
-  async (device) => {
+test.each([
+  ['reference', 0],
+  ['cpu', 0],
+  ['cpu', 0.8],
+] as const)(
+  'the losses of rows are those of the product, also in the gradient of a head that is trained, on %s with a cap of %d',
+  async (device, cap) => {
     const labels = ints([1, 6, -100, 3], [4], device);
     const g = tensor([2, -3, 4, 0.5], { device });
     const [hidden, w] = [
       seeded([4, 5], 1, { device, requiresGrad: true }),
       seeded([7, 5], 2, { device, requiresGrad: true }),
     ];
-    const logits = hidden.matmul(w.transpose()).div(1.5);
+    const product = hidden.matmul(w.transpose());
+    const logits = (cap > 0 ? softcap(product, cap) : product).div(1.5);
     const whole = rowCrossEntropy(logits, labels, { entropies: true });
     whole.losses.mul(g).sum().backward();
     const weight = FrozenWeight.pack(seeded([7, 5], 2, { device }));
     const master = weight.train('head');
     const own = seeded([4, 5], 1, { device, requiresGrad: true });
-    const fused = rowLinearCrossEntropy(own, weight, labels, { temperature: 1.5, entropies: true });
+    const fused = rowLinearCrossEntropy(own, weight, labels, { temperature: 1.5, entropies: true, cap });
     fused.losses.mul(g).sum().backward();
     for (const [got, want] of [
       [fused.losses, whole.losses],
@@ -505,6 +625,7 @@ test('activations in f16 are refused by the CPU, op by op, and taken by the refe
       return pageAppend(q, k, k, table(4, 64, on), pools, ints([0], [1, 1], on), ints([3], [1], on));
     },
     attention: (on) => attention(x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), { scale: 0.5 }),
+    short_conv: (on) => shortConv(x(on, 1, 3, 2), seeded([2, 3], 3, { device: on }), { kind: 'silu' }),
     gated: (on) => gated(x(on, 2, 6), x(on, 2, 6), 'silu'),
     sample: (on) =>
       sample(

@@ -1,5 +1,5 @@
 // Gradients of the tape against central differences on the reference device, and cpu against reference.
-import { tensor, type Tensor } from '../../lib/index';
+import { concat, stack, tensor, where, type Tensor } from '../../lib/index';
 import { gradientError, list, relativeError, seeded, weigh, type Input } from '../support/numbers';
 
 interface Case {
@@ -56,6 +56,69 @@ const cases: Case[] = [
     fn: (a) => a.crossEntropy([[0, 2]], { reduction: 'sum' }),
     inputs: [{ shape: [1, 2, 3] }],
   },
+  { name: 'sqrt', fn: (a) => a.sqrt(), inputs: [away([5], [0.2, 0.5, 1, 1.7, 3])] },
+  { name: 'tanh', fn: (a) => a.tanh(), inputs: [away([6], [-3, -1, -0.2, 0, 0.7, 2])] },
+  { name: 'pow of a number', fn: (a) => a.pow(3).add(a.pow(-0.5)).add(a.pow(2)), inputs: [positive] },
+  { name: 'pow, both ways', fn: (a, b) => a.pow(b), inputs: [positive, away([3], [0.8, -1.5, 2])] },
+  {
+    name: 'maximum and minimum',
+    fn: (a, b) => a.maximum(b).mul(a.minimum(b).add(2)),
+    inputs: [away([2, 3], [1, -2, 3, 0, 2, -1]), away([3], [0.5, 0.5, 0.5])],
+  },
+  { name: 'maximum of a number', fn: (a) => a.maximum(0.5), inputs: [away([4], [1, -2, 3, 0])] },
+  {
+    name: 'where',
+    fn: (a, b) => where(tensor([1, 0, 1], { device: a.device }), a.square(), b),
+    inputs: [{ shape: [2, 3] }, { shape: [2, 1] }],
+  },
+  { name: 'softmax', fn: (a) => a.softmax(), inputs: [{ shape: [3, 5] }] },
+  { name: 'softmax of a column', fn: (a) => a.softmax({ dim: 1 }), inputs: [{ shape: [2, 3, 2] }] },
+  { name: 'log softmax', fn: (a) => a.logSoftmax(), inputs: [{ shape: [3, 5] }] },
+  { name: 'max', fn: (a) => a.max(), inputs: [away([2, 3], [1, -2, 3, 0, 2, -1])] },
+  {
+    name: 'max of rows and columns',
+    fn: (a) => a.max({ dim: -1, keepDim: true }).add(a.max({ dim: 0 })),
+    inputs: [away([2, 3], [1, -2, 3, 0, 2, -1])],
+  },
+  { name: 'slice of rows', fn: (a) => a.slice(1, 3).square(), inputs: [{ shape: [4, 2] }] },
+  { name: 'slice of columns', fn: (a) => a.slice(-3, -1, { dim: 1 }), inputs: [{ shape: [2, 4, 3] }] },
+  {
+    name: 'concat',
+    fn: (a, b) => concat([a, b, a], { dim: 1 }).square(),
+    inputs: [{ shape: [2, 3] }, { shape: [2, 1] }],
+  },
+  {
+    name: 'concat of more parts than a call takes',
+    fn: (a, b) =>
+      concat(
+        Array.from({ length: 20 }, (_, i) => (i % 3 === 0 ? b : a)),
+        { dim: 1 },
+      ),
+    inputs: [{ shape: [2, 3] }, { shape: [2, 2] }],
+  },
+  { name: 'stack', fn: (a, b) => stack([a, b], { dim: -1 }), inputs: [{ shape: [2, 3] }, { shape: [2, 3] }] },
+  {
+    name: 'take',
+    fn: (a) =>
+      a.take([
+        [2, 0],
+        [2, 1],
+      ]),
+    inputs: [{ shape: [3, 2] }],
+  },
+  { name: 'take of columns', fn: (a) => a.take([1, 1, 0], { dim: 1 }), inputs: [{ shape: [2, 3, 2] }] },
+  {
+    name: 'gather',
+    fn: (a) =>
+      a
+        .gather([
+          [1, 1],
+          [0, 2],
+        ])
+        .mul(a.gather([[1, 0, 1]], { dim: 0 }).slice(0, 2, { dim: 1 })),
+    inputs: [{ shape: [2, 3] }],
+  },
+  { name: 'permute', fn: (a) => a.permute([1, 2, 0]), inputs: [{ shape: [2, 3, 4] }] },
   {
     name: 'a small net',
     fn: (x, w, b) => x.matmul(w).add(b).gelu().square().mean(),

@@ -47,6 +47,7 @@ function fieldsOf(metadata: ReadonlyMap<string, GgufValue>): Map<string, GgufFie
     if (typeof value === 'boolean') return { flag: value };
     if (typeof value === 'number') return Number.isInteger(value) ? { u32: value } : { f32: value };
     if (value instanceof Int32Array) return { i32s: [...value] };
+    if (value instanceof Uint8Array) return { flags: Array.from(value, (one) => one !== 0) };
     if (value instanceof Float32Array) return { f32s: [...value] };
     return { texts: value as readonly string[] };
   };

@@ -43,28 +43,24 @@ export const supportedGolden: readonly string[] = [
 export const supportedFamilies: readonly string[] = [
   'tiny-gemma3',
   'tiny-gemma3-window',
+  'tiny-gemma4',
+  'tiny-gemma4-moe',
   'tiny-gpt2',
+  'tiny-gptoss',
+  'tiny-gptoss-experts',
   'tiny-granite',
   'tiny-granite3',
+  'tiny-lfm2',
   'tiny-ministral',
   'tiny-ministral3',
   'tiny-olmo2',
   'tiny-olmo3',
   'tiny-phi3',
   'tiny-phi4mini',
-  'tiny-smollm3',
-];
-
-/** Folders of golden-families whose models are refused so far, by a sentence. */
-export const familiesNotYet: readonly string[] = [
-  'tiny-gemma4',
-  'tiny-gemma4-moe',
-  'tiny-gptoss',
-  'tiny-gptoss-experts',
-  'tiny-lfm2',
   'tiny-qwen35',
   'tiny-qwen3moe',
   'tiny-qwen3moe-experts',
+  'tiny-smollm3',
 ];
 
 /** Folders of golden-families that are no language models: their record names another task. */

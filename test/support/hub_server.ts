@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { HubUploads } from './hub_uploads';
 
 export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 /** What `git hash-object` says. */
@@ -12,13 +13,16 @@ export const gitHash = (bytes: Uint8Array): string =>
 
 export interface FakeRepository {
   files: Record<string, Uint8Array | string>;
-  /** Names of files in large storage. Default: those that end in .safetensors or .gguf. */
+  /** Names of files in large storage. Default: those that end in .safetensors, .gguf or .parquet. */
   large?: (name: string) => boolean;
   /** Revision → commit. Default: main. */
   refs?: Record<string, string>;
+  /** Default: a model. */
+  kind?: 'model' | 'dataset';
   gated?: false | 'auto' | 'manual';
   /** Who may read it. Default: all. */
   token?: string;
+  private?: boolean;
   license?: string;
   /** What else the model card says. */
   card?: Readonly<Record<string, unknown>>;
@@ -52,6 +56,8 @@ export class HubServer {
   readonly #renamed = new Map<string, string>();
   hub = '';
   store = '';
+  /** What is sent to it. */
+  readonly uploads = new HubUploads(this.repositories, () => this);
 
   static async start(): Promise<HubServer> {
     const server = new HubServer();
@@ -75,6 +81,7 @@ export class HubServer {
     this.#renamed.clear();
     this.seen.length = 0;
     this.faults.length = 0;
+    this.uploads.reset();
   }
 
   fail(pattern: RegExp, fault: Fault, times = 1): void {
@@ -95,16 +102,20 @@ export class HubServer {
     return { HF_ENDPOINT: this.hub, HF_HOME: home };
   }
 
-  async #listen(at: Seen['at'], answer: (request: IncomingMessage, response: ServerResponse) => void) {
+  async #listen(at: Seen['at'], answerRead: (request: IncomingMessage, response: ServerResponse) => void) {
     const server = createServer((request, response) => {
       const { method = '', url = '', headers } = request;
       this.seen.push({ at, method, url, headers });
       const due = this.faults.find(
         ({ pattern, times }) => times > 0 && pattern.test(`${at} ${method} ${url}`),
       );
-      if (due === undefined) return answer(request, response);
+      const answer = (): void =>
+        method === 'POST' || method === 'PUT'
+          ? void this.uploads.answer(at, request, response)
+          : answerRead(request, response);
+      if (due === undefined) return answer();
       due.times--;
-      due.fault(request, response, () => answer(request, response));
+      due.fault(request, response, answer);
     });
     this.#servers.push(server);
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -117,16 +128,21 @@ export class HubServer {
     const refuse = (status: number, code: string): void => {
       response.writeHead(status, { 'x-error-code': code, 'x-error-message': `${code} it says` }).end('{}');
     };
-    const api = parts[0] === 'api' && parts[1] === 'models';
+    const api = parts[0] === 'api' && (parts[1] === 'models' || parts[1] === 'datasets');
     const cacheOf = parts[0] === 'api' && parts[1] === 'resolve-cache';
-    const [org, name, word, revision, ...rest] = api ? parts.slice(2) : cacheOf ? parts.slice(3) : parts;
+    const data = parts[0] === 'datasets';
+    const kind = (api ? parts[1] === 'datasets' : cacheOf ? parts[2] === 'datasets' : data)
+      ? 'dataset'
+      : 'model';
+    const [org, name, word, revision, ...rest] = parts.slice(api ? 2 : cacheOf ? 3 : Number(data));
     const id = `${org}/${name}`;
     const moved = this.#renamed.get(id);
     if (moved !== undefined) {
       response.writeHead(307, { location: request.url!.replace(id, moved) }).end();
       return;
     }
-    const found = this.repositories.get(id);
+    const named = this.repositories.get(id);
+    const found = (named?.kind ?? 'model') === kind ? named : undefined;
     const bearer = /^Bearer (.*)$/.exec(request.headers.authorization ?? '')?.[1];
     if (found === undefined) return refuse(bearer === undefined ? 401 : 404, 'RepoNotFound');
     const refs = found.refs ?? { main: commit };
@@ -152,14 +168,14 @@ export class HubServer {
   #list(
     response: ServerResponse,
     id: string,
-    { files, gated = false, license, card, tags }: FakeRepository,
+    { files, gated = false, license, card, tags, ...more }: FakeRepository,
     sha: string,
   ): void {
     const siblings = Object.keys(files).map((rfilename) => ({ rfilename }));
     const cardData = license === undefined ? undefined : { license, ...card };
     response
       .writeHead(200, { 'content-type': 'application/json' })
-      .end(JSON.stringify({ id, sha, siblings, gated, cardData, tags }));
+      .end(JSON.stringify({ id, sha, siblings, gated, cardData, tags, private: more.private ?? false }));
   }
 
   #resolve(
@@ -178,7 +194,7 @@ export class HubServer {
     const content = found.files[file];
     if (content === undefined) return refuse(404, 'EntryNotFound');
     const bytes = Buffer.from(content as Uint8Array);
-    const isLarge = found.large ?? ((name: string) => /\.(?:safetensors|gguf)$/.test(name));
+    const isLarge = found.large ?? ((name: string) => /\.(?:safetensors|gguf|parquet)$/.test(name));
     if (isLarge(file)) {
       const digest = sha256(bytes);
       response
@@ -192,7 +208,7 @@ export class HubServer {
       return;
     }
     if (!cacheOf) {
-      const location = `/api/resolve-cache/models/${id}/${commit}/${encodeURIComponent(file)}`;
+      const location = `/api/resolve-cache/${found.kind ?? 'model'}s/${id}/${commit}/${file.split('/').map(encodeURIComponent).join('/')}`;
       response.writeHead(307, { location, 'x-repo-commit': commit }).end();
       return;
     }

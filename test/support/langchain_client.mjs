@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url';
 
 const [folder, url, drawing] = process.argv.slice(2);
 const { resolve } = createRequire(join(folder, 'package.json'));
-const { ChatOpenAI } = await import(pathToFileURL(resolve('@langchain/openai')));
+const { ChatOpenAI, OpenAIEmbeddings } = await import(pathToFileURL(resolve('@langchain/openai')));
 
 const chatOf = (base, more) =>
   new ChatOpenAI({
@@ -19,6 +19,12 @@ for await (const piece of await chat.stream('Hi')) streamed += piece.content;
 const refused = await chatOf(url, { model: 'none' })
   .invoke('Hi')
   .catch(({ status, code }) => [status, code]);
+
+const configuration = { baseURL: `${url}/v1` };
+const embeddings = new OpenAIEmbeddings({ model: 'base', apiKey: 'secret', maxRetries: 0, configuration });
+const documents = await embeddings.embedDocuments(['Hi', 'Hello']);
+const query = await embeddings.embedQuery('Hi');
+const embedded = [documents.length, query.every((x, i) => Math.abs(x - documents[0][i]) < 1e-5)];
 
 const schema = {
   title: 'n',
@@ -37,6 +43,7 @@ console.log(
     usage,
     streamed,
     refused,
+    embedded,
     object,
     calls: calls.map(({ name, args }) => [name, args]),
   }),

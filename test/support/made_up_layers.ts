@@ -40,6 +40,18 @@ export const phi3Layers = modules('model.layers', [
   ['mlp.down_proj', 'mlpOutput'],
 ]);
 
+/** As LFM2 has them: convolutions in some blocks. */
+export const lfm2Layers = modules(
+  'model.layers',
+  [
+    ['conv.in_proj', 'mixerInput'],
+    ['conv.out_proj', 'attentionOutput'],
+    ['feed_forward.w1', 'gate'],
+    ['feed_forward.w2', 'mlpOutput'],
+  ],
+  1,
+);
+
 /** The same with matrices of 4 by 4 zeros. */
 export const withWeights = (layers: readonly ModulePath[]): Linear[] =>
   layers.map(

@@ -32,9 +32,23 @@ const refused = [
   await refusal(create({ model: 'none' })),
   await refusal(create({ temperature: 9 })),
   await refusal(create({ tools: [{ type: 'function', function: { name: 'f' } }] })),
-  await refusal(client.embeddings.create({ model: 'base', input: 'a' })),
+  await refusal(client.embeddings.create({ model: 'base', input: 'a', dimensions: 10_000 })),
   await refusal(clientOf(url, 'other').models.list()),
 ];
+
+// The client asks for base64 unless it is told what to ask for.
+const embedded = await Promise.all(
+  [{}, { encoding_format: 'float' }, { dimensions: 4 }].map((more) =>
+    client.embeddings.create({ model: 'base', input: ['Hi', 'Hello'], ...more }),
+  ),
+);
+const [vectors, floats, short] = embedded.map(({ data }) => data.map(({ embedding }) => embedding));
+const embeddings = {
+  same: vectors.flat().every((x, i) => x === floats.flat()[i]),
+  lengths: [...vectors, ...short].map(({ length }) => length),
+  norms: vectors.map((vector) => Math.hypot(...vector).toFixed(4)),
+  usage: embedded[0].usage,
+};
 
 const draw = (more, options) => {
   const drawn = { ...request, temperature: 1, seed: 1, max_tokens: 1000, ...more };
@@ -59,5 +73,7 @@ for await (const event of await draw(endless)) if (event && ++events === 2) brea
 const stop = new AbortController();
 for await (const event of await draw(endless, { signal: stop.signal })) if (event) stop.abort();
 console.log(
-  JSON.stringify({ models, chat, streamed, usage, helper, completion, refused, object, called, events }),
+  JSON.stringify({
+    ...{ models, chat, streamed, usage, helper, completion, refused, embeddings, object, called, events },
+  }),
 );

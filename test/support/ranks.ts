@@ -3,6 +3,13 @@ import { createHash } from 'node:crypto';
 import { ProcessGroup } from '../../lib/distributed/process_group';
 import type { Transport } from '../../lib/distributed/transport';
 
+/** The nearest value of bf16, ties to even. */
+function toBf16(value: number): number {
+  const [bits] = new Uint32Array(Float32Array.of(value).buffer);
+  const rounded = ((bits! + 0x7fff + ((bits! >>> 16) & 1)) >>> 16) * 2 ** 16;
+  return new Float32Array(Uint32Array.of(rounded).buffer)[0]!;
+}
+
 /** A place where all ranks leave something, and get everything. */
 class Meeting<T> {
   readonly #given: (T | undefined)[];
@@ -61,10 +68,12 @@ export function ranksInMemory(size: number): {
       async exchange(bytes) {
         return (await meet('exchange', bytes.slice())) as Uint8Array[];
       },
-      async sum(values) {
-        const all = (await meet('sum', values.slice())) as Float32Array[];
-        if (rank === 0) sent += (2 * values.byteLength * (size - 1)) / size;
-        for (let i = 0; i < values.length; i++) values[i] = all.reduce((total, one) => total + one[i]!, 0);
+      async sum(values, wire) {
+        const rounded = wire === 'bf16' ? toBf16 : (value: number) => value;
+        const all = (await meet('sum', values.map(rounded))) as Float32Array[];
+        if (rank === 0) sent += ((wire === 'bf16' ? 1 : 2) * values.byteLength * (size - 1)) / size;
+        for (let i = 0; i < values.length; i++)
+          values[i] = rounded(Math.fround(all.reduce((total, one) => total + one[i]!, 0)));
       },
       digest: (bytes, seed) =>
         Promise.resolve(

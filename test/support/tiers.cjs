@@ -11,7 +11,7 @@ const { join } = require('node:path');
  */
 const programs = [
   '/test/docs/',
-  '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
+  '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples|web_applications)\\.test\\.ts',
   '/test/lifecycle/',
   '/test/unit/(amx_check|ci_summary|cuda_build|cuda_report|gpu_check|grammars|include_order|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
 ];
@@ -21,8 +21,8 @@ const programs = [
  * them by name while you change what they read.
  */
 const slow = [
-  '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|grpo(_\\w+)?|html_report|hub(_answers|_model)?|memory_estimate|model_files|preference_runs)\\.test\\.ts',
-  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|int8_activations|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|command|handler|limits|page|tools)|speculation|stochastic_rounding|trainer_(best|optimizers|ranks|resume)|weight_formats)\\.test\\.ts',
+  '/test/e2e/(command_line(_options)?|compare(_command|_report)?|evaluate_task|full_training|generation_sampling|grpo(_\\w+)?|html_report|hub(_answers|_data|_model|_push)?|memory_estimate|model_files|preference_runs)\\.test\\.ts',
+  '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|gguf_(blocks|commands|files|model)|int8_activations|json_schema|memory_cuda|methods|modelfile|prompt_tuning|quantize_model|serve_(adapters|apis|command|handler|limits|page|tools)|speculation|stochastic_rounding|trainer_(best|optimizers|ranks|resume)|weight_formats)\\.test\\.ts',
   '/test/numerics/quant_gguf\\.test\\.ts',
   '/test/unit/(dataset_files|gguf_tokenizer|zod_schemas)\\.test\\.ts',
 ];
@@ -35,7 +35,7 @@ const deep = {
   'docs/site': null,
   'e2e/acceptance':
     /^(replay (stories260K-all-linear-r8|in bf16)|method (full|ia3)|objective (dpo|kto)$|company(?! on)|stories|training|files)\b/,
-  'e2e/benchmark': null,
+  'e2e/benchmark': /^the ops that cases time/,
   'e2e/command_line': /^(?!inspect hundreds|train with any one)/,
   'e2e/compare':
     /^(?!a comparison leaves no tensors|a folder with other files|a rate with which|a method has the axes|full fine-tuning|the peak)/,
@@ -48,11 +48,13 @@ const deep = {
   'e2e/cuda_serving': null,
   'e2e/engine_histories': null,
   'e2e/examples': /^(quickstart|data|memory|layer|errors|fetch-handler|server)\.mjs|^every program/,
-  'e2e/families': /hidden states|logits are/,
+  'e2e/families': /hidden states|logits are|beside others of a packed row/,
   'e2e/full_training': /^(?!a matrix whose head)/,
   'e2e/gguf_blocks': /^(?!SmolLM2.* computes the logits)/,
   'e2e/hub': /^(?!.*(stops the other downloads|fails when it is cut at the same place))/,
   'e2e/html_report': /^(?!the report in Chromium)/,
+  'e2e/memory_cuda':
+    /^(?!training on a GPU (whose|takes what the estimate says, within 2% (bf16$|f32|NF4 with|norms over|adapters of|a loss in)))/,
   'e2e/memory_estimate':
     /^(?!the peak of tensors in training in (f32|bf16), \{"batchSize":[48],"length":256)/,
   'e2e/memory_peak': null,
@@ -71,6 +73,7 @@ const deep = {
   'lifecycle/killed_training': null,
   'lifecycle/leaks': null,
   'lifecycle/memory': /^(out of memory throws|an unread failure|tensors that are freed)/,
+  'lifecycle/mpi': /^(?!.*a rank that hangs)/,
   'lifecycle/native':
     /^(no argument|wrong, foreign|two workers|out of memory throws|a failure reaches|a pending read)/,
   'lifecycle/serving_memory': null,
@@ -88,6 +91,7 @@ const deep = {
 
 /** Native tests, by ctest's names. Deep runs also repeat all of the CPU's, on every instruction set. */
 const deepNative = [
+  'cuda_(contracted|f32|hopper)_.*', // others again, with the numbers of other hardware
   'cuda_attention_backward_test',
   'cuda_attention_paged_test',
   'cuda_attention_plan_test',

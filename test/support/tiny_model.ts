@@ -28,6 +28,17 @@ export const tinyConfig: Readonly<Record<string, unknown>> = {
   torch_dtype: 'float32',
 };
 
+/** What makes an LFM2 of it: short convolutions around one layer of attention. */
+export const lfm2Config: Readonly<Record<string, unknown>> = {
+  architectures: ['Lfm2ForCausalLM'],
+  model_type: 'lfm2',
+  layer_types: ['conv', 'full_attention', 'conv'],
+  norm_eps: 1e-5,
+  conv_bias: false,
+  conv_L_cache: 3,
+  block_auto_adjust_ff_dim: false,
+};
+
 export interface TinyModelOptions {
   /** Keys of config.json that differ. */
   config?: Record<string, unknown>;

@@ -78,7 +78,7 @@ test('the GPUs are those that nvidia-smi names; where it fails there are none', 
   };
   expect(answers('two', 'printf "8.6\\n8.9\\n"')).toEqual([
     '-DLORA_CUDA=AUTO',
-    '-DLORA_CUDA_ARCHITECTURES=86;89',
+    '-DLORA_CUDA_ARCHITECTURES=86',
   ]);
   expect(answers('failing', 'echo "NVIDIA-SMI has failed"; exit 9')).toEqual(off);
 });

@@ -79,7 +79,7 @@ describe('JSON', () => {
       'ERR_DATA',
       `[loadDataset] ${many}:1: expected an object of at most 17 bytes: raise maxLineBytes where objects are so long`,
     );
-    await expectReject(loadDataset(many, { maxRows: 99 }), 'ERR_DATA', /expected at most 99 rows/);
+    expect((await ids(many, { maxRows: 99 })).length).toBe(99);
   });
 
   test.each([
@@ -352,7 +352,7 @@ describe('a folder', () => {
     await expectReject(
       loadDataset(none),
       'ERR_FILE',
-      `[loadDataset] ${none}: expected train.jsonl (or .json, .csv, .tsv, .txt, each also .gz) in it but received none`,
+      `[loadDataset] ${none}: expected train.jsonl (or .json, .csv, .tsv, .parquet, .txt, each also .gz or .zst) in it but received none`,
     );
     const two = folder('train.csv', 'train.jsonl');
     await expectReject(
@@ -364,8 +364,8 @@ describe('a folder', () => {
     await expectReject(
       loadDataset(path, { split: 'valid' }),
       'ERR_ARGUMENT',
-      `[loadDataset] expected a folder beside split but received ${path}`,
+      `[loadDataset] expected a folder or a name of the hub beside split but received ${path}`,
     );
-    await expectReject(loadDataset(two, { split: 'dev' as never }), 'ERR_ARGUMENT', /split/);
+    await expectReject(loadDataset(two, { split: '../train' }), 'ERR_ARGUMENT', /split/);
   });
 });

@@ -252,14 +252,12 @@ describe('what is not UTF-8 text', () => {
 
   test.each<[string, string]>([
     ['a.xlsx', 'a spreadsheet: save it as .csv, or write each row as an object on a line of its own'],
-    ['a.parquet', 'a Parquet file: save it as .csv'],
     ['a.arrow', 'an Arrow file: save it as .csv'],
     ['a.db', 'a database: save it as .csv'],
     ['a.DB.gz', 'a database: save it as .csv'],
     ['a.zip', 'a zip archive: unpack it first'],
     ['a.tgz', 'a tar archive: unpack it first'],
     ['a.tar.gz', 'a tar archive: unpack it first'],
-    ['a.jsonl.zst', 'a Zstandard file: unpack it first, or compress with gzip'],
     ['a.jsonl.bz2', 'a bzip2 file: unpack it first'],
     ['a.jsonl.xz', 'an xz file: unpack it first'],
     ['a.pdf', 'a PDF: extract its text'],
@@ -270,7 +268,7 @@ describe('what is not UTF-8 text', () => {
       code: 'ERR_UNSUPPORTED',
       message: expect.stringContaining(
         `[loadDataset] ${path}: expected JSONL (.jsonl or .ndjson, one object per line), JSON (.json), ` +
-          `a table (.csv or .tsv) or UTF-8 text, any of them also gzipped (.gz), but received ${sentence}`,
+          `a table (.csv or .tsv) or UTF-8 text, any of them also compressed (.gz or .zst), or Parquet (.parquet), but received ${sentence}`,
       ) as string,
     });
   });
@@ -282,12 +280,13 @@ describe('what is not UTF-8 text', () => {
     ['a zip archive', Buffer.from('PK\x03\x04\x14\0', 'latin1')],
     ['a tar archive', Buffer.from(`data.jsonl${'\0'.repeat(247)}ustar\0`)],
     ['a 7z archive', Buffer.from('7z\xBC\xAF\x27\x1C\0', 'latin1')],
-    ['a Zstandard file', Buffer.from('\x28\xB5\x2F\xFD\0', 'latin1')],
     ['a bzip2 file', Buffer.from('BZh91AY&SY\xFF', 'latin1')],
     ['an xz file', Buffer.from('\xFD7zXZ\0', 'latin1')],
     ['a PDF', Buffer.from('%PDF-1.7\n%\xE2\xE3\n', 'latin1')],
   ])('%s under a wrong name is known by its bytes, in gzip too', async (what, content) => {
-    for (const path of [file('h.jsonl', content), file('h.txt.gz', gzipSync(content))]) {
+    // Zstandard by itself is read, or names the version of Node.js that does.
+    const alone = what === 'a Zstandard file' ? [] : [file('h.jsonl', content)];
+    for (const path of [...alone, file('h.txt.gz', gzipSync(content))]) {
       const loading = loadDataset(path, { tokenizer: { encode: () => [1, 2] } });
       // A line that is text comes first in a PDF: as JSONL that is what is wrong with it.
       if (what === 'a PDF' && path.endsWith('.jsonl'))

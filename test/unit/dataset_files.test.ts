@@ -64,24 +64,6 @@ describe('what gzip data may stand for', () => {
       { maxUnzippedBytes: 10_000 },
       ': expected gzip data that hold at most 10000 bytes but received more: raise maxUnzippedBytes for a file that you trust, or unzip it',
     ],
-    [
-      'three.jsonl.gz',
-      row.repeat(3),
-      { maxRows: 2 },
-      ':3: expected at most 2 rows: raise maxRows where there are so many',
-    ],
-    [
-      'three.jsonl',
-      row.repeat(3),
-      { maxRows: 2, inMemory: false },
-      ':3: expected at most 2 rows: raise maxRows where there are so many',
-    ],
-    [
-      'three.txt',
-      'abcdef',
-      { maxRows: 2, maxLength: 2 },
-      ':1: expected at most 2 rows: raise maxRows where there are so many',
-    ],
   ])('%s', async (name, content, options, sentence) => {
     const path = join(root, name);
     writeFileSync(path, name.endsWith('.gz') ? gzipSync(content) : content);
@@ -90,6 +72,17 @@ describe('what gzip data may stand for', () => {
       'ERR_DATA',
       `[loadDataset] ${path}${sentence}`,
     );
+  });
+
+  test.each([
+    ['three.jsonl.gz', row.repeat(3), {}],
+    ['three.jsonl', row.repeat(3), { inMemory: false }],
+    ['three.txt', 'abcdef', { maxLength: 2 }],
+  ] as const)('of %s the first two rows', async (name, content, options) => {
+    const path = join(root, name);
+    writeFileSync(path, name.endsWith('.gz') ? gzipSync(content) : content);
+    const data = await loadDataset(path, { tokenizer, maxRows: 2, ...options } as LoadDatasetOptions);
+    expect(data.length).toBe(2);
   });
 
   test('a program may say that it trusts the file', async () => {

@@ -1,5 +1,9 @@
 // What launchers say, shares of a machine, and who is odd or slow among ranks.
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { memoryShare, promisedRanks, threadShare, type Introduction } from '../../lib/distributed/launch';
+import { mpiFacts } from '../../lib/distributed/mpi';
 import { PeerEnded } from '../../lib/distributed/process_group';
 import { odd, slowRank } from '../../lib/train/group_reducer';
 import { ranksInMemory } from '../support/ranks';
@@ -55,6 +59,34 @@ test.each([
   ['the slow one waits, too', [0.5, 0.2, 0.4], undefined],
 ])('slow: %s', (_, shares, expected) => expect(slowRank(shares)).toEqual(expected));
 
+describe('the shim', () => {
+  const use = (form: number): void => {
+    const path = join(mkdtempSync(join(tmpdir(), 'shim-')), 'shim.cjs');
+    writeFileSync(path, `module.exports = { form: ${form}, version: () => process.env.UCX_MEM_EVENTS };`);
+    process.env['LORA_MPI_SHIM'] = path;
+  };
+  beforeEach(() => {
+    delete process.env['UCX_MEM_EVENTS'];
+    delete process.env['UCX_ERROR_SIGNALS'];
+  });
+  afterAll(() => {
+    delete process.env['LORA_MPI_SHIM'];
+  });
+
+  test('one of another version is refused', () => {
+    use(1);
+    expect(mpiFacts()).toMatch(/shim.cjs is of another version of lora-native. Compile it again/);
+  });
+
+  test('UCX is kept from the process, unless the environment says otherwise', () => {
+    use(2);
+    expect(mpiFacts()).toMatch(/^no \(/);
+    expect(process.env['UCX_ERROR_SIGNALS']).toBe('');
+    process.env['UCX_MEM_EVENTS'] = 'yes';
+    expect(mpiFacts()).toMatch(/^yes \(/);
+  });
+});
+
 describe('a group', () => {
   test('a long message takes a second exchange, whose bytes all ranks agree on', async () => {
     const { groups, calls } = ranksInMemory(3);
@@ -91,7 +123,7 @@ describe('a group', () => {
     const controller = new AbortController();
     const step = async (rank: number, value: string): Promise<unknown> => {
       const all = await groups[rank]!.gather(value);
-      await groups[rank]!.sum(new Float32Array([1]));
+      await groups[rank]!.sum(new Float32Array([1]), 'f32');
       return all;
     };
     const mine = groups[0]!.together(() => step(0, 'a'), controller.signal);

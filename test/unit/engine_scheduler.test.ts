@@ -1,76 +1,14 @@
 /** The scheduler over a real pool, without a model: a chunk or a step is computed by saying so. */
-import { SequencePlan } from '../../lib/data/sequence_plan';
 import type { Drawn } from '../../lib/engine/delivery';
+import { pageLength, type PagePool } from '../../lib/engine/pages';
 import type { Speculation } from '../../lib/engine/proposals';
-import { plainDefaults } from '../../lib/engine/sampling';
-import { pageLength, PagePool, type PoolMemory } from '../../lib/engine/pages';
-import { PrefixCache } from '../../lib/engine/prefixes';
-import { LoRAError } from '../../lib/errors';
-import { Request, type RequestPlan } from '../../lib/engine/request';
-import { planGeneration } from '../../lib/engine/sampling';
+import type { Request } from '../../lib/engine/request';
+import { plainDefaults, planGeneration } from '../../lib/engine/sampling';
+import { patienceMs } from '../../lib/engine/scheduler';
 import { propose } from '../../lib/engine/speculation';
-import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
+import { LoRAError } from '../../lib/errors';
 import type { TokenStream } from '../../lib/text/token_stream';
-
-const shape = { layers: [{ kvHeads: 1, headDim: 2 }], dtype: 'f32', device: 'cpu' } as const;
-const pageBytes = 2 * pageLength * 2 * 4;
-
-/** A world of so many pages, and memory for so many, in which token n of a sequence is followed by n + 1. */
-function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk = 100 } = {}) {
-  const sizes = { pages: memoryFor };
-  const memory: PoolMemory = {
-    // A tensor is there twice while it is copied, and a block may be larger than what was asked for.
-    spare: () => ((sizes.pages - pool.capacity + 0.5 * sizes.pages) * pageBytes * 9) / 8,
-    denied: () => undefined,
-    letGo: () => undefined,
-    reclaim: () => false,
-  };
-  const pool = new PagePool(shape, pages * pageBytes, memory);
-  const prefixes = new PrefixCache(pool);
-  let weights = 'base';
-  let now = 0;
-  const weightsOf = (): string => weights;
-  const limits = { maxBatchSize, prefillChunk };
-  const scheduler = new Scheduler(pool, prefixes, limits, weightsOf, () => now);
-  let count = 0;
-  const submit = (prompt: readonly number[], more: Partial<RequestPlan> = {}): Request => {
-    const plan: RequestPlan = {
-      prompt,
-      adapter: null,
-      sequence: new SequencePlan(),
-      generation: planGeneration({}, plainDefaults),
-      maxNewTokens: 1000,
-      ...more,
-    };
-    const request = new Request(plan, count++, pool, () => undefined);
-    scheduler.submit(request);
-    return request;
-  };
-  /** Computes what runs next; every consumer fetches at once. */
-  const step = (fetch: (request: Request) => boolean = () => true): Plan => {
-    const plan = scheduler.plan();
-    const draw = (request: Request): void => {
-      if (request.computed === request.ids.length) request.take([{ id: request.ids.length }]);
-      request.deliver();
-      while (fetch(request) && request.delivery.fetch());
-    };
-    for (const request of plan.rows) {
-      expect(request.pages.length * pageLength).toBeGreaterThan(request.computed);
-      scheduler.rowDone(request);
-      draw(request);
-    }
-    if (plan.chunk) {
-      scheduler.chunkDone(plan.chunk);
-      if (!plan.chunk.request.prefilling) draw(plan.chunk.request);
-    }
-    return plan;
-  };
-  const setWeights = (name: string): unknown => (weights = name);
-  const wait = (milliseconds: number): unknown => (now += milliseconds);
-  return { pool, prefixes, scheduler, submit, step, setWeights, wait, sizes };
-}
-
-const text = (length: number, first = 0): number[] => Array.from({ length }, (_, i) => first + i);
+import { text, world } from '../support/scheduler_world';
 
 test('a prompt is computed in parts, between steps of the others', () => {
   const { submit, step } = world({ prefillChunk: 100 });
@@ -492,7 +430,7 @@ describe('tokens that are proposed', () => {
     const request = submit(text(10), { speculation: guessing() });
     step();
     propose([request], 16, anyPages);
-    request.releasePages();
+    request.release();
     expect(request.rows).toHaveLength(1);
     expect(request.maxProposed).toBe(0); // it computes again what it had
   });

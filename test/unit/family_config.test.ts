@@ -1,8 +1,10 @@
 /** What each family reads of config.json beyond what all do. */
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { LoRAError } from '../../lib/errors';
 import { modelTypes, parseModelConfig } from '../../lib/models/families';
+import type { Lfm2Config } from '../../lib/models/families/lfm2';
 import { inverseFrequencies, tableStart } from '../../lib/models/config/rope';
 import { tinyConfig } from '../support/tiny_model';
 
@@ -24,16 +26,18 @@ test('the page of models lists every family, and none that is not one', () => {
   const page = readFileSync(join(__dirname, '../../docs/start/models.md'), 'utf8');
   const [, table] = /\n## Which models work\n[^|]*\n\|.*\|\n\|---\|---\|\n((?:\|.*\n)+)/.exec(page)!;
   const listed = table!.split('\n').flatMap((row) => row.split('|')[1]?.match(/\w+(?=`)/g) ?? []);
-  // gemma3 has a text model of a family.
-  expect(listed.filter((type) => type !== 'gemma3').sort()).toEqual([...modelTypes].sort());
+  // These have text models of families.
+  expect(listed.filter((type) => !/^(gemma[34]|qwen3_5)$/.test(type)).sort()).toEqual([...modelTypes].sort());
 });
 
 describe('smollm3', () => {
   const smollm3 = { model_type: 'smollm3' };
   const rotating = (changes: Record<string, unknown>): number[] =>
-    parse({ ...smollm3, ...changes }).layers.map(({ rope }) => Number(rope.scaling.type !== 'none'));
+    attentionLayers(parse({ ...smollm3, ...changes })).map(({ rope }) =>
+      Number(rope.scaling.type !== 'none'),
+    );
   const windows = (changes: Record<string, unknown>): number[] =>
-    parse({ ...smollm3, ...changes }).layers.map(({ window }) => window);
+    attentionLayers(parse({ ...smollm3, ...changes })).map(({ window }) => window);
 
   test('no_rope_layers says which layers rotate, else the interval does, which is 4', () => {
     expect(rotating({ no_rope_layers: [0, 1, 1, 0, 1] })).toEqual([0, 1, 1, 0]);
@@ -71,12 +75,61 @@ describe('smollm3', () => {
   });
 });
 
+describe('lfm2', () => {
+  const lfm2 = { model_type: 'lfm2', head_dim: undefined };
+  const kinds = (changes: Record<string, unknown>): string =>
+    parse({ ...lfm2, ...changes })
+      .layers.map(({ kind }) => kind[0])
+      .join('');
+  const width = (changes: Record<string, unknown>): number =>
+    (parse({ ...lfm2, intermediate_size: 90, block_multiple_of: 16, ...changes }) as Lfm2Config)
+      .intermediateSize;
+
+  test('layer_types says which layers have attention, else the indices do, else all have', () => {
+    const types = ['conv', 'full_attention', 'conv', 'conv'];
+    expect(kinds({ layer_types: types, full_attn_idxs: [0] })).toBe('sass');
+    expect(kinds({ full_attn_idxs: [0, 3] })).toBe('assa');
+    expect(kinds({})).toBe('aaaa');
+    expect(refusal({ ...lfm2, layer_types: ['conv'] })).toContain(
+      'expected layer_types of config.json to list 4 layers but received ["conv"]',
+    );
+    expect(refusal({ ...lfm2, layer_types: [...types.slice(1), 'mamba'] })).toContain(
+      'config.json has "mamba" in layer_types; supported are conv and full_attention',
+    );
+    expect(refusal({ ...lfm2, full_attn_idxs: 2 })).toContain(
+      'expected full_attn_idxs of config.json to list layers but received 2',
+    );
+  });
+
+  test('a convolution keeps its last inputs but one', () => {
+    const states = { conv: [3, tinyConfig.hidden_size] };
+    const config = parse({ ...lfm2, full_attn_idxs: [1], conv_L_cache: 4 });
+    expect(config.layers[0]).toEqual({ kind: 'state', states });
+    expect(refusal({ ...lfm2, conv_L_cache: 9 })).toContain('conv_L_cache = 9; supported are 1 to 8');
+  });
+
+  test('the width of the MLP is two thirds of what is said, a multiple of some number; or what is said', () => {
+    expect(width({})).toBe(64);
+    expect(width({ block_ffn_dim_multiplier: 1.5 })).toBe(96);
+    expect(width({ block_ffn_dim_multiplier: 1.1 })).toBe(80); // of 66
+    expect(width({ block_ffn_dim_multiplier: null })).toBe(60);
+    expect(width({ block_auto_adjust_ff_dim: false })).toBe(90);
+    expect(width({ block_ff_dim: 120 })).toBe(80);
+  });
+
+  test('older files say rope_theta and tie_word_embeddings in other words', () => {
+    const config = parse({ ...lfm2, theta: 500, rope_theta: 7, tie_embedding: false });
+    expect(config.tieWordEmbeddings).toBe(false);
+    expect(config.layers[0]).toMatchObject({ rope: { theta: 500 } });
+  });
+});
+
 describe('phi3', () => {
   const phi3 = { model_type: 'phi3' };
 
   test('sliding_window is that of all layers, and none where it is absent', () => {
     const windows = (changes: Record<string, unknown>): number[] =>
-      parse({ ...phi3, ...changes }).layers.map(({ window }) => window);
+      attentionLayers(parse({ ...phi3, ...changes })).map(({ window }) => window);
     expect(windows({ sliding_window: 7 })).toEqual([7, 7, 7, 7]);
     expect(windows({})).toEqual([0, 0, 0, 0]);
     expect(windows({ sliding_window: null })).toEqual([0, 0, 0, 0]);
@@ -84,7 +137,8 @@ describe('phi3', () => {
 
   test('a part of each head may be rotated', () => {
     const heads = { ...phi3, head_dim: 16 };
-    const width = (changes: Record<string, unknown>) => parse({ ...heads, ...changes }).layers[0]!.rope.width;
+    const width = (changes: Record<string, unknown>) =>
+      attentionLayers(parse({ ...heads, ...changes }))[0]!.rope.width;
     expect(width({ partial_rotary_factor: 0.75 })).toBe(12);
     expect(width({ rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.5 } })).toBe(8);
     expect(width({ partial_rotary_factor: 1 })).toBeUndefined();
@@ -99,7 +153,8 @@ describe('phi3', () => {
     rope_scaling: { type: 'longrope', short_factor: [1, 1, 1, 2], long_factor: [1, 2, 3, 4] },
   };
   const rope = (changes: Record<string, unknown>, settings: Record<string, unknown> = {}) =>
-    parse({ ...long, rope_scaling: { ...long.rope_scaling, ...settings }, ...changes }).layers[0]!.rope;
+    attentionLayers(parse({ ...long, rope_scaling: { ...long.rope_scaling, ...settings }, ...changes }))[0]!
+      .rope;
 
   test('longrope has short and long factors, and a factor on cos and sin', () => {
     const attentionFactor = Math.sqrt(1 + Math.log(4) / Math.log(16));
@@ -188,7 +243,8 @@ describe('granitemoehybrid', () => {
     const config = parse({ ...dense, attention_multiplier: 0.5 });
     expect(config).toMatchObject({ intermediateSize: 28, attentionMultiplier: 0.5 });
     expect(config.layers).toEqual(parse({ model_type: 'granite' }).layers);
-    const rotation = parse({ ...dense, position_embedding_type: null }).layers[0]!.rope.scaling.type;
+    const rotation = attentionLayers(parse({ ...dense, position_embedding_type: null }))[0]!.rope.scaling
+      .type;
     expect(rotation).toBe('none');
   });
 
@@ -212,7 +268,11 @@ describe('olmo3', () => {
   const olmo3 = { model_type: 'olmo3', sliding_window: 6 };
   const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
   const ofLayers = (changes: Record<string, unknown>): [number, string, number][] =>
-    parse({ ...olmo3, ...changes }).layers.map(({ window, rope }) => [window, rope.scaling.type, rope.theta]);
+    attentionLayers(parse({ ...olmo3, ...changes })).map(({ window, rope }) => [
+      window,
+      rope.scaling.type,
+      rope.theta,
+    ]);
 
   test('three of four layers slide, or those that layer_types names', () => {
     const windows = (changes: Record<string, unknown>): number[] =>
@@ -243,7 +303,7 @@ describe('olmo3', () => {
     const { rms_norm_eps: _, rope_theta: __, ...bare } = tinyConfig;
     const config = parseModelConfig({ ...bare, model_type: 'olmo3' });
     expect(config).toMatchObject({ rmsNormEps: 1e-5 });
-    expect(config.layers[0]!.rope.theta).toBe(5e5);
+    expect(attentionLayers(config)[0]!.rope.theta).toBe(5e5);
   });
 });
 
@@ -251,9 +311,9 @@ describe('gemma3_text', () => {
   const { rope_theta: _, rope_scaling: __, ...bare } = tinyConfig;
   const gemma = { model_type: 'gemma3_text', hidden_act: null };
   const ofLayers = (changes: Record<string, unknown>): [number, string, number][] =>
-    parseModelConfig({ ...bare, ...gemma, num_hidden_layers: 4, sliding_window: 6, ...changes }).layers.map(
-      ({ window, rope }) => [window, rope.scaling.type, rope.theta],
-    );
+    attentionLayers(
+      parseModelConfig({ ...bare, ...gemma, num_hidden_layers: 4, sliding_window: 6, ...changes }),
+    ).map(({ window, rope }) => [window, rope.scaling.type, rope.theta]);
   const sliding = [6, 'default', 1e4];
 
   test('five of six layers slide, or all but every so many, or those that layer_types names', () => {
@@ -310,7 +370,7 @@ describe('gemma3_text', () => {
       { theta: 1e4, scaling: { type: 'default' } },
       { theta: 1e6, scaling: { type: 'linear', factor: 8 } },
     ];
-    const shape = { kvHeads: 4, headDim: 256 };
+    const shape = { kind: 'attention', kvHeads: 4, headDim: 256 };
     expect(config.layers).toEqual(
       Array.from({ length: 34 }, (_, i) =>
         i % 6 === 5 ? { ...shape, window: 0, rope: full } : { ...shape, window: 1024, rope: local },
@@ -326,7 +386,6 @@ describe('gemma3_text', () => {
     expect(refusal({ ...gemma, attn_logit_softcapping: 50, query_pre_attn_scalar: 168 })).toBe('accepted');
     for (const other of [
       { final_logit_softcapping: 30 },
-      { use_bidirectional_attention: true },
       { hidden_activation: 'gelu' },
       { hidden_act: 'silu' },
       { mlp_bias: true },
@@ -367,9 +426,84 @@ describe('ministral', () => {
   test('the layers that layer_types names slide, all of them without that list', () => {
     const ministral = { model_type: 'ministral', sliding_window: 7 };
     const windows = (changes: Record<string, unknown>): number[] =>
-      parse({ ...ministral, ...changes }).layers.map(({ window }) => window);
+      attentionLayers(parse({ ...ministral, ...changes })).map(({ window }) => window);
     const types = ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention'];
     expect(windows({ layer_types: types })).toEqual([7, 0, 7, 0]);
     expect(windows({})).toEqual([7, 7, 7, 7]);
+  });
+});
+
+describe('gpt_oss', () => {
+  const gptOss = { model_type: 'gpt_oss', num_local_experts: 4, num_experts_per_tok: 2 };
+
+  test('every other layer slides, from the first one on, unless layer_types says it', () => {
+    const windows = (changes: Record<string, unknown>): number[] =>
+      attentionLayers(parse({ ...gptOss, ...changes })).map(({ window }) => window);
+    expect(windows({})).toEqual([128, 0, 128, 0]);
+    const types = ['full_attention', 'full_attention', 'sliding_attention', 'full_attention'];
+    expect(windows({ layer_types: types, sliding_window: 9 })).toEqual([0, 0, 9, 0]);
+  });
+
+  test('its rope is yarn that is not truncated, as config.json says it or as in the published models', () => {
+    const rope = (changes: Record<string, unknown>): unknown =>
+      attentionLayers(parse({ ...gptOss, rope_theta: undefined, rope_scaling: undefined, ...changes }))[0]!
+        .rope;
+    const yarn = { type: 'yarn', betaFast: 32, betaSlow: 1, truncate: false };
+    expect(rope({})).toMatchObject({ theta: 150000, scaling: { ...yarn, factor: 32, originalLength: 4096 } });
+    const own = { rope_type: 'yarn', factor: 8, beta_fast: 32, beta_slow: 1, truncate: false };
+    expect(rope({ rope_scaling: { ...own, original_max_position_embeddings: 16 } })).toMatchObject({
+      scaling: { ...yarn, factor: 8, originalLength: 16 },
+    });
+  });
+
+  test('num_local_experts may be called num_experts; another limit of its gate is refused', () => {
+    expect(parse({ ...gptOss, num_local_experts: undefined, num_experts: 5 })).toMatchObject({
+      ...{ numExperts: 5, expertsPerToken: 2, qkvBias: true, outputBias: true },
+    });
+    expect(parse({ model_type: 'gpt_oss' })).toMatchObject({ numExperts: 128, expertsPerToken: 4 });
+    expect(refusal({ ...gptOss, num_experts_per_tok: 5 })).toContain(
+      'expected num_experts_per_tok of config.json to be at most 4, the experts, but received 5',
+    );
+    expect(parse({ ...gptOss, swiglu_limit: 7 })).toMatchObject({ numExperts: 4 });
+    expect(refusal({ ...gptOss, swiglu_limit: 5 })).toContain('swiglu_limit = 5');
+  });
+});
+
+describe('qwen3_moe', () => {
+  const qwen3Moe = { model_type: 'qwen3_moe', num_experts: 6, num_experts_per_tok: 2 };
+  const sparse = (changes: Record<string, unknown>): unknown =>
+    (parse({ ...qwen3Moe, ...changes }) as unknown as { sparse: unknown }).sparse;
+
+  test('decoder_sparse_step and mlp_only_layers say which layers have experts: all without them', () => {
+    expect(sparse({})).toEqual([true, true, true, true]);
+    expect(sparse({ decoder_sparse_step: 2 })).toEqual([false, true, false, true]);
+    expect(sparse({ mlp_only_layers: [1, 3], decoder_sparse_step: null })).toEqual([
+      true,
+      false,
+      true,
+      false,
+    ]);
+    expect(refusal({ ...qwen3Moe, mlp_only_layers: 'all' })).toContain(
+      'ERR_FILE [from_pretrained] expected mlp_only_layers of config.json to list layers but received "all"',
+    );
+  });
+
+  test('its window is that of all layers, where it is used', () => {
+    const windows = (changes: Record<string, unknown>): number[] =>
+      attentionLayers(parse({ ...qwen3Moe, sliding_window: 7, ...changes })).map(({ window }) => window);
+    expect(windows({})).toEqual([0, 0, 0, 0]);
+    expect(windows({ use_sliding_window: true })).toEqual([7, 7, 7, 7]);
+  });
+
+  test('num_experts may be called num_local_experts; what is absent is what its class takes', () => {
+    const named = { ...qwen3Moe, num_experts: undefined };
+    expect(parse({ ...named, num_local_experts: 5 })).toMatchObject({ numExperts: 5, normTopkProb: false });
+    expect(parse({ model_type: 'qwen3_moe' })).toMatchObject({
+      ...{ numExperts: 128, expertsPerToken: 8, expertSize: 768 },
+    });
+    expect(parse({ ...qwen3Moe, norm_topk_prob: true })).toMatchObject({ normTopkProb: true });
+    expect(refusal({ ...qwen3Moe, num_experts_per_tok: 7 })).toContain(
+      'expected num_experts_per_tok of config.json to be at most 6, the experts, but received 7',
+    );
   });
 });

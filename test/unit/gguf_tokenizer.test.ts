@@ -66,6 +66,10 @@ const split = (Regex: string): object => ({
 });
 const regex = (digits: string): string =>
   `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+/** Qwen3.5's, whose words have combining marks in them. */
+const marked = regex('\\p{N}')
+  .replace('?\\p{L}+', '?[\\p{L}\\p{M}]+')
+  .replace('[^\\s\\p{L}\\p{N}]+', '[^\\s\\p{L}\\p{M}\\p{N}]+');
 const level = (use_regex: boolean): object => ({
   type: 'ByteLevel',
   add_prefix_space: false,
@@ -83,6 +87,7 @@ const kinds: readonly [name: string, changes: Json][] = [
   ...preTokenizers
     .filter(({ name }) => name === 'gpt-4o' || name === 'tekken')
     .map(({ name, parts }): [string, Json] => [name, { pre_tokenizer: sequence(...parts) }]),
+  ['qwen35', { normalizer: { type: 'NFC' }, pre_tokenizer: sequence(split(marked), level(false)) }],
 ];
 
 describeWithData('a tokenizer that was written', 'models/smollm2-135m/tokenizer.json', () => {
@@ -120,6 +125,28 @@ describeWithData('a tokenizer of SentencePiece', 'models/stories260K/tokenizer.j
     const plain = { ...json, normalizer: replace, decoder: { type: 'Sequence', decoders } };
     const ours = await ofValues(fieldsOf(plain, 512));
     expectSame(ours, await ofJson(plain), sampleTexts().slice(0, 100));
+  });
+
+  test('with listed merges in the place of scores, as files of Gemma 4 have them', async () => {
+    const json = readJson('models/stories260K/tokenizer.json');
+    const normalizer = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
+    const plain = { ...json, normalizer, decoder: null };
+    const { merges } = json['model'] as { merges: (string | string[])[] };
+    const {
+      'tokenizer.ggml.scores': _scores,
+      'tokenizer.ggml.add_space_prefix': _,
+      ...fields
+    } = fieldsOf(plain, 512);
+    const texts = merges.map((merge) => (typeof merge === 'string' ? merge : merge.join(' ')));
+    const gemma4 = { ...fields, 'tokenizer.ggml.model': { text: 'gemma4' } };
+    const ours = await ofValues({ ...gemma4, 'tokenizer.ggml.merges': { texts } });
+    const theirs = await ofJson(plain);
+    for (const text of sampleTexts().slice(0, 100)) {
+      const ids = theirs.encode(text, { addSpecialTokens: false });
+      expect(ours.encode(text, { addSpecialTokens: false })).toEqual(ids);
+      expect(ours.decode(ids)).toBe(text);
+    }
+    await expect(ofValues(gemma4)).rejects.toThrow('has no tokenizer.ggml.merges');
   });
 });
 
@@ -329,7 +356,7 @@ describe('values', () => {
     [
       'another model',
       { [key('model')]: { text: 't5' } },
-      'ERR_UNSUPPORTED.*tokenizer.ggml.model = "t5"; supported are gpt2 and llama',
+      'ERR_UNSUPPORTED.*tokenizer.ggml.model = "t5"; supported are gpt2, llama and gemma4',
     ],
     [
       'another division',

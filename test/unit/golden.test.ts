@@ -1,14 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { LoRAError } from '../../lib/errors';
 import { parseModelConfig } from '../../lib/models/families';
-import {
-  familiesNotYet,
-  goldenFolders,
-  otherTasks,
-  supportedFamilies,
-  supportedGolden,
-} from '../support/golden';
+import { goldenFolders, otherTasks, supportedFamilies, supportedGolden } from '../support/golden';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { tinyConfig } from '../support/tiny_model';
@@ -84,7 +77,7 @@ describeWithData('the golden folders of families', 'golden-families', (data) => 
     JSON.parse(readFileSync(join(data, ...path), 'utf8')) as Record<string, unknown>;
 
   test('each is in one list, and those of another task say so', () => {
-    const lists = [...supportedFamilies, ...familiesNotYet, ...otherTasks];
+    const lists = [...supportedFamilies, ...otherTasks];
     expect(lists.sort()).toEqual(readdirSync(data).sort());
     const withTask = readdirSync(data).filter((name) => 'task' in json(name, 'record.json'));
     expect(withTask.sort()).toEqual([...otherTasks].sort());
@@ -94,18 +87,6 @@ describeWithData('the golden folders of families', 'golden-families', (data) => 
     test(`${name} has a model that is known`, () => {
       expect(() => parseModelConfig(json(name, 'model/config.json'))).not.toThrow();
     });
-
-  test.each(familiesNotYet)('%s is refused, and what is not supported is named', (name) => {
-    const config = json(name, 'model/config.json');
-    try {
-      parseModelConfig(config);
-      throw new Error(`${name} loads: list it in supportedFamilies`);
-    } catch (error) {
-      expect(error).toBeInstanceOf(LoRAError);
-      expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED' });
-      expect((error as Error).message).toMatch(/config\.json has [\w.]+ = .*(support|\bnot\b)/);
-    }
-  });
 });
 
 test('a folder that must be supported is not skipped when it is refused', () => {

@@ -12,7 +12,7 @@ function said(
 ): string {
   const subject = {
     op: 'op',
-    repository: { id: 'org/name', revision: 'v1', source: './org/name', bare },
+    repository: { kind: 'model', id: 'org/name', revision: 'v1', source: './org/name', bare },
     settings: { endpoint: 'https://hub', token, tokenFrom: 'HF_TOKEN' },
   } as Subject;
   const error = refusal(subject, { status, headers: new Headers(headers) } as Answer, file);

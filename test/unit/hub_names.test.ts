@@ -60,7 +60,7 @@ test.each([
   ['org/na.me-1@refs/pr/3', undefined, { id: 'org/na.me-1', revision: 'refs/pr/3', bare: true }],
   ['HuggingFaceTB/SmolLM2-135M', 'main', { id: 'HuggingFaceTB/SmolLM2-135M', revision: 'main', bare: true }],
 ])('%s with the revision %s', (source, revision, expected) => {
-  expect(parseSource(source, 'x', revision)).toEqual({ ...expected, source });
+  expect(parseSource(source, 'x', revision)).toEqual({ kind: 'model', ...expected, source });
 });
 
 test('a folder that is there is taken', () => {

@@ -1,3 +1,4 @@
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { LoRAError } from '../../lib/errors';
 import { parseModelConfig } from '../../lib/models/families';
 import { tinyConfig } from '../support/tiny_model';
@@ -50,7 +51,7 @@ test('both dialects of config.json give the same', () => {
     dtype: 'bfloat16',
   });
   expect(five.layers).toEqual(four.layers);
-  expect(four.layers[0]!.rope).toMatchObject({
+  expect(attentionLayers(four)[0]!.rope).toMatchObject({
     theta: 500000,
     scaling: { type: 'llama3', factor: 8, originalLength: 64 },
   });
@@ -65,8 +66,8 @@ test('absent keys have the defaults of transformers', () => {
     rope_theta: undefined,
   });
   expect(config).toMatchObject({ numKeyValueHeads: 4, headDim: 6, rmsNormEps: 1e-6 });
-  expect(config.layers[0]!.rope).toEqual({ theta: 10000, scaling: { type: 'default' } });
-  expect(parse({ model_type: 'qwen3', head_dim: undefined }).layers[0]!.headDim).toBe(128);
+  expect(attentionLayers(config)[0]!.rope).toEqual({ theta: 10000, scaling: { type: 'default' } });
+  expect(attentionLayers(parse({ model_type: 'qwen3', head_dim: undefined }))[0]!.headDim).toBe(128);
 });
 
 test.each([
@@ -136,7 +137,7 @@ test.each<[string, Record<string, unknown>, number[]]>([
   ['llama with full layers alone', { layer_types: Array(3).fill('full_attention') }, [0, 0, 0]],
   ['llama has none', { sliding_window: 4096 }, [0, 0, 0]],
 ])('%s', (_, changes, windows) => {
-  expect(parse(changes).layers.map(({ window }) => window)).toEqual(windows);
+  expect(attentionLayers(parse(changes)).map(({ window }) => window)).toEqual(windows);
 });
 
 test.each<[Record<string, unknown>, string]>([
@@ -374,7 +375,7 @@ describe('quantization_config', () => {
     [
       'another method',
       { quantization_config: { quant_method: 'gptq' } },
-      'supported are quant_method "compressed-tensors" with int8 weights by output channel, and "bitsandbytes"',
+      'supported are quant_method "compressed-tensors" with int8 weights by output channel, "bitsandbytes" with nf4, fp4 or int8, and "mxfp4"',
     ],
     [
       'bitsandbytes without a format',

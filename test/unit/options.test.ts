@@ -4,7 +4,8 @@ import { commands } from '../../lib/cli/commands';
 import { defaultLimits } from '../../lib/engine/engine';
 import { checkedOptions, expectation, flagsOf, type Option } from '../../lib/options/option';
 import { defaultsOf, handlerNumbers } from '../../lib/options/serving';
-import { adapterOptions, earlyStoppingOptions, trainerOptions } from '../../lib/options/table';
+import { earlyStoppingOptions } from '../../lib/options/early_stopping';
+import { adapterOptions, trainerOptions } from '../../lib/options/table';
 import { normalizeLoRAConfig } from '../../lib/peft/config';
 
 const fromFlags = (...argv: string[]) =>

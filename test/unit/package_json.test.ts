@@ -42,7 +42,7 @@ test('each entry gives objects of the main one, imported and required', () => {
   const { entries, main } = JSON.parse(stdout) as { entries: Record<string, string[]>; main: string[] };
   expect(entries).toEqual({
     serve: ['createOpenAIFetchHandler', 'createOpenAIHandler'],
-    compare: ['compareMethods'],
+    compare: ['compareMethods', 'sweep'],
     train: ['Trainer'],
   });
   expect(main).toEqual(expect.arrayContaining(['CausalLM', ...Object.values(entries).flat()]));
@@ -72,7 +72,7 @@ function clone(): {
   const path = (file: string) => join(dir, file);
   writeFileSync(path('lib/tensor/tensor.ts'), '');
   const { version } = read(path('package.json'));
-  for (const entry of ['index', 'serve', 'compare', 'train'])
+  for (const entry of ['index', 'serve', 'compare', 'train', 'ai-sdk', 'langchain'])
     for (const kind of ['js', 'mjs', 'd.ts', 'd.mts']) writeFileSync(path(`dist/${entry}.${kind}`), '');
   writeFileSync(path('dist/cli.js'), `console.log('${version}')`);
   return {

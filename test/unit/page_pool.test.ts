@@ -1,6 +1,7 @@
 /** Pages of a real pool: they keep what they hold when the pool grows, shrinks, and runs out of memory while it does. */
-import { pageLength, PagePool, type Page } from '../../lib/engine/pages';
+import { pageBytes, pageLength, PagePool, type Page } from '../../lib/engine/pages';
 import { binding } from '../../lib/native/calls';
+import { pagesOf } from '../../lib/ops/attention_paged';
 import { fromBytes } from '../../lib/tensor/create';
 import { rawView } from '../../lib/tensor/raw';
 import { noGrad } from '../../lib/tensor/scope';
@@ -8,21 +9,24 @@ import type { Tensor } from '../../lib/tensor/tensor';
 
 /** Two layers that keep more or less of a token. */
 const layers = [
-  { kvHeads: 1, headDim: 2 },
-  { kvHeads: 2, headDim: 3 },
-];
+  { kind: 'attention', kvHeads: 1, headDim: 2 },
+  { kind: 'attention', kvHeads: 2, headDim: 3 },
+] as const;
 const shape = { layers, dtype: 'f32', device: 'cpu' } as const;
 /** Numbers of a page in [k, v, k, v]. */
 const sizes = layers.flatMap(({ kvHeads, headDim }) => [0, 0].map(() => pageLength * kvHeads * headDim));
-const pageBytes = 4 * sizes.reduce((sum, size) => sum + size, 0);
+const bytes = 4 * sizes.reduce((sum, size) => sum + size, 0);
 
 /** Pages in the tensors of a pool, [k, v, k, v]. */
 const placesOf = (pool: PagePool, { number }: Page): Tensor[] =>
-  pool.layers.flatMap(({ k, v }) => [k, v]).map((one, j) => rawView(one, number * sizes[j]!, [sizes[j]!]));
+  layers
+    .map((_, i) => pagesOf(pool, i))
+    .flatMap(({ k, v }) => [k, v])
+    .map((one, j) => rawView(one, number * sizes[j]!, [sizes[j]!]));
 
 /** A pool whose page i holds i, i + 0.25, i + 0.5 and i + 0.75 in its four tensors. */
 function filled(count: number): { pool: PagePool; pages: Page[] } {
-  const pool = new PagePool(shape, 64 * pageBytes);
+  const pool = new PagePool(shape, 64 * bytes);
   const pages = pool.take(count)!;
   for (const [i, page] of pages.entries())
     for (const [j, place] of placesOf(pool, page).entries()) {
@@ -86,4 +90,18 @@ test('memory that runs out in the middle loses nothing', async () => {
     expect(pool.take(9)).toHaveLength(9);
     await expectKept(pool, left);
   }
+});
+
+test('a layer that reads the keys of another has its pages, and one with states none', () => {
+  const own = { kind: 'attention', kvHeads: 1, headDim: 2 } as const;
+  const state = { kind: 'state', states: { past: [3, 2] } } as const;
+  const mixed = { ...shape, layers: [own, state, own, { ...own, keysOf: 0 }] };
+  const pool = new PagePool(mixed, 2 ** 20);
+  expect(pool.partBytes).toBe(2 * pageBytes({ ...shape, layers: [own] }));
+  pool.take(2);
+  const { layers } = pool;
+  const [first, , third, fourth] = layers;
+  expect(first).not.toBe(third);
+  expect(fourth).toBe(first);
+  expect(() => pagesOf({ layers }, 1)).toThrow('expected layer 1 to keep keys and values');
 });

@@ -24,7 +24,7 @@ import { writeSafetensors } from '../../lib/formats/safetensors';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { AdapterSubject } from '../../lib/train/adapter_subject';
 import { OutputDirectory } from '../../lib/train/output';
-import { mayWriteCard } from '../../lib/train/model_card';
+import { mayWriteCard } from '../../lib/formats/card';
 import { newestCheckpoint } from '../../lib/train/resume';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';

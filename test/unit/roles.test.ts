@@ -11,7 +11,7 @@ import { ia3, type IA3ConfigInput } from '../../lib/peft/ia3';
 import type { ModelShape } from '../../lib/peft/method';
 import { prompt } from '../../lib/peft/prompt';
 import { namesOfRoles, placeInBlocks, type ModulePath } from '../../lib/peft/roles';
-import { gpt2Layers, llamaLayers, phi3Layers, withWeights } from '../support/made_up_layers';
+import { gpt2Layers, lfm2Layers, llamaLayers, phi3Layers, withWeights } from '../support/made_up_layers';
 
 describe('names of roles', () => {
   test('are the ends of paths, each once, in the order of the model', () => {
@@ -72,7 +72,7 @@ describe('bottleneck adapters', () => {
     bottleneck.normalize({ placement, bottleneckSize: 3 }, { hiddenSize: 4 } as ModelShape);
   const planned = (layers: readonly ModulePath[], placement: 'houlsby' | 'pfeiffer') =>
     bottleneck
-      .plan(config(placement), withWeights(layers), true)
+      .plan(config(placement), { linears: withWeights(layers), experts: [] }, true)
       .map(({ linear, prefix }) => [linear.path, prefix]);
 
   test('stand behind the outputs of attention and MLP', () => {
@@ -146,7 +146,7 @@ describe('IA³', () => {
       targetModules: ['c_attn', 'mlp.c_proj'],
       feedforwardModules: ['mlp.c_proj'],
     });
-    const planned = ia3.plan(config, withWeights(gpt2Layers), true);
+    const planned = ia3.plan(config, { linears: withWeights(gpt2Layers), experts: [] }, true);
     expect(planned.slice(0, 2).map(({ linear, kind }) => [linear.path, kind])).toEqual([
       ['transformer.h.0.attn.c_attn', ia3Output],
       ['transformer.h.0.mlp.c_proj', ia3Input],
@@ -183,6 +183,10 @@ test.each([
   ['c_attn+mlp.c_proj', ...Array.from({ length: 3 }, () => ['c_attn', 'mlp.c_proj'])],
 ])('comparisons know %s of every model', (targets, ...names) => {
   expect([llamaLayers, gpt2Layers, phi3Layers].map((layers) => modulesOf(targets, layers))).toEqual(names);
+});
+
+test('comparisons know what stands around a convolution as the attention of its block', () => {
+  expect(modulesOf('attention', lfm2Layers)).toEqual(['in_proj', 'out_proj']);
 });
 
 /** What could name a module in a file: strings, templates and regular expressions, without imports, and without the help of the command line. */

@@ -1,3 +1,4 @@
+import { attentionLayers } from '../../lib/models/config/model_config';
 import { parseModelConfig } from '../../lib/models/families';
 import { inverseFrequencies, type RopeConfig, type RopeScaling } from '../../lib/models/config/rope';
 import { RopeTable } from '../../lib/models/core/rope_tables';
@@ -7,7 +8,7 @@ import { tinyConfig } from '../support/tiny_model';
 
 const plain: RopeConfig = { theta: 10000, scaling: { type: 'default' } };
 const parse = (rope: object, changes: object = {}): RopeConfig =>
-  parseModelConfig({ ...tinyConfig, rope_scaling: rope, ...changes }).layers[0]!.rope;
+  attentionLayers(parseModelConfig({ ...tinyConfig, rope_scaling: rope, ...changes }))[0]!.rope;
 const expectClose = (got: ArrayLike<number>, want: readonly number[]): void => {
   expect(got).toHaveLength(want.length);
   want.forEach((f, i) => expect(Math.abs(got[i]! / f - 1)).toBeLessThan(1e-14));
@@ -17,6 +18,12 @@ test('default and linear frequencies', () => {
   expectClose(inverseFrequencies(plain, 8), [1, 0.1, 0.01, 0.001]);
   const linear: RopeConfig = { theta: 10000, scaling: { type: 'linear', factor: 4 } };
   expectClose(inverseFrequencies(linear, 8), [0.25, 0.025, 0.0025, 0.00025]);
+});
+
+test('a proportional rope has the fast frequencies of the whole head, and no others', () => {
+  const rope = parse({ rope_type: 'proportional', partial_rotary_factor: 0.5, factor: 4 });
+  expect(rope).toEqual({ theta: 10000, scaling: { type: 'proportional', part: 0.5, factor: 4 } });
+  expect([...inverseFrequencies(rope, 8)]).toEqual([0.25, 0.1 / 4, 0, 0]);
 });
 
 test('llama3 keeps short wavelengths, stretches long ones and blends those between', () => {

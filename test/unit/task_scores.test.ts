@@ -1,3 +1,4 @@
+import { classScores } from '../../lib/tasks/class_scores';
 import { answersOf } from '../../lib/tasks/answers';
 import { inLanes } from '../../lib/tasks/lanes';
 import { TaskRun, type TaskSubject } from '../../lib/tasks/evaluate_task';
@@ -147,4 +148,14 @@ test('choices are compared as they are, by their characters, and by their bytes'
     [1, 0, 1],
     [0, 1, 0],
   ]);
+});
+
+test('macro F1 is of the labels that texts have or were given, as scikit-learn has it', () => {
+  const set = { labels: ['a', 'b', 'c'], problemType: 'single_label_classification' } as const;
+  const outcomes = [
+    [1, 0, 0],
+    [0, 1, 0],
+  ].map((logits) => ({ logits, target: [0] }));
+  // a: 2/3; b, which was given and is not: 0; nothing is of c.
+  expect(classScores(set, outcomes).metrics).toEqual({ accuracy: 0.5, macroF1: expect.closeTo(1 / 3, 12) });
 });

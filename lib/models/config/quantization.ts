@@ -1,6 +1,6 @@
 /**
  * Which quantized weights are read: int8 rows, as compressed-tensors writes them (`int-quantized`, one scale per output channel), and what
- * bitsandbytes writes: NF4, FP4 and int8 rows. stored_matrix.ts has their tensors.
+ * bitsandbytes writes: NF4, FP4 and int8 rows. stored_matrix.ts has their tensors. And the experts of gpt-oss in MXFP4 (files/expert_stacks.ts).
  */
 
 import { isRecord } from '../../validate';
@@ -16,8 +16,9 @@ const int8Rows: Readonly<Record<string, unknown>> = {
 /** Why the weights that `quantization_config` of config.json describes are not read; undefined: they are. */
 export function refusedQuantization(value: unknown): string | undefined {
   const supported =
-    'supported are quant_method "compressed-tensors" with int8 weights by output channel, and "bitsandbytes" with nf4, fp4 or int8';
+    'supported are quant_method "compressed-tensors" with int8 weights by output channel, "bitsandbytes" with nf4, fp4 or int8, and "mxfp4"';
   if (!isRecord(value)) return supported;
+  if (value['quant_method'] === 'mxfp4') return undefined; // only experts may be: the names of the tensors say which
   if (value['quant_method'] === 'bitsandbytes') return refusedBitsandbytes(value);
   if (value['quant_method'] !== 'compressed-tensors') return supported;
   const groups = value['config_groups'];

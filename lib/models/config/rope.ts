@@ -6,6 +6,12 @@ export type RopeScaling =
   | { type: 'none' }
   | { type: 'default' }
   | { type: 'linear'; factor: number }
+  | {
+      type: 'proportional';
+      /** The part of a head's frequencies that are there, the fastest ones; the others are 0. */
+      part: number;
+      factor: number;
+    }
   | { type: 'llama3'; factor: number; lowFreqFactor: number; highFreqFactor: number; originalLength: number }
   | {
       type: 'yarn';
@@ -91,6 +97,7 @@ type Variant = Exclude<RopeScaling['type'], 'none'>;
 const knownKeys: Record<Variant, readonly string[]> = {
   default: ['factor', 'original_max_position_embeddings'],
   linear: ['factor', 'original_max_position_embeddings'],
+  proportional: ['factor', 'original_max_position_embeddings'],
   llama3: ['factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings'],
   yarn: [
     'factor',
@@ -176,8 +183,6 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
       unsupported(
         `config.json has rope settings per layer type (${key}.${name}), which are not supported; supported is one rope for all layers`,
       );
-  const width = rotatedWidth(config, key, headDim);
-
   const theta = positive({ rope_theta: rope['rope_theta'] ?? config['rope_theta'] }, 'rope_theta', 10000);
   const named = rope['rope_type'] ?? rope['type'] ?? 'default';
   const type = variants.find((one) => one === (named === 'su' ? 'longrope' : named)); // 'su': its first name
@@ -192,6 +197,8 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
         `config.json has ${key}.${name} = ${JSON.stringify(value)}, which ${type} rope does not know; supported are ${knownKeys[type].join(', ')}`,
       );
 
+  // A proportional rope has frequencies of the whole head.
+  const width = type === 'proportional' ? undefined : rotatedWidth(config, key, headDim);
   const made = (scaling: RopeScaling): RopeConfig => ({
     theta,
     scaling,
@@ -203,6 +210,12 @@ export function parseRope(config: Json, maxPositions: number, headDim?: number):
       return made({ type });
     case 'linear':
       return made({ type, factor: positive(rope, 'factor') });
+    case 'proportional': {
+      const part = positive(rope, 'partial_rotary_factor', 1);
+      if (part > 1)
+        unsupported(`config.json has ${key}.partial_rotary_factor = ${part}; supported are parts up to 1`);
+      return made({ type, part, factor: positive(rope, 'factor', 1) });
+    }
     case 'llama3':
       return made({
         type,
@@ -256,6 +269,10 @@ export function inverseFrequencies(
       return inv;
     case 'linear':
       return inv.map((f) => f / scaling.factor);
+    case 'proportional': {
+      const rotated = Math.floor((scaling.part * dim) / 2);
+      return inv.map((f, i) => (i < rotated ? f / scaling.factor : 0));
+    }
     case 'llama3': {
       // Short wavelengths stay, long ones are stretched, those between are blended.
       const { factor, lowFreqFactor: low, highFreqFactor: high, originalLength } = scaling;

@@ -1,22 +1,48 @@
 /** The tensors of a model as rows, from which loading, saving, training, adapters, GGUF and estimates follow. */
+import type { ExpertModule } from '../../linear/expert_module';
+import type { PartOrder } from '../../linear/expert_parts';
 import type { Linear, LinearRole } from '../../linear/linear';
 import type { FrozenWeight } from '../../tensor/frozen_weight';
 import type { Tensor } from '../../tensor/tensor';
 
-/** A vector: `module` and `tensor` make its name in files. */
+/** The tensor of a file that holds a matrix, or bias, of all experts of a block, and where in it one of them stands. */
+export interface StackedPlace {
+  /** Inside of the block. */
+  readonly tensor: string;
+  /**
+   * 'below': [experts, parts·out, in], the parts of an expert below one another. 'interleaved': [experts, in, out·parts], whose column i is of
+   * part i % parts; of biases [experts, out·parts].
+   */
+  readonly layout: PartOrder;
+  readonly expert: number;
+  readonly experts: number;
+  readonly part: number;
+  readonly parts: number;
+}
+
+/** A vector, or what is kept like one: `module` and `tensor` make its name in files, `tensor` alone that of one which a block itself has. */
 export interface VectorRow {
   readonly kind: 'vector';
   readonly module: string;
-  readonly tensor: 'weight' | 'bias';
-  readonly size: number;
+  /** 'weight', 'bias', or what else its file calls it. */
+  readonly tensor: string;
+  readonly shape: readonly number[];
+  /** Whether full fine-tuning leaves it as it is. */
+  readonly fixed: boolean;
+  /** Where files hold it together with those of other experts; absent: alone, by its name. */
+  readonly stacked?: StackedPlace;
 }
 
 /** A table of embeddings [rows, cols]. */
 export interface TableRow {
   readonly kind: 'table';
   readonly module: string;
-  readonly rows: number;
-  readonly cols: number;
+  /** 'weight', or what else its file calls it. */
+  readonly tensor: string;
+  /** In its file: [rows, cols], or [rows] where it has one column. */
+  readonly shape: readonly number[];
+  /** Whether its rows are those of tokens; others, as of positions, stay whole where a model is quantized. */
+  readonly ofTokens: boolean;
 }
 
 /** A linear layer: W [out, in], and its bias [out]. */
@@ -31,8 +57,22 @@ export interface LinearRow {
   readonly fanInFanOut: boolean;
 }
 
-/** `module` is a path inside of the block, or inside of the model for what stands before and behind the blocks. */
-export type Row = VectorRow | TableRow | LinearRow;
+/** The matrix [out, in] of one of the experts that a router chooses among, with a module of its own. */
+export interface ExpertRow {
+  readonly kind: 'expert';
+  readonly module: string;
+  /** The parameter of all experts that transformers has in memory, under which the weights of the block have them too. */
+  readonly stack: string;
+  /** What of the rows of that parameter it is: 'gate' or 'up'. */
+  readonly part: string;
+  readonly out: number;
+  readonly in: number;
+  /** Where files of whole weights hold it together with those of other experts; absent: alone, by its name. */
+  readonly stacked?: StackedPlace;
+}
+
+/** `module` is a path inside of the block (empty: the block itself), or inside of the model for what stands before and behind the blocks. */
+export type Row = VectorRow | TableRow | LinearRow | ExpertRow;
 
 /** Rows by the names that the code of a family gives their weights; undefined: a model of this configuration has none. */
 export type Rows = Readonly<Record<string, Row | undefined>>;
@@ -44,7 +84,7 @@ export type HeadRows = Rows & { readonly output: LinearRow };
 
 type WeightOf<R> = R extends VectorRow
   ? Tensor
-  : R extends TableRow
+  : R extends TableRow | ExpertRow
     ? FrozenWeight
     : R extends LinearRow
       ? Linear
@@ -54,22 +94,37 @@ type WeightOf<R> = R extends VectorRow
 export type WeightsOf<R> = { readonly [K in keyof R]: WeightOf<R[K]> };
 
 /** The weights of any rows. */
-export type Weights = Readonly<Record<string, Tensor | FrozenWeight | Linear | undefined>>;
+export type Weights = Readonly<Record<string, Tensor | FrozenWeight | Linear | ExpertModule | undefined>>;
 export type StemWeights = Weights & { readonly embedding: FrozenWeight };
 export type HeadWeights = Weights & { readonly output: Linear };
 
-export const vector = (module: string, size: number, tensor: VectorRow['tensor'] = 'weight'): VectorRow => ({
+export const vector = (module: string, size: number, tensor = 'weight', trained?: 'fixed'): VectorRow => ({
   kind: 'vector',
   module,
   tensor,
-  size,
+  shape: [size],
+  fixed: trained === 'fixed',
 });
 
-export const table = (module: string, rows: number, cols: number): TableRow => ({
+/** The taps of a convolution of each channel, as PyTorch's Conv1d keeps them. */
+export const taps = (module: string, channels: number, count: number): VectorRow => ({
+  ...vector(module, channels),
+  shape: [channels, 1, count],
+});
+
+export const table = (module: string, rows: number, cols: number, ofTokens = true): TableRow => ({
   kind: 'table',
   module,
-  rows,
-  cols,
+  tensor: 'weight',
+  shape: [rows, cols],
+  ofTokens,
+});
+
+/** A number for each of some rows, which its file has as a vector. */
+export const column = (module: string, rows: number, tensor: string): TableRow => ({
+  ...table(module, rows, 1, false),
+  tensor,
+  shape: [rows],
 });
 
 export const linear = (
@@ -79,6 +134,23 @@ export const linear = (
   inside: number,
   bias = false,
 ): LinearRow => ({ kind: 'linear', role, module, out, in: inside, bias, fanInFanOut: false });
+
+export const expert = (
+  stack: string,
+  part: string,
+  module: string,
+  out: number,
+  inside: number,
+  stacked?: StackedPlace,
+): ExpertRow => ({
+  kind: 'expert',
+  module,
+  stack,
+  part,
+  out,
+  in: inside,
+  ...(stacked && { stacked }),
+});
 
 /** A Conv1D of transformers: a linear layer with a bias whose matrix stands as [in, out] in files. */
 export const conv1d = (role: LinearRole, module: string, out: number, inside: number): LinearRow => ({

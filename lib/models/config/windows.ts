@@ -1,8 +1,12 @@
 /** Sliding windows of the attention. */
 import { refuse, type ConfigJson } from './config_json';
 
-/** `layer_types`, checked; undefined where config.json has none. */
-export function layerTypes(config: ConfigJson, layers: number): readonly string[] | undefined {
+/** `layer_types`, checked against the kinds of layers that a family has; undefined where config.json has none. */
+export function layerTypes(
+  config: ConfigJson,
+  layers: number,
+  known: readonly string[] = ['full_attention', 'sliding_attention'],
+): readonly string[] | undefined {
   const kinds = config.get('layer_types');
   if (kinds === undefined) return undefined;
   if (!Array.isArray(kinds) || kinds.length !== layers)
@@ -10,11 +14,11 @@ export function layerTypes(config: ConfigJson, layers: number): readonly string[
       'ERR_FILE',
       `expected layer_types of config.json to list ${layers} layers but received ${JSON.stringify(kinds).slice(0, 120)}`,
     );
-  const odd = (kinds as unknown[]).find((k) => k !== 'full_attention' && k !== 'sliding_attention');
+  const odd = (kinds as unknown[]).find((kind) => !(known as readonly unknown[]).includes(kind));
   if (odd !== undefined)
     refuse(
       'ERR_UNSUPPORTED',
-      `config.json has ${JSON.stringify(odd)} in layer_types; supported are full_attention and sliding_attention`,
+      `config.json has ${JSON.stringify(odd)} in layer_types; supported are ${known.join(' and ')}`,
     );
   return kinds as string[];
 }

@@ -5,17 +5,28 @@ import type { Linear } from '../../linear/linear';
 import type { Device } from '../../native/device';
 import type { DType } from '../../native/dtype';
 import type { Past } from '../../ops/attention_paged';
-import { recomputed } from '../../ops/recompute';
+import { softcap } from '../../ops';
+import { recomputedAll } from '../../ops/recompute';
 import type { AdapterUse } from '../../peft/adapter_use';
+import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf } from '../families';
-import { linears, summed, type Residual, type Run, type Segments } from '../families/parts';
+import {
+  linears,
+  summed,
+  type KeysAndValues,
+  type Residual,
+  type Run,
+  type Segments,
+} from '../families/parts';
 import { addNoise, type NoiseFactors } from '../inputs/noise';
 import type { RopeTables } from './rope_tables';
 import {
   blockPath,
   embeddingPath,
+  expertModulesOf,
+  expertModulesOfBlock,
   linearsOfBlock,
   trainedOfBlock,
   type ModelWeights,
@@ -73,27 +84,48 @@ const runAround = (
 export const embeddingsOf = (decoder: Decoder, ids: Tensor): Tensor =>
   familyOf(decoder.config).embed(runAround(decoder, { adapter: null }), decoder.weights.stem, ids);
 
-/** A block of which only the input is kept: see recompute.ts. Its dropout masks follow from numbers, so the second run has the same bits. */
+/** A block of which only what it reads is kept: see recompute.ts. Its dropout masks follow from numbers, so the second run has the same bits. */
 function recomputedBlock({ config, weights }: Decoder, run: Run, index: number, x: Tensor): Tensor {
   const layer = weights.layers[index]!;
-  const ofAdapter = linearsOfBlock(config, layer).flatMap(({ path }) =>
+  const changed = [...linearsOfBlock(layer), ...expertModulesOfBlock(layer)];
+  const ofAdapter = changed.flatMap(({ path }) =>
     deltasOf(run.use, path).flatMap((delta) => [...delta.parameters.values()]),
   );
-  const parameters = [...ofAdapter, ...trainedOfBlock(config, layer)];
-  const angles = run.angles(index);
+  const parameters = [...ofAdapter, ...trainedOfBlock(layer)];
+  const shape = config.layers[index]!;
+  const attention = shape.kind === 'attention' ? shape : undefined;
+  const angles = attention && run.angles(index);
   const { segments, tableRows, queryScale } = run;
-  const optional = [segments?.keyBegin, segments?.positions, tableRows, queryScale];
-  const others = [angles.cos, angles.sin, ...optional.filter((one) => one !== undefined)];
-  return recomputed(x, others, parameters, (input, cos, sin, ...rest) => {
-    const [keyBegin, positions, tableRows, queryScale] = optional.map((one) => one && rest.shift());
+  const optional = [
+    ...[segments?.keyBegin, segments?.positions, segments?.keyEnd, tableRows, queryScale],
+    ...[angles?.cos, angles?.sin],
+  ];
+  const others = optional.filter((one) => one !== undefined);
+  const keysOf = attention?.keysOf;
+  const shared = keysOf === undefined ? undefined : run.keys?.get(keysOf);
+  const more = [run.layerInput?.(index), shared?.k, shared?.v];
+  const inputs = [x, ...more.filter((one) => one !== undefined)] as [Tensor, ...Tensor[]];
+  const [y, k, v] = recomputedAll(inputs, others, parameters, ([input, ...own], ...rest) => {
+    const [keyBegin, positions, keyEnd, tableRows, queryScale, cos, sin] = optional.map(
+      (one) => one && rest.shift(),
+    );
+    const [layerInput, sharedK, sharedV] = more.map((one) => one && own.shift());
+    const keys = new Map<number, KeysAndValues>();
+    if (sharedK && sharedV) keys.set(keysOf!, { k: sharedK, v: sharedV });
     const again = {
       ...run,
-      angles: () => ({ cos, sin }),
-      segments: keyBegin && positions && { keyBegin, positions },
+      keys,
+      layerInput: layerInput && (() => layerInput),
+      ...(cos && sin && { angles: () => ({ cos, sin }) }),
+      segments: keyBegin && positions && { keyBegin, positions, keyEnd },
       ...{ tableRows, queryScale },
     };
-    return summed(familyOf(config).block(again, layer, index, { x: input, addend: null }));
+    const sum = summed(familyOf(config).block(again, layer, index, { x: input, addend: null }));
+    const made = keys.get(index);
+    return made ? [sum, made.k, made.v] : [sum];
   });
+  if (k && v) run.keys!.set(index, { k, v });
+  return y!;
 }
 
 /** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s and vectors, hidden] in f32. */
@@ -113,7 +145,13 @@ export function* hiddenStatesByBlock(
   if (family.enter) x = family.enter(around, weights.stem, x);
   const ropes = decoder.ropes.views(past?.maxPositions ?? x.shape[1]!);
   const queryScale = decoder.ropes.scales?.of(around, x);
-  const run: Run = { ...around, angles: ropes.ofLayer, queryScale };
+  const layerInputs = family.layerInputs?.(around, weights.stem, ids, x);
+  const keys = new Map<number, KeysAndValues>();
+  const run: Run = {
+    ...around,
+    ...{ angles: ropes.ofLayer, queryScale, keys },
+    layerInput: layerInputs && ((block) => layerInputs[block]!),
+  };
   watch?.(embeddingPath(config), x);
   let state: Residual = { x, addend: null };
   for (const [i, layer] of weights.layers.entries()) {
@@ -128,6 +166,8 @@ export function* hiddenStatesByBlock(
   }
   ropes.dispose();
   queryScale?.dispose();
+  for (const t of layerInputs ?? []) t.dispose();
+  for (const { k, v } of keys.values()) for (const t of [k, v]) t.dispose();
   return summed(state);
 }
 
@@ -135,9 +175,12 @@ export function* hiddenStatesByBlock(
 export const finalNorm = (decoder: Decoder, x: Tensor): Tensor =>
   familyOf(decoder.config).norm(runAround(decoder, { adapter: null }), decoder.weights.head, x);
 
-/** Output projection [..., hidden] → [..., vocab], in the activation dtype. */
-export const headLogits = (decoder: Decoder, normed: Tensor, use: AdapterUse): Tensor =>
-  linears(runAround(decoder, use), normed, [decoder.weights.head.output])[0];
+/** What the head makes of hidden states: [..., hidden] → [..., vocab], capped where the model has a cap, or of a head of classes [..., labels]; in the activation dtype. */
+export function headLogits(decoder: Decoder, normed: Tensor, use: AdapterUse): Tensor {
+  const { head, logitCap } = decoder.config;
+  const [logits] = linears(runAround(decoder, use), normed, [decoder.weights.head.output]);
+  return head !== undefined || logitCap === undefined ? logits : moved(logits, (t) => softcap(t, logitCap));
+}
 
 /** The model as the engine runs it. */
 export function engineModel(decoder: Decoder, linears: readonly Linear[], device: Device): EngineModel {
@@ -147,6 +190,7 @@ export function engineModel(decoder: Decoder, linears: readonly Linear[], device
     dtype,
     layers: config.layers,
     linears,
+    experts: expertModulesOf(decoder.weights),
     prepare: (positions) => ropes.prepare(positions),
     tableStart: ropes.start,
     revision: () => decoder.trained.revision,

@@ -95,7 +95,7 @@ export function headLogProbs(
   const labels = fromBytes(new Uint8Array(flat.buffer), 'i32', [flat.length], hidden.device);
   const x = moved(hidden.reshape([batch * length, size]), (t) => countedPositions(t, rows, length));
   const { output: head } = decoder.weights.head;
-  const options = { temperature, entropies };
+  const options = { temperature, entropies, cap: decoder.config.logitCap };
   const result =
     deltasOf(use, head.path).length === 0
       ? rowLinearCrossEntropy(x, head.weight, labels, options)

@@ -7,10 +7,13 @@ import { modelOptions } from '../../options/table';
 import { runUntracked } from '../../tensor/scope';
 import { Tokenizer } from '../../text/tokenizer';
 import { checkOneOf, checkOptions } from '../../validate';
-import type { ModelConfig } from '../config/model_config';
+import { checkHead } from '../../peft/head';
+import { attentionLayers, type ModelConfig } from '../config/model_config';
+import { withHead } from '../families';
 import type { GenerationDefaults } from '../../engine/sampling';
 import { parseGenerationDefaults } from '../files/generation_config';
 import { modelConfigOf, openModelFiles } from '../files/model_source';
+import { readSentenceSettings, type SentenceSettings } from '../embedding/sentence_files';
 import type { FromPretrainedOptions } from './options';
 import { quantizePlan } from '../quantized/quantize_options';
 import { disposeWeights, type ModelWeights } from '../files/tensor_table';
@@ -25,6 +28,8 @@ export interface LoadedModel {
   device: Device;
   tokenizer?: Tokenizer;
   defaults: GenerationDefaults;
+  /** How it makes vectors of texts. */
+  sentence: SentenceSettings;
   /** Those it was read within. */
   limits: Limits;
 }
@@ -35,16 +40,32 @@ export const fromPretrainedOptionNames = [
   'device',
   'quantize',
   'activations',
+  'head',
   'limits',
   ...sourceOptionNames,
 ] as const;
+
+/** Numbers of a head: kMaxHeadDim of native/backend/cuda/attention_plan.h. */
+const maxCudaHeadDim = 256;
+
+/** What CUDA's attention computes. @throws ERR_UNSUPPORTED for wider heads. */
+function checkHeads(op: string, config: ModelConfig): void {
+  const widest = Math.max(0, ...attentionLayers(config).map(({ headDim }) => headDim));
+  if (widest > maxCudaHeadDim)
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      `the model has heads of ${widest} numbers, and attention on cuda at most ${maxCudaHeadDim}: load it on the CPU`,
+    );
+}
 
 /** Reads a model, as {@link CausalLM.fromPretrained} says. */
 export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
   const op = 'from_pretrained';
   checkOptions(op, options, fromPretrainedOptionNames);
   const limits = readLimits(op, options.limits);
-  const { dtype = 'auto', activations = 'exact', signal, onProgress } = options;
+  const { dtype = 'auto', activations = 'exact', head, signal, onProgress } = options;
+  if (head !== undefined) checkHead(head);
   const quantize = quantizePlan(op, options.quantize);
   checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
   checkOneOf(op, 'activations', activations, modelOptions.activations.choices);
@@ -60,16 +81,24 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const directory = await sourceFolder(source, op, 'model', options);
   signal?.throwIfAborted();
   const files = await openModelFiles(op, directory, { limits, signal });
-  const config = await modelConfigOf(files);
+  const stored = await modelConfigOf(files);
+  const config = head === undefined ? stored : withHead(stored, head, limits);
+  if (device.startsWith('cuda')) checkHeads(op, config);
   const tokenizer = await Tokenizer.fromFiles(files);
   const generation = (await files.json('generation_config.json')) ?? {};
   const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
   const { weights, dtype: actual } = await runUntracked(() =>
     loadWeights(files, config, { dtype, device, quantize, activations, signal, onProgress }),
   );
-  await files.checkUnchanged().catch((error: unknown) => {
+  const free = (error: unknown): never => {
     disposeWeights(config, weights);
     throw error;
+  };
+  const sentence = await readSentenceSettings(files, config, device).catch(free);
+  await files.checkUnchanged().catch((error: unknown) => {
+    for (const layer of sentence.dense) layer.dispose();
+    free(error);
   });
-  return { directory: files.dir, config, weights, dtype: actual, device, tokenizer, defaults, limits };
+  const { dir } = files;
+  return { directory: dir, config, weights, dtype: actual, device, tokenizer, defaults, sentence, limits };
 }

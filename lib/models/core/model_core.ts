@@ -2,17 +2,20 @@
 import type { GenerationDefaults } from '../../engine/sampling';
 import { loraError } from '../../errors';
 import type { Limits } from '../../formats/limits';
+import type { ExpertModule } from '../../linear/expert_module';
 import type { Linear } from '../../linear/linear';
 import type { Device } from '../../native/device';
 import type { Adapter } from '../../peft/adapter';
 import { AdapterSet } from '../../peft/adapter_set';
 import type { Parameter } from '../../tensor/tensor';
 import type { Tokenizer } from '../../text/tokenizer';
+import type { ClassifyHead } from '../../peft/head';
 import type { ModelConfig } from '../config/model_config';
+import type { SentenceSettings } from '../embedding/sentence_files';
 import type { Decoder } from './decoder';
 import type { LoadedModel } from './load_model';
 import { RopeTables } from './rope_tables';
-import { disposeWeights, linearsOf } from '../files/tensor_table';
+import { disposeWeights, expertModulesOf, linearsOf } from '../files/tensor_table';
 import { TrainedBase } from './trained_base';
 import type { ModelDType } from './weights';
 
@@ -30,6 +33,8 @@ export class ModelCore {
   readonly dtype: ModelDType;
   readonly limits: Limits;
   readonly defaults: GenerationDefaults;
+  /** How it makes vectors of texts. */
+  readonly sentence: SentenceSettings;
   readonly decoder: Decoder;
   readonly adapters = new AdapterSet();
   readonly #tokenizer: Tokenizer | undefined;
@@ -41,13 +46,15 @@ export class ModelCore {
   /** Whether the model is disposed of, or about to be. */
   disposed = false;
 
-  constructor({ directory, config, weights, dtype, device, tokenizer, defaults, limits }: LoadedModel) {
+  constructor(loaded: LoadedModel) {
+    const { directory, config, weights, dtype, device, tokenizer, defaults, sentence, limits } = loaded;
     this.directory = directory;
     this.config = config;
     this.device = device;
     this.dtype = dtype;
     this.limits = limits;
     this.defaults = defaults;
+    this.sentence = sentence;
     const trained = new TrainedBase(config, weights, dtype, this.adapters);
     const ropes = new RopeTables(config.layers, device);
     this.decoder = { config, weights, trained, ropes, dtype };
@@ -69,7 +76,12 @@ export class ModelCore {
   }
 
   linears(): Linear[] {
-    return linearsOf(this.config, this.decoder.weights);
+    return linearsOf(this.decoder.weights);
+  }
+
+  /** The matrices of experts, of each block that has some. */
+  experts(): ExpertModule[] {
+    return expertModulesOf(this.decoder.weights);
   }
 
   /** What trainAll() gave; none while all is frozen. */
@@ -98,6 +110,34 @@ export class ModelCore {
     return this.adapters.acquire(op, this.adapters.resolve(op, adapter), { training: true });
   }
 
+  /** @throws ERR_UNSUPPORTED unless the model predicts tokens: it ends in the head of a language model, and no token sees those behind it. */
+  checkLanguageHead(op: string, instead = 'classify'): void {
+    const { head, bothDirections, modelType } = this.config;
+    if (bothDirections)
+      throw loraError(
+        op,
+        'ERR_UNSUPPORTED',
+        `this ${modelType} reads texts in both directions, so it predicts no next token: call embed(), and train it with the objective contrastive`,
+      );
+    if (head === undefined) return;
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      `the model ends in a head of classes and gives no probabilities of tokens: call ${instead}(), or load it without head`,
+    );
+  }
+
+  /** The head of classes. @throws ERR_UNSUPPORTED for a model with another one. */
+  classifyHead(op: string): ClassifyHead {
+    const { head } = this.config;
+    if (head?.type === 'classify') return head;
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      "the model ends in no head of classes: load it with head: { type: 'classify', labels }",
+    );
+  }
+
   /** @throws ERR_DISPOSED */
   checkAlive(op: string): void {
     if (this.disposed) throw loraError(op, 'ERR_DISPOSED', 'the model has been disposed');
@@ -107,6 +147,7 @@ export class ModelCore {
   dispose(): void {
     this.adapters.dispose();
     this.decoder.ropes.dispose();
+    for (const layer of this.sentence.dense) layer.dispose();
     disposeWeights(this.config, this.decoder.weights);
   }
 }

@@ -4,6 +4,7 @@ import type { LoadProgress } from '../../hub/progress';
 import type { SourceOptions } from '../../hub/source';
 import type { Device } from '../../native/device';
 import type { Tensor } from '../../tensor/tensor';
+import type { HeadInput } from '../../peft/head';
 import type { Adapter } from '../../peft/adapter';
 import type { AddAdapterOptions } from '../../peft/adapter_set';
 import type { AdapterMethodName } from '../../peft/methods';
@@ -19,6 +20,11 @@ import type { ModelDType } from './weights';
 export interface FromPretrainedOptions extends SourceOptions {
   /** The dtype of activations; frozen weights are at most as wide. Default 'auto': as in the files, with f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType | undefined;
+  /**
+   * What the model ends in, in the place of its own head: `{ type: 'classify', labels }` gives each text scores over labels, of its last token. A matrix that
+   * the files do not hold begins with normal numbers. Default: as the files say, the head of a language model or of …ForSequenceClassification.
+   */
+  head?: HeadInput | undefined;
   /**
    * Quantizes the matrices while loading: 'nf4' to 4.5 bits per weight, 'int8' to 8. Default: as in the files. A base
    * that is already quantized needs no option.
@@ -81,7 +87,7 @@ export type NoOther<O> = string extends keyof O
 export interface ForwardOutput<O extends ForwardOptions> {
   /** The loss over the labels, a scalar in f32, in nats. */
   loss: O extends { labels: TokenRows } ? Tensor : Tensor | undefined;
-  /** log p up to a constant, [batch, seq, vocab], f32; they carry gradient. */
+  /** log p up to a constant, [batch, seq, vocab], f32, or of a head of classes one row for each text, [texts, labels]; they carry gradient. */
   logits: O extends { logits: true }
     ? Tensor
     : Extract<keyof O, 'labels' | 'logits'> extends never

@@ -4,7 +4,7 @@ import type { RopeAngles } from '../../ops/rope';
 import { tensor } from '../../tensor/create';
 import { rawView } from '../../tensor/raw';
 import { keep, noGrad } from '../../tensor/scope';
-import type { LayerShape } from '../config/model_config';
+import { attentionLayers, type AttentionShape, type LayerShape } from '../config/model_config';
 import { inverseFrequencies, tableStart, type RopeConfig } from '../config/rope';
 import { QueryScales } from './query_scales';
 
@@ -68,19 +68,21 @@ export class RopeTables {
   /** Factors on queries; undefined: no layer has them. */
   readonly scales: QueryScales | undefined;
   readonly #tables: readonly RopeTable[];
-  /** Of each layer, which of them is its own. */
+  /** Of each layer, which of them is its own; −1 without attention. */
   readonly #ofLayer: readonly number[];
 
   constructor(layers: readonly LayerShape[], device: Device) {
-    const keys = layers.map(({ rope, headDim }) => JSON.stringify([rope, headDim]));
-    const long = layers.find(({ rope }) => rope.scaling.type === 'longrope')?.rope;
-    const growing = layers.find(({ rope }) => rope.queryScale)?.rope.queryScale;
+    const attention = attentionLayers({ layers });
+    const keyOf = ({ rope, headDim }: AttentionShape): string => JSON.stringify([rope, headDim]);
+    const keys = attention.map(keyOf);
+    const long = attention.find(({ rope }) => rope.scaling.type === 'longrope')?.rope;
+    const growing = attention.find(({ rope }) => rope.queryScale)?.rope.queryScale;
     this.scales = growing && new QueryScales(growing, device);
     this.start = long && ((positions) => tableStart(long, positions));
     const distinct = [...new Set(keys)];
-    this.#ofLayer = keys.map((key) => distinct.indexOf(key));
+    this.#ofLayer = layers.map((layer) => (layer.kind === 'attention' ? distinct.indexOf(keyOf(layer)) : -1));
     this.#tables = distinct.map((key) => {
-      const { rope, headDim } = layers[keys.indexOf(key)]!;
+      const { rope, headDim } = attention[keys.indexOf(key)]!;
       return new RopeTable(rope, headDim, device);
     });
   }

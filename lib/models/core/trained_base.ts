@@ -145,7 +145,8 @@ export class TrainedBase {
       op,
       () => `expected only to be a list of patterns but received ${describe(only)}`,
     );
-    const entries = chosen(this.config, [...namedWeights(this.config, this.weights)], only);
+    const named = [...namedWeights(this.config, this.weights)].filter(({ fixed }) => !fixed);
+    const entries = chosen(this.config, named, only);
     for (const entry of entries) refuseQuantized(entry);
     const trained: [NamedWeight, Parameter][] = [];
     try {

@@ -5,18 +5,24 @@ import { isStoredInBlocks, storedBlocks } from '../../formats/gguf_types';
 import type { ModelFiles } from '../../formats/model_folder';
 import type { ModelTensors } from '../../formats/sharded';
 import type { WeightsProgress } from '../../hub/progress';
+import { ExpertModule } from '../../linear/expert_module';
+import type { PartOrder } from '../../linear/expert_parts';
 import { Linear } from '../../linear/linear';
+import { randomNormal } from '../../ops/random';
 import type { Activations } from '../../native/binding';
 import { binding } from '../../native/calls';
 import { nativeDevice, type Device } from '../../native/device';
 import { SlicedUpload } from '../../tensor/slices';
 import type { DType, FloatDType } from '../../native/dtype';
 import { FrozenWeight, hasWholeCodes } from '../../tensor/frozen_weight';
+import { rawCast, rawView } from '../../tensor/raw';
+import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import { check, listed, shapeText } from '../../validate';
 import { modelTensors } from '../files/model_tensors';
+import { scoreModule } from '../../peft/head';
 import type { ModelConfig } from '../config/model_config';
-import type { HeadWeights, StemWeights, Weights } from '../config/rows';
+import type { HeadWeights, LinearRow, StemWeights, Weights } from '../config/rows';
 import { quantizedWeight } from '../quantized/codes';
 import { quantizedModules, type QuantizePlan } from '../quantized/quantize_options';
 import { storedMatrix, type StoredMatrix } from '../quantized/stored_matrix';
@@ -32,6 +38,12 @@ import {
 
 /** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
+
+/** The path of a head that the files do not hold and a program has asked for: its first values are drawn. */
+function freshHead({ head }: ModelConfig, names: ReadonlySet<string>): string | undefined {
+  if (!head?.initial) return undefined;
+  return names.has(`${scoreModule}.weight`) ? undefined : scoreModule;
+}
 
 /** Reports all missing, unexpected and misshapen tensors in one sentence. Gives the shape of each tensor, and how quantized matrices are kept. */
 export async function checkNames(
@@ -50,10 +62,12 @@ export async function checkNames(
     for (const [plane, planeShape] of kept.tensors) shapes.set(plane, planeShape);
   }
   const own = (name: string): string => stored.nameInFile(name);
-  const missing = [...shapes.keys()].filter((name) => !names.has(name)).map(own);
+  const fresh = freshHead(config, names);
+  if (fresh !== undefined) shapes.delete(`${fresh}.weight`);
+  const missing = [...new Set([...shapes.keys()].filter((name) => !names.has(name)).map(own))];
   const ignored = (name: string): boolean =>
     name.endsWith('.rotary_emb.inv_freq') ||
-    (config.tieWordEmbeddings && name === `${headPath(config)}.weight`);
+    ((config.tieWordEmbeddings || config.head !== undefined) && name === `${headPath(config)}.weight`);
   const unexpected = [...names].filter((name) => !shapes.has(name) && !ignored(name)).map(own);
   const wrong: string[] = [];
   for (const [name, shape] of shapes) {
@@ -101,6 +115,37 @@ export interface LoadOptions {
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: WeightsProgress) => void;
 }
+
+/** The matrices of all experts of a block, by the name of their parameter. */
+function stacksOf(rows: readonly PlacedRow[], weights: Weights): Map<string, ExpertModule> {
+  const found = new Map<
+    string,
+    { path: string; order: PartOrder | undefined; parts: Map<string, FrozenWeight[]> }
+  >();
+  for (const { key, row, path } of rows) {
+    if (row.kind !== 'expert') continue;
+    const prefix = path.slice(0, path.length - row.module.length);
+    const stack = found.get(row.stack) ?? {
+      path: `${prefix}${row.stack}`,
+      order: row.stacked?.layout,
+      parts: new Map<string, FrozenWeight[]>(),
+    };
+    found.set(row.stack, stack);
+    const name = row.module.slice(row.module.lastIndexOf('.') + 1);
+    const part = stack.parts.get(name) ?? [];
+    stack.parts.set(name, part);
+    part.push(weights[key] as FrozenWeight);
+  }
+  return new Map(
+    [...found].map(([stack, { path, parts, order }]) => [
+      stack,
+      new ExpertModule(path, [...parts.keys()], [...parts.values()], order),
+    ]),
+  );
+}
+
+/** The random stream of a head: those of adapters of the same seed are far below. */
+const headStream = 2 ** 30;
 
 /** Loads the tensors of one directory, one after the other. */
 class WeightLoader {
@@ -159,18 +204,32 @@ class WeightLoader {
 
   /** The weights of some rows, by their names; `matrix` in the place of one of the files. */
   async part(rows: readonly (PlacedRow & { readonly matrix?: FrozenWeight })[]): Promise<Weights> {
-    const weights: Record<string, Tensor | FrozenWeight | Linear> = {};
+    const weights: Record<string, Tensor | FrozenWeight | Linear | ExpertModule> = {};
     for (const { key, row, path, matrix } of rows)
       if (row.kind === 'vector') weights[key] = await this.#vector(`${path}.${row.tensor}`);
       else {
-        const weight = matrix ?? (await this.#matrix(`${path}.weight`));
-        if (row.kind === 'table') weights[key] = weight;
+        const tensor = row.kind === 'table' ? row.tensor : 'weight';
+        const weight = matrix ?? (await this.#matrix(`${path}.${tensor}`));
+        if (row.kind === 'table' || row.kind === 'expert') weights[key] = weight;
         else {
           const bias = row.bias ? await this.#vector(`${path}.bias`) : undefined;
           weights[key] = new Linear(path, weight, bias, row.role, row.fanInFanOut);
         }
       }
+    for (const [stack, module] of stacksOf(rows, weights)) weights[stack] = module;
     return weights;
+  }
+
+  /** The matrix of a head that the files do not hold: normal numbers. */
+  fresh({ head }: ModelConfig, { row }: PlacedRow): FrozenWeight {
+    const { out, in: inside } = row as LinearRow;
+    const { std, seed } = head!.initial!;
+    const { device } = this.options;
+    const drawn = randomNormal([out, inside], { seed, stream: headStream, std, device });
+    const values = moved(drawn, (x) => rawCast(x, FrozenWeight.keptDType('f32', this.dtype, device)));
+    const weight = moved(values, (x) => FrozenWeight.pack(x, this.dtype));
+    this.#made.push(weight);
+    return weight;
   }
 
   async #vector(name: string): Promise<Tensor> {
@@ -196,7 +255,8 @@ class WeightLoader {
     const stored = dtypeOf(this.stored, name);
     const quantized = quantize !== undefined && this.quantized.has(name);
     if (quantized) return quantizedWeight(name, await this.#load(name, stored), quantize, this.dtype);
-    const x = await this.#load(name, FrozenWeight.keptDType(stored, this.dtype, device));
+    const loaded = await this.#load(name, FrozenWeight.keptDType(stored, this.dtype, device));
+    const x = loaded.shape.length === 1 ? moved(loaded, (t) => rawView(t, 0, [...t.shape, 1])) : loaded;
     try {
       return FrozenWeight.pack(x, this.dtype);
     } finally {
@@ -243,7 +303,12 @@ export async function loadWeights(
     const stem = (await loader.part(rows.stem)) as StemWeights;
     const tied = (row: PlacedRow): boolean => isTied(config, row.row);
     // A head that shares the matrix of the embedding is made of it.
-    const output = rows.head.map((row) => (tied(row) ? { ...row, matrix: stem.embedding } : row));
+    const drawn = ({ row, path }: PlacedRow): boolean =>
+      row.kind === 'linear' && !shapes.has(`${path}.weight`);
+    const output = rows.head.map((row) => {
+      if (tied(row)) return { ...row, matrix: stem.embedding };
+      return drawn(row) ? { ...row, matrix: loader!.fresh(config, row) } : row;
+    });
     const matrices = await loader.part(output.filter(({ row }) => row.kind !== 'vector'));
     binding().trim(nativeDevice(device)); // no other tensor is as large as these were before they were packed
     const layers: Weights[] = [];

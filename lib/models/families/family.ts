@@ -12,6 +12,8 @@ export interface BlockNumbers {
   readonly kept: number;
   /** And in f32. */
   readonly keptFloats: number;
+  /** Of `kept`, what other blocks read too, which stays with gradient checkpointing. Absent: 0. */
+  readonly crossing?: number;
   /** The most that a forward and a backward pass hold beside, in the dtype of the activations. */
   readonly working: number;
   /** The widths of what the linear layers read: those of one call in one list. */
@@ -24,6 +26,8 @@ export interface BlockNumbers {
 export interface Family<C extends ModelConfig = ModelConfig> {
   /** The class of transformers, for `architectures` of a config.json that is made of other values. */
   readonly className: string;
+  /** The class of transformers with a head of classes, where it is not called as the one above is. */
+  readonly classifierName?: string;
   /** What that class takes for keys that config.json lacks, where families differ. */
   readonly defaults?: Readonly<Record<string, unknown>>;
   /**
@@ -35,10 +39,12 @@ export interface Family<C extends ModelConfig = ModelConfig> {
   config(json: ConfigJson): C;
 
   /** The name that a tensor of a file has in the rows, where some writers used another one; null for one that no model needs. */
-  nameInModel?(name: string): string | null;
+  nameInModel?(name: string, c: C): string | null;
+  /** The name that a tensor of the rows has in files that are written; absent: the same. */
+  nameInFile?(this: void, name: string): string;
   /** The tensors before the blocks, of each block, and behind them, by the names that the functions below give them. */
   stem(c: C): StemRows;
-  layer(c: C): Rows;
+  layer(c: C, index: number): Rows;
   head(c: C): HeadRows;
   /** Where the blocks are: the path of block i is `${blocks}.${i}`. */
   readonly blocks: string;
@@ -47,12 +53,18 @@ export interface Family<C extends ModelConfig = ModelConfig> {
   embed(run: Run<C>, stem: StemWeights, ids: Tensor): Tensor;
   /** What enters the first block: x is the embeddings with noise and the vectors of adapters among them, and is consumed. Absent: x itself. */
   enter?(run: Run<C>, stem: StemWeights, x: Tensor): Tensor;
+  /**
+   * What each block reads beside the residual stream, of ids [b, s] and of what enters the first block. A family with it says `readsIds` in its
+   * configurations. undefined: the blocks of this model read nothing else.
+   */
+  layerInputs?(run: Run<C>, stem: StemWeights, ids: Tensor, x: Tensor): Tensor[] | undefined;
   /** What block `index` makes of the residual stream, which it consumes. */
   block(run: Run<C>, layer: Weights, index: number, x: Residual): Residual;
   /** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */
   norm(run: Run<C>, head: HeadWeights, x: Tensor): Tensor;
 
-  numbers(c: C): BlockNumbers;
+  /** What block `index` works with. */
+  numbers(c: C, index: number): BlockNumbers;
   /** Its GGUF files. */
   readonly gguf: GgufLayout<C>;
 }

@@ -9,7 +9,7 @@ import { parseRope, ropeOfType } from '../config/rope';
 import { linear, vector, type WeightsOf } from '../config/rows';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
-import { decoderFields, decoderLayout, unsupported, windowOfPattern } from './gguf_layout';
+import { decoderFields, decoderLayout, plusOne, unsupported, windowOfPattern } from './gguf_layout';
 import { attentionOf, attentionRows, llama, type LlamaConfig, type LlamaHead } from './llama';
 import { gatedMlp, normOf, scaled, type Run } from './parts';
 
@@ -48,7 +48,7 @@ const scalarOf = (layers: number, divided: number, headDim: number): number =>
 const layout = decoderLayout('gemma3', false);
 
 /** √hidden in the dtype of the activations, as transformers multiplies by it. */
-function embeddingScale({ config, dtype }: Run): number {
+export function embeddingScale({ config, dtype }: Run): number {
   const root = Float32Array.of(Math.sqrt(config.hiddenSize));
   return dtype === 'bf16' ? floatsOf({ dtype: 'BF16', bytes: roundedTo(root, dtype)! })[0]! : root[0]!;
 }
@@ -66,6 +66,7 @@ function ropesOf({ raw }: ConfigJson, context: number) {
 export const gemma3: Family<Gemma3Config> = {
   ...llama,
   className: 'Gemma3ForCausalLM',
+  classifierName: 'Gemma3TextForSequenceClassification', // the other name is of the model that sees images too
   defaults: {
     ...{ vocab_size: 262208, hidden_size: 2304, intermediate_size: 9216, num_hidden_layers: 26 },
     ...{ num_attention_heads: 8, num_key_value_heads: 4, head_dim: 256, query_pre_attn_scalar: 256 },
@@ -77,6 +78,7 @@ export const gemma3: Family<Gemma3Config> = {
     ...{ hidden_act: ['gelu_pytorch_tanh'], hidden_activation: ['gelu_pytorch_tanh'], mlp_bias: [false] },
     query_pre_attn_scalar: 'read',
     attn_logit_softcapping: 'read', // its class reads it for nothing
+    use_bidirectional_attention: 'read',
   },
 
   config(json) {
@@ -86,11 +88,19 @@ export const gemma3: Family<Gemma3Config> = {
     json.positiveInteger('sliding_window');
     const pattern = json.positiveInteger('sliding_window_pattern', 6);
     const { full, sliding } = ropesOf(json, context);
-    const windows = slidingWindows(json, decoder.numHiddenLayers, (i) => slides(i, pattern));
+    const bothDirections = json.flag('use_bidirectional_attention');
+    // In both directions the window of the files is that of a token with both its sides.
+    const windows = slidingWindows(json, decoder.numHiddenLayers, (i) => slides(i, pattern)).map((window) =>
+      bothDirections && window > 0 ? Math.floor(window / 2) + 1 : window,
+    );
     return {
       ...decoder,
+      ...(bothDirections && { bothDirections }),
       ...{ qkvBias: attentionBias, outputBias: attentionBias, mlpBias: false, qkNorm: true },
-      layers: windows.map((window) => ({ kvHeads, headDim, window, rope: window > 0 ? sliding : full })),
+      layers: windows.map((window) => ({
+        ...{ kind: 'attention', kvHeads, headDim, window },
+        rope: window > 0 ? sliding : full,
+      })),
       queryPreAttnScalar: json.factor('query_pre_attn_scalar'),
     };
   },
@@ -117,9 +127,9 @@ export const gemma3: Family<Gemma3Config> = {
   norm: (run, w: LlamaHead, x) =>
     moved(x, (t) => rmsNorm(t, w.norm, run.config.rmsNormEps, run.dtype, normOffset)),
 
-  numbers(c) {
+  numbers(c, index) {
     const { hiddenSize: d, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = c;
-    const alone = llama.numbers(c);
+    const alone = llama.numbers(c, index);
     return {
       ...alone,
       // What the norms behind attention and MLP read, and those of q and k.
@@ -138,7 +148,7 @@ export const gemma3: Family<Gemma3Config> = {
       post_feedforward_layernorm: 'post_ffw_norm',
     },
     slides: true,
-    normOffset,
+    values: ({ tensor }) => (tensor === 'weight' ? plusOne : undefined),
     neutral: { 'attention.sliding_window_pattern': [6], 'rope.freq_base_swa': [localTheta] },
     fields(c) {
       const pattern = 'five of six layers, which is what llama.cpp computes a gemma3 by';

@@ -3,23 +3,51 @@ import { loraError } from '../../errors';
 import type { GgufValues } from '../../formats/gguf_values';
 import type { GgufField } from '../../formats/gguf_write';
 import type { DecoderConfig } from '../config/common';
-import type { ModelConfig } from '../config/model_config';
+import { attentionLayers, type ModelConfig } from '../config/model_config';
 import { inverseFrequencies } from '../config/rope';
+import type { VectorRow } from '../config/rows';
 
 /** The rows of a matrix in a GGUF file: row i of it is row `order[i]` of Hugging Face's. */
 export type RowOrder = Uint32Array;
 
+/** The columns of a matrix in a GGUF file: group i of `width` neighboring ones is group `order[i]` of Hugging Face's. */
+export interface ColumnOrder {
+  readonly order: Uint32Array;
+  readonly width: number;
+}
+
+/** The values of a vector in a GGUF file, in F32. */
+export interface StoredValues {
+  /** That of a value of Hugging Face's file. */
+  written(this: void, value: number): number;
+  /** And back; NaN where no value gives it. */
+  read(this: void, value: number): number;
+}
+
+/** The weights of norms that multiply by 1 + w. */
+export const plusOne: StoredValues = { written: (w) => w + 1, read: (w) => w - 1 };
+
+/** Where a file says how vectors of texts are pooled. */
+export const poolingKey = (architecture: string): string => `${architecture}.pooling_type`;
+
 export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   /** general.architecture. */
   readonly architecture: string;
-  /** By the path of a module: its name; inside of block N what follows `blk.N.`. */
+  /**
+   * By the path of a module: its name; inside of block N what follows `blk.N.`. Of a tensor that is no `weight` or `bias`, or not named like
+   * those of its module: its whole name, by its own path.
+   */
   readonly names: Readonly<Record<string, string>>;
   /** Whether files of this family, of several that are one architecture there, have attention.sliding_window; 'any': some have. */
   readonly slides?: true | 'any';
-  /** What is added to the weights of all norms, which are F32 there; absent: nothing. */
-  readonly normOffset?: number;
-  /** The modules of a block whose rows stand in another order. */
+  /** What the values of a vector are there; absent or undefined: the same. */
+  values?(this: void, row: VectorRow): StoredValues | undefined;
+  /** The modules of a block whose rows stand in another order, and the tensors of names of their own. */
   rows(c: C): Readonly<Record<string, RowOrder>>;
+  /** Those whose columns do. */
+  columns?(c: C): Readonly<Record<string, ColumnOrder>>;
+  /** Whether a tensor of a file is one that no model of the family reads. */
+  skips?(this: void, name: string, c: C): boolean;
   /** The values that llama.cpp computes a model by. @throws ERR_UNSUPPORTED for what its files do not say. */
   fields(c: C): Map<string, GgufField>;
   /**
@@ -30,7 +58,7 @@ export interface GgufLayout<C extends ModelConfig = ModelConfig> {
   /** Whether llama.cpp wants the matrix of a tied head a second time. */
   readonly ownHead?: true;
   /** The sizes and constants of config.json in the place of those of Llama's words. `number`: a value that a file must have. */
-  sizes?(number: (name: string) => number): Record<string, unknown>;
+  sizes?(this: void, number: (name: string) => number): Record<string, unknown>;
   /** Keys of config.json that files of this family say beyond those of all. */
   configJson?(file: DescribedFile): Record<string, unknown>;
   /** What llama.cpp divides the frequencies of the rotation by. */
@@ -46,6 +74,8 @@ export interface DescribedFile {
   readonly headDim: number;
   /** The factors of frequencies that the file has. */
   readonly factors: FrequencyFactors;
+  /** Whether the file has a tensor. */
+  hasTensor(this: void, name: string): boolean;
 }
 
 /**
@@ -53,10 +83,11 @@ export interface DescribedFile {
  * @throws ERR_UNSUPPORTED for other windows: they are not `pattern`, which is all that llama.cpp computes
  */
 export function windowOfPattern(
-  { layers }: ModelConfig,
+  config: ModelConfig,
   slides: (index: number) => boolean,
   pattern: string,
 ): number {
+  const layers = attentionLayers(config);
   const { window } = layers[0]!;
   if (window === 0 || layers.some((one, i) => one.window !== (slides(i) ? window : 0)))
     unsupported(`sliding windows are not those of ${pattern}`);
@@ -96,11 +127,11 @@ export function unsupported(message: string): never {
   throw loraError('convertModel', 'ERR_UNSUPPORTED', message);
 }
 
-function refuseWindows(
-  { layers, maxPositionEmbeddings: context }: DecoderConfig,
-  architecture: string,
-): void {
-  const window = layers.map((layer) => layer.window).find((size) => size > 0 && size < context);
+function refuseWindows(config: DecoderConfig, architecture: string): void {
+  const { maxPositionEmbeddings: context } = config;
+  const window = attentionLayers(config)
+    .map((layer) => layer.window)
+    .find((size) => size > 0 && size < context);
   if (window !== undefined)
     unsupported(
       `the model has sliding windows of ${window}, which GGUF files of ${architecture} do not have`,
@@ -111,7 +142,7 @@ function refuseWindows(
 export function decoderFields(
   config: DecoderConfig,
   architecture: string,
-  rope = config.layers[0]!.rope,
+  rope = attentionLayers(config)[0]!.rope,
 ): Map<string, GgufField> {
   const { theta, scaling } = rope;
   if (scaling.type === 'yarn' || scaling.type === 'longrope')
@@ -141,8 +172,9 @@ export function decoderFields(
 }
 
 /** Those of Llama 3's rope. */
-function llama3Factors({ layers, headDim }: DecoderConfig): FrequencyFactors {
-  const { rope } = layers[0]!;
+function llama3Factors(config: DecoderConfig): FrequencyFactors {
+  const { headDim } = config;
+  const { rope } = attentionLayers(config)[0]!;
   if (rope.scaling.type !== 'llama3') return {};
   const scaled = inverseFrequencies(rope, headDim);
   const whole = inverseFrequencies({ theta: rope.theta, scaling: { type: 'default' } }, headDim);

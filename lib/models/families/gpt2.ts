@@ -5,7 +5,7 @@ import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import { everywhere, layerCount } from '../config/common';
 import { refuse } from '../config/config_json';
-import type { ModelConfig } from '../config/model_config';
+import type { AttentionShape, ModelConfig } from '../config/model_config';
 import { noRope } from '../config/rope';
 import { conv1d, linear, table, vector, type WeightsOf } from '../config/rows';
 import type { Family } from './family';
@@ -21,7 +21,7 @@ export interface Gpt2Config extends ModelConfig {
 
 const stem = (c: Gpt2Config) => ({
   embedding: table('transformer.wte', c.vocabSize, c.hiddenSize),
-  positions: table('transformer.wpe', c.maxPositionEmbeddings, c.hiddenSize),
+  positions: table('transformer.wpe', c.maxPositionEmbeddings, c.hiddenSize, false),
 });
 
 const layer = ({ hiddenSize: d, intermediateSize: ff }: Gpt2Config) => ({
@@ -73,7 +73,7 @@ export const gpt2: Family<Gpt2Config> = {
         `config.json has n_embd = ${hiddenSize} and n_head = ${heads}; supported are heads of an even width`,
       );
     const numHiddenLayers = layerCount(json, 'n_layer');
-    const shape = { kvHeads: heads, headDim, window: 0, rope: noRope };
+    const shape: AttentionShape = { kind: 'attention', kvHeads: heads, headDim, window: 0, rope: noRope };
     return {
       ...everywhere(json),
       hiddenSize,
@@ -86,11 +86,8 @@ export const gpt2: Family<Gpt2Config> = {
     };
   },
 
-  // GPT-2 itself is stored without its head, and older files have the masks of its attention.
-  nameInModel(name) {
-    if (/\.attn\.(masked_)?bias$/.test(name)) return null;
-    return /^(wte|wpe|h|ln_f)\./.test(name) ? `transformer.${name}` : name;
-  },
+  // Older files have the masks of its attention.
+  nameInModel: (name) => (/\.attn\.(masked_)?bias$/.test(name) ? null : name),
   stem,
   blocks: 'transformer.h',
   layer,

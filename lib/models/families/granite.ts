@@ -74,11 +74,11 @@ export const granite: Family<GraniteConfig> = {
   block: (run, w: LlamaWeights, index, input) =>
     graniteBlock(run, w, index, input, (x) => gatedMlp(run, x, w)),
 
-  /** Divided here, since logits are linear in it, and wider. */
+  /** Divided here, since logits are linear in it, and wider; it is the logits of tokens that are. */
   norm(run, w: LlamaHead, x) {
     const { rmsNormEps: eps, logitsScaling } = run.config;
     const normed = moved(x, (t) => rmsNorm(t, w.norm, eps, run.dtype));
-    return scaled(normed, 1 / logitsScaling);
+    return run.config.head ? normed : scaled(normed, 1 / logitsScaling);
   },
 
   gguf: {

@@ -43,8 +43,8 @@ export const granitemoehybrid: Family<GraniteConfig> = {
   block: (run, w: WeightsOf<ReturnType<typeof layer>>, index, input) =>
     graniteBlock(run, w, index, input, (x) => fusedMlp(run, x, w, run.config.intermediateSize)),
 
-  numbers(c) {
-    const alone = granite.numbers(c);
+  numbers(c, index) {
+    const alone = granite.numbers(c, index);
     const { intermediateSize: ff } = c;
     // The output of the fused layer, beside its parts.
     return {

@@ -3,12 +3,17 @@ import { defaultLimits, type Limits } from '../../formats/limits';
 import { isRecord, suggest } from '../../validate';
 import { ConfigJson, refuse } from '../config/config_json';
 import type { ModelConfig } from '../config/model_config';
+import { classifierName, headOf, headOfInput, isClassifier, rawWithHead } from '../config/head';
+import type { HeadInput, ModelHead } from '../../peft/head';
 import { refuseUnsupported } from '../config/neutral';
 import type { Family } from './family';
 import { gemma3 } from './gemma3';
+import { gemma4 } from './gemma4';
 import { granite } from './granite';
 import { granitemoehybrid } from './granitemoehybrid';
 import { gpt2 } from './gpt2';
+import { gptOss } from './gpt_oss';
+import { lfm2 } from './lfm2';
 import { llama } from './llama';
 import { ministral } from './ministral';
 import { ministral3 } from './ministral3';
@@ -18,13 +23,18 @@ import { olmo3 } from './olmo3';
 import { phi3 } from './phi3';
 import { qwen2 } from './qwen2';
 import { qwen3 } from './qwen3';
+import { qwen35 } from './qwen3_5';
+import { qwen3Moe } from './qwen3_moe';
 import { smollm3 } from './smollm3';
 
 const families = {
   gemma3_text: gemma3,
+  gemma4_text: gemma4,
   gpt2,
+  gpt_oss: gptOss,
   granite,
   granitemoehybrid,
+  lfm2,
   llama,
   ministral,
   ministral3,
@@ -34,6 +44,8 @@ const families = {
   phi3,
   qwen2,
   qwen3,
+  qwen3_5_text: qwen35,
+  qwen3_moe: qwen3Moe,
   smollm3,
 } as const satisfies Readonly<Record<string, Family>>;
 
@@ -58,12 +70,18 @@ function modelTypeOf(raw: Readonly<Record<string, unknown>>): ModelType {
 }
 
 /** Models that see images too, by model_type, with what their text models are where text_config does not say it. */
-const textModels: Readonly<Record<string, ModelType>> = { gemma3: 'gemma3_text', mistral3: 'mistral' };
+const textModels: Readonly<Record<string, ModelType>> = {
+  gemma3: 'gemma3_text',
+  gemma4: 'gemma4_text',
+  mistral3: 'mistral',
+  qwen3_5: 'qwen3_5_text',
+};
 
 /** What stands beside text_config and holds for the text model. */
 const shared = [
   ...['tie_word_embeddings', 'torch_dtype', 'dtype', 'quantization_config'],
   ...['bos_token_id', 'eos_token_id', 'pad_token_id'],
+  ...['id2label', 'label2id', 'problem_type'],
 ];
 
 /** config.json of the text model alone; the same where there is no other. */
@@ -76,8 +94,13 @@ function textConfig(raw: ConfigJson['raw']): { raw: ConfigJson['raw']; textOf?: 
     .filter((key) => raw[key] !== undefined)
     .map((key): [string, unknown] => [key, raw[key]]);
   const own: Record<string, unknown> = { ...text, ...Object.fromEntries(beside), model_type: modelType };
-  return { raw: { ...own, architectures: [familyOf({ modelType: modelTypeOf(own) }).className] }, textOf };
+  const family = familyOf({ modelType: modelTypeOf(own) });
+  const className = isClassifier(raw) ? classNameOf(family) : family.className;
+  return { raw: { ...own, architectures: [className] }, textOf };
 }
+
+/** The class of a family with a head of classes. */
+const classNameOf = (family: Family): string => family.classifierName ?? classifierName(family.className);
 
 /**
  * Reads a parsed config.json.
@@ -94,6 +117,18 @@ export function parseModelConfig(json: unknown, limits: Limits = defaultLimits):
   const family: Family = families[modelTypeOf(raw)];
   const values = { ...family.defaults, ...raw };
   refuseUnsupported(values, family.neutral);
-  const config = family.config(new ConfigJson(values, limits));
-  return { ...config, raw, ...(textOf !== undefined && { textOf }) };
+  const source = new ConfigJson(values, limits);
+  const config = family.config(source);
+  const head = headOf(source);
+  return { ...config, raw, ...(textOf !== undefined && { textOf }), ...(head && { head }) };
+}
+
+/**
+ * The configuration of a model with the head that a program asks for.
+ * @throws ERR_ARGUMENT where neither it nor config.json names labels
+ */
+export function withHead(config: ModelConfig, input: HeadInput, limits: Limits = defaultLimits): ModelConfig {
+  const family = familyOf(config);
+  const head: ModelHead = headOfInput(input, new ConfigJson(config.raw, limits), config.head);
+  return { ...config, head, raw: rawWithHead(config.raw, head, classNameOf(family)) };
 }

@@ -3,7 +3,7 @@ import { embedding, rmsNorm } from '../../ops';
 import { moved } from '../../tensor/scope';
 import { decoderConfig, type DecoderConfig } from '../config/common';
 import { refuse, type ConfigJson } from '../config/config_json';
-import type { LayerShape } from '../config/model_config';
+import type { AttentionShape } from '../config/model_config';
 import { parseRope, type RopeConfig } from '../config/rope';
 import { linear, table, vector, type WeightsOf } from '../config/rows';
 import { fullAttention, layerTypes } from '../config/windows';
@@ -14,6 +14,7 @@ import { attend, gatedMlp, linearOf, linears, normOf, splitHeads, type Run } fro
 
 /** What differs between blocks of this kind. */
 export interface LlamaConfig extends DecoderConfig {
+  readonly layers: readonly AttentionShape[];
   /** Whether q, k and v have biases. */
   readonly qkvBias: boolean;
   /** Whether the output of the attention has a bias. */
@@ -37,12 +38,18 @@ export function llamaConfig(
   }: BlockShape & { readonly windows: readonly number[]; readonly rope?: RopeConfig },
 ): LlamaConfig {
   const { numKeyValueHeads: kvHeads, headDim } = decoder;
-  const layers = windows.map((window): LayerShape => ({ kvHeads, headDim, window, rope }));
+  const layers = windows.map((window): AttentionShape => ({
+    kind: 'attention',
+    kvHeads,
+    headDim,
+    window,
+    rope,
+  }));
   return { ...decoder, ...shape, layers };
 }
 
 /** The attention of a block. */
-export const attentionRows = (c: LlamaConfig) => {
+export const attentionRows = (c: DecoderConfig & Pick<LlamaConfig, 'qkvBias' | 'outputBias' | 'qkNorm'>) => {
   const { hiddenSize: d } = c;
   const q = c.numAttentionHeads * c.headDim;
   const kv = c.numKeyValueHeads * c.headDim;
@@ -68,23 +75,26 @@ const layer = (c: LlamaConfig) => {
   };
 };
 
-const head = (c: LlamaConfig) => ({
+export const llamaHead = (c: DecoderConfig) => ({
   norm: vector('model.norm', c.hiddenSize),
   output: linear('outputEmbedding', 'lm_head', c.vocabSize, c.hiddenSize),
 });
 
 /** What stands behind the blocks. */
-export type LlamaHead = WeightsOf<ReturnType<typeof head>>;
+export type LlamaHead = WeightsOf<ReturnType<typeof llamaHead>>;
 /** The weights of a block. */
 export type LlamaWeights = WeightsOf<ReturnType<typeof layer>>;
 
 /** o(attention(x)). Consumes x. `normOffset`: what the norms of q and k add to their weights. */
 export function attentionOf(
-  run: Run<LlamaConfig>,
+  run: Run<DecoderConfig>,
   w: WeightsOf<ReturnType<typeof attentionRows>>,
   index: number,
   x: Tensor,
-  { normOffset = 0, ...options }: { readonly scale?: number; readonly normOffset?: number } = {},
+  {
+    normOffset = 0,
+    ...options
+  }: { readonly scale?: number; readonly sinks?: Tensor; readonly normOffset?: number } = {},
 ): Tensor {
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, rmsNormEps: eps } = run.config;
   const [flatQ, flatK, flatV] = linears(run, x, [w.q, w.k, w.v]);
@@ -117,7 +127,7 @@ export const llama: Family<LlamaConfig> = {
   stem: (c) => ({ embedding: table('model.embed_tokens', c.vocabSize, c.hiddenSize) }),
   blocks: 'model.layers',
   layer,
-  head,
+  head: llamaHead,
 
   embed: (_, stem, ids) => embedding(stem.embedding, ids, 'f32'),
 

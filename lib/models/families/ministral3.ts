@@ -95,8 +95,8 @@ export const ministral3: Family<LlamaConfig> = {
     });
   },
 
-  numbers(c) {
-    const alone = llama.numbers(c);
+  numbers(c, index) {
+    const alone = llama.numbers(c, index);
     return { ...alone, working: alone.working + c.numAttentionHeads * c.headDim };
   },
 

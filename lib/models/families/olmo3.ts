@@ -1,5 +1,6 @@
 /** OLMo 3: OLMo 2 with a sliding window in three of four layers, which do not stretch their rope. */
 import { decoderConfig } from '../config/common';
+import type { AttentionShape } from '../config/model_config';
 import { parseRope, ropeOfType, yarnMagnitude } from '../config/rope';
 import { slidingWindows } from '../config/windows';
 import type { Family } from './family';
@@ -25,8 +26,8 @@ export const olmo3: Family<LlamaConfig> = {
       ...full,
       scaling: { type: 'default' },
     };
-    const layers = slidingWindows(json, decoder.numHiddenLayers, slides).map((window) => ({
-      ...{ kvHeads, headDim, window },
+    const layers = slidingWindows(json, decoder.numHiddenLayers, slides).map((window): AttentionShape => ({
+      ...{ kind: 'attention', kvHeads, headDim, window },
       rope: window > 0 ? sliding : full,
     }));
     const shape = { qkvBias: attentionBias, outputBias: attentionBias, mlpBias: false, qkNorm: true };

@@ -12,22 +12,31 @@ import {
   positions,
   rmsNorm,
   rope,
+  rotatedQueries,
   splitColumns,
 } from '../../ops';
-import type { Past } from '../../ops/attention_paged';
+import { pagesOf, type Past } from '../../ops/attention_paged';
 import type { RopeAngles } from '../../ops/rope';
 import type { AdapterUse } from '../../peft/adapter_use';
 import { fromBytes } from '../../tensor/create';
 import { moved } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
-import type { ModelConfig } from '../config/model_config';
+import { attentionAt, type ModelConfig } from '../config/model_config';
 
-/** The texts of packed rows: both i32 [batch, seq]. */
+/** The texts of rows: all i32 [batch, seq]. */
 export interface Segments {
   /** The first position that a query may see: that of its segment. */
   readonly keyBegin: Tensor;
+  /** Behind the last position that it may see, of a model that reads in both directions. */
+  readonly keyEnd?: Tensor | undefined;
   /** Counted from the begin of the segment. */
   readonly positions: Tensor;
+}
+
+/** Keys, rotated, and values of a layer: [b, s, kvHeads, d]. */
+export interface KeysAndValues {
+  readonly k: Tensor;
+  readonly v: Tensor;
 }
 
 /** What a call of a model computes with. */
@@ -44,6 +53,10 @@ export interface Run<C extends ModelConfig = ModelConfig> {
   readonly tableRows?: Tensor | undefined;
   /** Factors on the rotated queries of layers whose rope has them, [batch or 1, seq, 1, 1] in the dtype of the activations. */
   readonly queryScale?: Tensor | undefined;
+  /** What a block reads beside the residual stream, in the families whose blocks do: [b, s, n]. */
+  readonly layerInput?: ((block: number) => Tensor) | undefined;
+  /** Keys and values that later layers read once more, by the layer that makes them; with `past` these are in its pages. */
+  readonly keys?: Map<number, KeysAndValues> | undefined;
   /** cos and sin of a layer. */
   angles(layer: number): RopeAngles;
 }
@@ -122,27 +135,30 @@ export const splitHeads = (flat: Tensor, heads: number): Tensor =>
   moved(flat, (t) => t.reshape([t.shape[0]!, t.shape[1]!, heads, t.shape[2]! / heads]));
 
 /** [b, s, heads, d] → [b, s, heads·d]. Consumes its input. */
-const joinHeads = (split: Tensor): Tensor =>
+export const joinHeads = (split: Tensor): Tensor =>
   moved(split, (t) => t.reshape([t.shape[0]!, t.shape[1]!, t.shape[2]! * t.shape[3]!]));
 
-/** Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] and attends to them and to the tokens before → [b, s, heads·d]. Consumes q, k and v. */
+/** Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] and attends to them and to the tokens before → [b, s, heads·d]. Consumes q, k and v. `sinks`: see `attention`. */
 export function attend(
   run: Run,
   index: number,
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { scale = 1 / Math.sqrt(q.shape[3]!) }: { scale?: number } = {},
+  {
+    scale = 1 / Math.sqrt(q.shape[3]!),
+    sinks,
+  }: { readonly scale?: number | undefined; readonly sinks?: Tensor | undefined } = {},
 ): Tensor {
   const { past, segments } = run;
-  const { window, rope: rotation } = run.config.layers[index]!;
+  const { window, rope: rotation } = attentionAt(run.config, index);
   const long = rotation.scaling.type === 'longrope';
-  const options = { scale, window };
+  const options = { scale, window, sinks };
   const grown = (rotated: Tensor): Tensor =>
     run.queryScale && rotation.queryScale ? moved(rotated, (t) => t.mul(run.queryScale!)) : rotated;
   if (past) {
     const { pageTable, lengths, tableStart = null, phase } = past;
-    const pools = past.layers[index]!;
+    const pools = pagesOf(past, index);
     const start = long ? tableStart : null;
     const rotated = pageAppend(q, k, v, run.angles(index), pools, pageTable, lengths, start);
     for (const t of [q, k, v]) t.dispose();
@@ -162,9 +178,40 @@ export function attend(
     rotatedQ,
     rotatedK,
     v,
-    segments ? { ...options, keyBegin: segments.keyBegin } : options,
+    segments ? { ...options, keyBegin: segments.keyBegin, keyEnd: segments.keyEnd } : options,
   );
-  for (const t of [rotatedQ, rotatedK, v]) t.dispose();
+  rotatedQ.dispose();
+  const isRead = run.config.layers.some((layer) => layer.kind === 'attention' && layer.keysOf === index);
+  if (isRead) run.keys!.set(index, { k: rotatedK, v });
+  else for (const t of [rotatedK, v]) t.dispose();
+  return joinHeads(mixed);
+}
+
+/** Rotates q [b, s, heads, d] and attends to the keys and values of an earlier layer → [b, s, heads·d]. Consumes q. */
+export function attendToShared(
+  run: Run,
+  index: number,
+  q: Tensor,
+  { scale }: { readonly scale: number },
+): Tensor {
+  const { past, segments } = run;
+  const { window, keysOf } = attentionAt(run.config, index);
+  const options = { scale, window };
+  const positions = past ? positionsOf(run, q) : segments?.positions;
+  const rotated = moved(q, (t) => rotatedQueries(t, run.angles(index), positions ? { positions } : {}));
+  if (past) {
+    positions!.dispose();
+    const { pageTable, lengths, phase } = past;
+    const pools = pagesOf(past, index);
+    const mixed = moved(rotated, (t) =>
+      attentionPaged(t, pools.k, pools.v, pageTable, lengths, { ...options, phase }),
+    );
+    return joinHeads(mixed);
+  }
+  const { k, v } = run.keys!.get(keysOf!)!;
+  const mixed = moved(rotated, (t) =>
+    attention(t, k, v, segments ? { ...options, keyBegin: segments.keyBegin } : options),
+  );
   return joinHeads(mixed);
 }
 

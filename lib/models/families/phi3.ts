@@ -137,10 +137,10 @@ export const phi3: Family<LlamaConfig> = {
     return { x: middle, addend: fusedMlp(run, normed2, w, ff) };
   },
 
-  numbers(c) {
+  numbers(c, index) {
     const { hiddenSize: d, intermediateSize: ff } = c;
     const [q, k, v] = widthsOf(c);
-    const alone = llama.numbers(c);
+    const alone = llama.numbers(c, index);
     return {
       ...alone,
       // The output of a fused layer, and its parts.

@@ -8,7 +8,7 @@ import { suggest } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf, modelTypes, type ModelType } from '../families';
 import type { FrequencyFactors, GgufLayout } from '../families/gguf_layout';
-import { ggufModules } from './gguf_names';
+import { ggufTensors, movesWhole } from './gguf_names';
 import { inverseFrequencies, type RopeScaling } from '../config/rope';
 
 type Json = Record<string, unknown>;
@@ -19,12 +19,14 @@ export interface GgufTensors {
   get(name: string): { readonly block: GgufBlock } | undefined;
 }
 
-/** The matrices that are kept in blocks, by the paths of their modules. */
+/** The matrices that are kept in blocks, by the paths of their modules; not those whose columns cannot be put in order in them. */
 export function ggufPacked(tensors: GgufTensors, config: ModelConfig): ModelConfig['packed'] {
   const packed = new Map<string, BlockFormat>();
-  for (const [path, { name }] of ggufModules(config)) {
-    const format = tensors.get(`${name}.weight`)?.block.type.toLowerCase() ?? '';
-    if (isBlockFormat(format)) packed.set(path, format);
+  for (const [tensor, { name, columns }] of ggufTensors(config)) {
+    const block = tensors.get(name)?.block;
+    const format = block?.type.toLowerCase() ?? '';
+    if (!block || !isBlockFormat(format) || (columns && !movesWhole(columns, block))) continue;
+    packed.set(tensor.replace(/\.weight$/, ''), format);
   }
   return packed.size > 0 ? packed : undefined;
 }
@@ -188,7 +190,7 @@ function headDim(values: GgufValues, architecture: string, partial: boolean): nu
 }
 
 /** The architecture. @throws ERR_UNSUPPORTED for a file that is no model */
-function architectureOf(values: GgufValues): string {
+export function architectureOf(values: GgufValues): string {
   const type = values.text('general.type') ?? 'model';
   if (type !== 'model')
     values.fail(
@@ -282,7 +284,10 @@ export function ggufConfigJson(
     eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
     pad_token_id: ggufTokenId(values, 'padding') ?? null,
     ...(stored && { torch_dtype: torchNames[stored] }),
-    ...gguf.configJson?.({ values, key, headDim: Number(sizes['head_dim'] ?? 0), factors }),
+    ...gguf.configJson?.({
+      ...{ values, key, factors, hasTensor: (name) => tensors.has(name) },
+      headDim: Number(sizes['head_dim'] ?? 0),
+    }),
   };
 }
 

@@ -1,6 +1,6 @@
 /** A model in GGUF files, seen as a Hugging Face directory: every reader of a model takes both. */
 import { LoRAError } from '../../errors';
-import { floatsOf } from '../../formats/floats';
+import { bytesOfFloats, floatsOf } from '../../formats/floats';
 import type { GgufTensor } from '../../formats/gguf';
 import { GgufSet } from '../../formats/gguf_set';
 import { GgufValues } from '../../formats/gguf_values';
@@ -10,12 +10,27 @@ import { configFile } from '../../formats/model_files';
 import type { ModelFiles } from '../../formats/model_folder';
 import type { ModelTensors } from '../../formats/sharded';
 import type { StoredTensor } from '../../formats/stored_tensors';
+import { isBlockFormat, type BlockFormat } from '../../native/block_formats';
+import { FrozenWeight } from '../../tensor/frozen_weight';
 import { ggufTokenizerFiles, hasGgufTokenizer, type TokenizerFiles } from '../../text/gguf_tokenizer';
-import type { ModelConfig } from '../config/model_config';
-import { parseModelConfig } from '../families';
-import { ggufPacked, ggufConfigJson, ggufGenerationJson, type GgufTensors } from './gguf_config';
-import { factorTensors, type FrequencyFactors } from '../families/gguf_layout';
-import { ggufModules, reordered, shifted, type GgufModule } from './gguf_names';
+import { attentionLayers, type ModelConfig } from '../config/model_config';
+import { familyOf, parseModelConfig } from '../families';
+import {
+  architectureOf,
+  ggufPacked,
+  ggufConfigJson,
+  ggufGenerationJson,
+  type GgufTensors,
+} from './gguf_config';
+import { factorTensors, poolingKey, type FrequencyFactors } from '../families/gguf_layout';
+import {
+  convertedValues,
+  ggufTensors,
+  movesWhole,
+  reordered,
+  reorderedColumns,
+  type GgufPlace,
+} from './gguf_names';
 
 /** Twice the longest head that is known. */
 const maxFactors = 512;
@@ -30,18 +45,30 @@ class GgufModelTensors implements ModelTensors {
     private readonly set: GgufSet,
     config: ModelConfig,
   ) {
-    const modules = new Map(
-      [...ggufModules(config)].map(([path, module]) => [module.name, { path, ...module }]),
-    );
-    for (const { name, path } of modules.values())
-      for (const end of ['weight', 'bias']) this.#own.set(`${path}.${end}`, `${name}.${end}`);
-    const longrope = config.layers[0]?.rope.scaling.type === 'longrope';
+    const { gguf } = familyOf(config);
+    const places = new Map<string, (GgufPlace & { readonly own: string })[]>();
+    for (const [own, place] of ggufTensors(config)) {
+      const sharing = places.get(place.name) ?? [];
+      places.set(place.name, sharing);
+      sharing.push({ own, ...place });
+      this.#own.set(own, place.name);
+    }
+    const longrope = attentionLayers(config)[0]?.rope.scaling.type === 'longrope';
     const read = new Set<string>(longrope ? factorTensors : factorTensors.slice(0, 1));
     for (const [name, tensor] of set.tensors) {
-      if (read.has(name)) continue;
-      const dot = name.lastIndexOf('.');
-      const module = modules.get(name.slice(0, dot));
-      this.#tensors.set(module ? `${module.path}${name.slice(dot)}` : name, stored(tensor, module));
+      if (read.has(name) || gguf.skips?.(name, config)) continue;
+      const sharing = places.get(name) ?? [];
+      if (sharing.length === 0) this.#tensors.set(name, stored(tensor, { name }));
+      // Of fewer experts than the configuration says, the others are missing; of more, one is misshapen.
+      const count = tensor.shape[0] ?? 0;
+      for (const place of sharing) {
+        const { expert, part, own } = place;
+        if (expert === undefined) this.#tensors.set(own, stored(tensor, place));
+        else if (expert < count) {
+          const isStack = count * (part?.count ?? 1) === sharing.length;
+          this.#tensors.set(own, stored(isStack ? partOf(tensor.part(expert), part) : tensor, place));
+        }
+      }
     }
   }
 
@@ -69,9 +96,17 @@ class GgufModelTensors implements ModelTensors {
   }
 }
 
+/** The rows of a part, of a matrix that has those of several; a matrix that cannot be divided so stays whole, which is misshapen. */
+function partOf(matrix: GgufTensor, part: GgufPlace['part']): GgufTensor {
+  const rows = matrix.shape[0]! / (part?.count ?? 1);
+  return part && Number.isInteger(rows) ? matrix.rows(part.index * rows, rows) : matrix;
+}
+
 /** A tensor as Hugging Face's files have it. */
-function stored(tensor: GgufTensor, { rows, offset }: Omit<GgufModule, 'name'> = {}): StoredTensor {
-  const { block, shape, byteLength } = tensor;
+function stored(tensor: GgufTensor, { name, rows, columns, squeezed, values }: GgufPlace): StoredTensor {
+  const { block, byteLength } = tensor;
+  const [first, ...others] = tensor.shape;
+  const shape = squeezed && first !== undefined ? [first, 1, ...others] : tensor.shape;
   const described = { dtype: block.type, shape, byteLength };
   const readAs = (read: () => Promise<Uint8Array>): Pick<StoredTensor, 'read' | 'slices'> => ({
     read,
@@ -79,15 +114,51 @@ function stored(tensor: GgufTensor, { rows, offset }: Omit<GgufModule, 'name'> =
       yield await read();
     },
   });
-  if (rows) return { ...described, ...readAs(async () => reordered(await tensor.read(), rows, true)) };
+  const read = async (): Promise<Uint8Array> => {
+    const bytes = await tensor.read();
+    return rows ? reordered(bytes, rows, true) : bytes;
+  };
+  const format = block.type.toLowerCase();
+  if (columns && shape.length === 2) {
+    const [out, inside] = shape as [number, number];
+    const inOrder = (bytes: Uint8Array): Uint8Array => reorderedColumns(bytes, out, columns, true);
+    if (isBlockFormat(format) && !movesWhole(columns, block)) {
+      const floats = async (): Promise<Uint8Array> =>
+        inOrder(await floatsOfBlocks(format, await tensor.read(), [out, inside]));
+      return { dtype: 'F32', shape, byteLength: 4 * out * inside, ...readAs(floats) };
+    }
+    return { ...described, ...readAs(async () => inOrder(await tensor.read())) };
+  }
   const { type } = block;
-  if (offset !== undefined && (type === 'F32' || type === 'BF16' || type === 'F16'))
+  if (values && (type === 'F32' || type === 'BF16' || type === 'F16')) {
+    const count = shape.reduce((product, size) => product * size, 1);
     return {
-      ...{ dtype: 'F32', shape, byteLength: 4 * shape[0]! },
-      ...readAs(async () => shifted(await tensor.read(), -offset, type)),
+      ...{ dtype: 'F32', shape, byteLength: 4 * count },
+      ...readAs(async () => convertedValues(name, await read(), values.read, type)),
     };
+  }
+  if (rows) return { ...described, ...readAs(read) };
   return { ...described, read: () => tensor.read(), slices: () => tensor.slices() };
 }
+
+/** The values of blocks, as F32. */
+async function floatsOfBlocks(
+  format: BlockFormat,
+  blocks: Uint8Array,
+  shape: readonly [number, number],
+): Promise<Uint8Array> {
+  const weight = FrozenWeight.packQuantized(format, blocks, null, shape, 'f32', 'cpu');
+  const values = weight.unpack();
+  weight.dispose();
+  try {
+    return bytesOfFloats(await values.data<Float32Array>());
+  } finally {
+    values.dispose();
+  }
+}
+
+/** llama.cpp's numbers of poolings, in the words of sentence-transformers; 0 is none. */
+const poolings = [undefined, 'mean', 'cls', 'lasttoken', 'rank'];
 
 const generationFile = 'generation_config.json';
 /** The files that the values of a GGUF file stand for. */
@@ -125,6 +196,13 @@ export class GgufModel implements ModelFiles {
     } finally {
       await set.close();
     }
+  }
+
+  /** @throws ERR_UNSUPPORTED for a number that stands for none */
+  get pooling(): string | undefined {
+    const key = poolingKey(architectureOf(this.values));
+    const type = this.values.number(key) ?? 0;
+    return type in poolings ? poolings[type] : this.values.fail(`has ${key} = ${type}`, 'ERR_UNSUPPORTED');
   }
 
   where(name: string): string {

@@ -9,7 +9,8 @@ import { breathe } from '../../tensor/pace';
 import type { ModelConfig } from '../config/model_config';
 import { familyOf } from '../families';
 import { GgufModel } from './gguf_model';
-import { transposedTensors } from './tensor_table';
+import { unstacked } from './expert_stacks';
+import { embeddingPath, transposedTensors } from './tensor_table';
 
 /** What has other uses: encoders of images and sound, and what fits their outputs to the text model. */
 const others =
@@ -53,19 +54,35 @@ function turnedTensor(stored: StoredTensor): StoredTensor {
   };
 }
 
-/** Those of an open folder. What a model has no use for is left out, by names that say what it is. */
-export function tensorsOfFolder(stored: ModelTensors, config: ModelConfig): ModelTensors {
+/**
+ * What the names of a base model alone lack, as AutoModel writes one without its head: the module that holds it in a language model. '' where the
+ * files are of the whole model.
+ */
+function lackingPrefix(stored: ModelTensors, config: ModelConfig): string {
+  const embedding = `${embeddingPath(config)}.weight`;
+  const base = embedding.slice(0, embedding.indexOf('.') + 1);
+  const names = new Set(stored.names);
+  const isBase = !names.has(embedding) && names.has(embedding.slice(base.length));
+  return isBase ? base : '';
+}
+
+/**
+ * Those of an open folder, each expert with tensors of its own. What a model has no use for is left out, by names that say what it is.
+ * @throws ERR_FILE for experts in a tensor that does not fit the configuration; the folder is closed then
+ */
+export async function tensorsOfFolder(stored: ModelTensors, config: ModelConfig): Promise<ModelTensors> {
   const family = familyOf(config);
   const names = new Map<string, string>();
+  const prefix = config.textOf === undefined ? lackingPrefix(stored, config) : '';
   for (const name of stored.names) {
     if (config.textOf !== undefined && others.test(name)) continue;
-    const text = config.textOf === undefined ? name : nameInTextModel(name);
-    const own = family.nameInModel ? family.nameInModel(text) : text;
+    const text = config.textOf === undefined ? `${prefix}${name}` : nameInTextModel(name);
+    const own = family.nameInModel ? family.nameInModel(text, config) : text;
     if (own !== null) names.set(own, name);
   }
   const inFile = (name: string): string => names.get(name) ?? name;
   const transposed = transposedTensors(config);
-  return {
+  const named: ModelTensors = {
     names: [...names.keys()],
     get(name) {
       const found = stored.get(inFile(name));
@@ -75,6 +92,12 @@ export function tensorsOfFolder(stored: ModelTensors, config: ModelConfig): Mode
     checkUnchanged: () => stored.checkUnchanged(),
     close: () => stored.close(),
   };
+  try {
+    return unstacked(named, config);
+  } catch (error) {
+    await stored.close();
+    throw error;
+  }
 }
 
 /** The tensors of the files of a model. */

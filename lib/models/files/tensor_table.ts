@@ -2,12 +2,14 @@
  * The tensors of a model, as its family lists them: what a file must hold, loading, saving and disposing all walk these rows. Names are
  * those of Hugging Face files.
  */
-import type { Linear } from '../../linear/linear';
+import { ExpertModule } from '../../linear/expert_module';
+import { Linear } from '../../linear/linear';
 import type { ModulePath } from '../../peft/roles';
-import type { FrozenWeight } from '../../tensor/frozen_weight';
+import { FrozenWeight } from '../../tensor/frozen_weight';
 import { Parameter, type Tensor } from '../../tensor/tensor';
 import type { ModelConfig } from '../config/model_config';
-import type { HeadWeights, Row, Rows, StemWeights, Weights } from '../config/rows';
+import { headRow } from '../config/head';
+import type { HeadRows, HeadWeights, Row, Rows, StemWeights, Weights } from '../config/rows';
 import { familyOf } from '../families';
 
 export interface ModelWeights {
@@ -27,21 +29,42 @@ export interface PlacedRow {
   readonly path: string;
 }
 
+/** `prefix`: the path of the module that the rows are in. */
 const placed = (rows: Rows, prefix = ''): PlacedRow[] =>
-  Object.entries(rows).flatMap(([key, row]) => (row ? [{ key, row, path: `${prefix}${row.module}` }] : []));
+  Object.entries(rows).flatMap(([key, row]) =>
+    row ? [{ key, row, path: [prefix, row.module].filter((part) => part !== '').join('.') }] : [],
+  );
 
 /** The path of a block. */
 export const blockPath = (c: ModelConfig, index: number): string => `${familyOf(c).blocks}.${index}`;
 
+/** What stands behind the blocks: the rows of the family, whose output a head of another kind replaces. */
+function headRows(c: ModelConfig): HeadRows {
+  const rows = familyOf(c).head(c);
+  return c.head ? { ...rows, output: headRow(c.head, c.hiddenSize) } : rows;
+}
+
+interface PlacedRows {
+  readonly stem: readonly PlacedRow[];
+  readonly layers: readonly (readonly PlacedRow[])[];
+  readonly head: readonly PlacedRow[];
+}
+
+/** Of configurations that were asked for: with experts these are tens of thousands. */
+const knownRows = new WeakMap<ModelConfig, PlacedRows>();
+
 /** The rows of each part of a model. */
-export function rowsOf(c: ModelConfig): { stem: PlacedRow[]; layers: PlacedRow[][]; head: PlacedRow[] } {
+export function rowsOf(c: ModelConfig): PlacedRows {
+  const known = knownRows.get(c);
+  if (known) return known;
   const family = familyOf(c);
-  const rows = family.layer(c);
-  return {
+  const rows = {
     stem: placed(family.stem(c)),
-    layers: Array.from({ length: c.numHiddenLayers }, (_, i) => placed(rows, `${blockPath(c, i)}.`)),
-    head: placed(family.head(c)),
+    layers: Array.from({ length: c.numHiddenLayers }, (_, i) => placed(family.layer(c, i), blockPath(c, i))),
+    head: placed(headRows(c)),
   };
+  knownRows.set(c, rows);
+  return rows;
 }
 
 /** All of them, in the order of the forward pass. */
@@ -52,7 +75,7 @@ function allRows(c: ModelConfig): PlacedRow[] {
 
 /** The path of the token embedding. */
 export const embeddingPath = (c: ModelConfig): string => familyOf(c).stem(c).embedding.module;
-/** The path of the layer that gives the logits. */
+/** The path of the layer that gives the logits of tokens, which a model with a head of another kind does not have. */
 export const headPath = (c: ModelConfig): string => familyOf(c).head(c).output.module;
 
 /** A linear module of a model, with the sizes of its matrix. */
@@ -61,11 +84,32 @@ export interface LinearModule extends ModulePath {
   readonly in: number;
 }
 
-/** Every linear module of a model, in the order of the forward pass, the output embedding last. */
+/** Every linear module of a model, in the order of the forward pass, that behind the blocks last. */
 export const linearModules = (c: ModelConfig): LinearModule[] =>
   allRows(c).flatMap(({ row, path }) =>
     row.kind === 'linear' ? [{ path, role: row.role, out: row.out, in: row.in }] : [],
   );
+
+/** The parameters of experts of a model, with the sizes of what one expert has of them. */
+export function expertStacks(
+  c: ModelConfig,
+): { readonly path: string; readonly count: number; readonly out: number; readonly in: number }[] {
+  const stacks = new Map<string, { path: string; rows: number; experts: Set<string>; in: number }>();
+  for (const { row, path } of rowsOf(c).layers.flat()) {
+    if (row.kind !== 'expert') continue;
+    const own = `${path.slice(0, path.length - row.module.length)}${row.stack}`;
+    const stack = stacks.get(own) ?? { path: own, rows: 0, experts: new Set<string>(), in: row.in };
+    stacks.set(own, stack);
+    stack.rows += row.out;
+    stack.experts.add(row.module.slice(0, row.module.lastIndexOf('.')));
+  }
+  return [...stacks.values()].map(({ path, rows, experts, in: inside }) => ({
+    path,
+    count: experts.size,
+    out: rows / experts.size,
+    in: inside,
+  }));
+}
 
 /** Whether the matrix of a row is that of the embedding. */
 export const isTied = (c: ModelConfig, row: Row): boolean =>
@@ -75,8 +119,8 @@ export const isTied = (c: ModelConfig, row: Row): boolean =>
 export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> {
   const tensors = new Map<string, readonly number[]>();
   for (const { row, path } of allRows(c)) {
-    if (row.kind === 'vector') tensors.set(`${path}.${row.tensor}`, [row.size]);
-    else if (row.kind === 'table') tensors.set(`${path}.weight`, [row.rows, row.cols]);
+    if (row.kind === 'vector' || row.kind === 'table') tensors.set(`${path}.${row.tensor}`, row.shape);
+    else if (row.kind === 'expert') tensors.set(`${path}.weight`, [row.out, row.in]);
     else if (!isTied(c, row)) {
       tensors.set(`${path}.weight`, [row.out, row.in]);
       if (row.bias) tensors.set(`${path}.bias`, [row.out]);
@@ -85,13 +129,27 @@ export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> 
   return tensors;
 }
 
-/** The paths of the modules whose matrices may be in few bits: linear layers and the token embedding. Other tables, as of positions, stay whole. */
-export const packableModules = (c: ModelConfig): string[] => {
-  const embedding = embeddingPath(c);
-  return allRows(c)
-    .filter(({ row, path }) => (row.kind === 'linear' && !isTied(c, row)) || path === embedding)
+/**
+ * The paths of the modules whose matrices may be in few bits: linear layers, experts and the embeddings of tokens; not those of routers, whose small errors
+ * choose other experts, nor of a head of classes, which is small.
+ */
+export const packableModules = (c: ModelConfig): string[] =>
+  allRows(c)
+    .filter(
+      ({ row }) =>
+        (row.kind === 'linear' && row.role !== 'router' && row.role !== 'score' && !isTied(c, row)) ||
+        row.kind === 'expert' ||
+        (row.kind === 'table' && row.ofTokens),
+    )
     .map(({ path }) => path);
-};
+
+/** The paths of the modules of experts. */
+export const expertPaths = (c: ModelConfig): string[] =>
+  allRows(c).flatMap(({ row, path }) => (row.kind === 'expert' ? [path] : []));
+
+/** The paths of the embeddings of tokens. */
+export const tokenTables = (c: ModelConfig): Set<string> =>
+  new Set(allRows(c).flatMap(({ row, path }) => (row.kind === 'table' && row.ofTokens ? [path] : [])));
 
 /** The names of the matrices that stand as [in, out] in Hugging Face's files. */
 export const transposedTensors = (c: ModelConfig): Set<string> =>
@@ -102,31 +160,41 @@ export const transposedTensors = (c: ModelConfig): Set<string> =>
   );
 
 /** The linear layers of a block, in the order of the forward pass. */
-export const linearsOfBlock = (c: ModelConfig, layer: Weights): Linear[] =>
-  Object.entries(familyOf(c).layer(c)).flatMap(([key, row]) =>
-    row?.kind === 'linear' ? [layer[key] as Linear] : [],
-  );
+export const linearsOfBlock = (layer: Weights): Linear[] =>
+  Object.values(layer).filter((weight) => weight instanceof Linear);
 
 /** What is trained of the weights of a block. */
-export function trainedOfBlock(c: ModelConfig, layer: Weights): Parameter[] {
-  return Object.entries(familyOf(c).layer(c))
-    .flatMap(([key, row]) => {
-      if (row?.kind !== 'linear') return (layer[key] as Tensor | undefined) ?? [];
-      const { base, baseBias } = layer[key] as Linear;
-      return [base.master ?? [], baseBias ?? []].flat();
+export const trainedOfBlock = (layer: Weights): Parameter[] =>
+  Object.values(layer)
+    .flatMap((weight) => {
+      if (weight instanceof FrozenWeight) return weight.master ?? [];
+      if (!(weight instanceof Linear)) return weight instanceof Parameter ? weight : [];
+      return [weight.base.master ?? [], weight.baseBias ?? []].flat();
     })
     .filter((one) => one instanceof Parameter);
-}
 
-/** Every linear layer, in the order of the forward pass, the output embedding last. */
-export function linearsOf(c: ModelConfig, { layers, head }: ModelWeights): Linear[] {
-  return [...layers.flatMap((layer) => linearsOfBlock(c, layer)), head.output];
-}
+/** The matrices of the experts of a block. */
+export const expertModulesOfBlock = (layer: Weights): ExpertModule[] =>
+  Object.values(layer).filter((one) => one instanceof ExpertModule);
+
+/** Those of all blocks. */
+export const expertModulesOf = ({ layers }: ModelWeights): ExpertModule[] =>
+  layers.flatMap(expertModulesOfBlock);
+
+/** Every linear layer, in the order of the forward pass, that behind the blocks last. */
+export const linearsOf = ({ stem, layers, head }: ModelWeights): Linear[] => [
+  ...[stem, ...layers].flatMap(linearsOfBlock),
+  head.output,
+];
 
 /** What a file of the model holds: vectors, matrices, and linear layers, whose biases are entries of their own. */
-export type NamedWeight = { readonly name: string } & (
+export type NamedWeight = {
+  readonly name: string;
+  /** Whether full fine-tuning leaves it as it is. */
+  readonly fixed?: boolean;
+} & (
   | { readonly tensor: Tensor; readonly biasOf?: Linear; readonly replace: (tensor: Tensor) => void }
-  | { readonly matrix: FrozenWeight }
+  | { readonly matrix: FrozenWeight; readonly shape: readonly number[] }
   | { readonly linear: Linear }
 );
 
@@ -135,10 +203,14 @@ function* named(c: ModelConfig, { key, row, path }: PlacedRow, part: Weights): G
   if (row.kind === 'vector')
     yield {
       name: `${path}.${row.tensor}`,
+      fixed: row.fixed,
       tensor: part[key] as Tensor,
       replace: (tensor) => void ((part as Record<string, Tensor>)[key] = tensor),
     };
-  else if (row.kind === 'table') yield { name: `${path}.weight`, matrix: part[key] as FrozenWeight };
+  else if (row.kind === 'table')
+    yield { name: `${path}.${row.tensor}`, matrix: part[key] as FrozenWeight, shape: row.shape };
+  else if (row.kind === 'expert')
+    yield { name: `${path}.weight`, matrix: part[key] as FrozenWeight, shape: [row.out, row.in] };
   else if (!isTied(c, row)) {
     const linear = part[key] as Linear;
     yield { name: `${path}.weight`, linear };
@@ -161,6 +233,7 @@ export function* namedWeights(c: ModelConfig, weights: ModelWeights): Generator<
 }
 
 export function disposeWeights(c: ModelConfig, weights: ModelWeights): void {
+  for (const module of expertModulesOf(weights)) module.unmerge();
   for (const entry of namedWeights(c, weights)) {
     if ('tensor' in entry) entry.tensor.dispose();
     else if ('matrix' in entry) entry.matrix.dispose();

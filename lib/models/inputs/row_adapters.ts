@@ -4,7 +4,7 @@ import { forwardGroup, type Linear } from '../../linear/linear';
 import type { Device } from '../../native/device';
 import { joinRows, splitRows } from '../../ops/rows';
 import type { Adapter } from '../../peft/adapter';
-import type { RowDeltas } from '../../peft/adapter_use';
+import type { AdapterUse, RowDeltas } from '../../peft/adapter_use';
 import { largestRank, tableForward, tableOperands } from '../../peft/table_operands';
 import { fromBytes } from '../../tensor/create';
 import { isRecording, track } from '../../tensor/scope';
@@ -61,6 +61,17 @@ export class RowAdapters implements RowDeltas {
     );
     const ofRows = fromBytes(new Uint8Array(new Int32Array(slots).buffer), 'i32', [slots.length], device);
     this.#inTable = tableForward(table, changed, ofRows);
+  }
+
+  each(x: Tensor, f: (part: Tensor, use: AdapterUse) => Tensor): Tensor {
+    const parts = splitRows(
+      x,
+      this.#runs.map(({ count }) => count),
+    );
+    const results = parts.map((part, i) => f(part, this.#runs[i]!)); // which consumes its part
+    const joined = joinRows(results);
+    for (const result of results) result.dispose();
+    return joined;
   }
 
   /** x [b, .., in] → y [b, .., out] of each layer. */

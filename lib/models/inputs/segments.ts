@@ -1,4 +1,4 @@
-/** Packed rows: where the keys of each query begin, and the position of each token in its segment. */
+/** The texts of rows: where the keys of each query begin, and end, and the position of each token in its segment. */
 import { fromBytes } from '../../tensor/create';
 import type { Device } from '../../native/device';
 import type { Tensor } from '../../tensor/tensor';
@@ -42,25 +42,34 @@ export function checkSegments(rows: unknown, ids: readonly ArrayLike<number>[]):
   }
 }
 
-/** Of rows of segments, padded to `width`. */
+/** Of rows of segments, padded to `width`. `bothDirections`: each token sees its whole segment. */
 export function segmentsOf(
   segmentIds: readonly ArrayLike<number>[],
   width: number,
   device: Device,
+  bothDirections = false,
 ): Segments {
   const shape = [segmentIds.length, width];
   const begins = new Int32Array(segmentIds.length * width);
   const positions = new Int32Array(segmentIds.length * width);
-  for (const [i, row] of segmentIds.entries())
+  const ends = new Int32Array(segmentIds.length * width);
+  for (const [i, row] of segmentIds.entries()) {
+    const at = i * width;
     for (let t = 0, begin = 0; t < width; t++) {
       // Padding sees itself.
       if (t >= row.length || row[t] === 0 || row[t] !== row[t - 1]) begin = t;
-      begins[i * width + t] = begin;
-      positions[i * width + t] = t - begin;
+      begins[at + t] = begin;
+      positions[at + t] = t - begin;
+      ends.fill(t + 1, at + begin, at + t + 1);
     }
+  }
   const tensorOf = (values: Int32Array): Tensor =>
     fromBytes(new Uint8Array(values.buffer), 'i32', shape, device);
-  return { keyBegin: tensorOf(begins), positions: tensorOf(positions) };
+  return {
+    keyBegin: tensorOf(begins),
+    positions: tensorOf(positions),
+    ...(bothDirections && { keyEnd: tensorOf(ends) }),
+  };
 }
 
 /** The rows of tables of angles (InputLayout.tableRows), [b, length]. */

@@ -12,7 +12,14 @@ import {
   listed,
 } from '../../validate';
 import type { ModelConfig } from '../config/model_config';
-import { embeddingPath, headPath, packableModules, transposedTensors } from '../files/tensor_table';
+import {
+  embeddingPath,
+  expertPaths,
+  headPath,
+  packableModules,
+  tokenTables,
+  transposedTensors,
+} from '../files/tensor_table';
 
 /** The option `quantize`. */
 export interface QuantizeOptions {
@@ -22,7 +29,7 @@ export interface QuantizeOptions {
   skip?: readonly string[] | undefined;
   /** The magnitudes of nf4's and fp4's blocks are rounded to 8 bits, as QLoRA does: files of 4.13 bits. In memory they are f32. Default false. */
   doubleQuant?: boolean | undefined;
-  /** The token embedding too, and with it a tied output embedding. Default false. */
+  /** The embeddings of tokens too, and with them a tied output embedding. Default false. */
   embedding?: boolean | undefined;
 }
 
@@ -72,9 +79,9 @@ export function quantizedModules(
     const ends = [...new Set(known.map((path) => path.slice(path.lastIndexOf('.') + 1)))];
     return `${where}skip names ${listed(unknown)}, which no module is called: there are ${listed(ends)}`;
   });
-  const embedding = embeddingPath(config);
+  const tables = tokenTables(config);
   const skipped = (path: string): boolean =>
-    (path === embedding && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));
+    (tables.has(path) && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));
   return new Set(modules.filter((path) => !skipped(path)));
 }
 
@@ -92,7 +99,7 @@ export function refuseTransposed(op: string, config: ModelConfig): void {
 /** The formats of the matrices of a model that are quantized, by the path of their module. */
 export type QuantizedMatrices = ReadonlyMap<string, PackedFormat>;
 
-export const allIn = (format: QuantizedFormat, modules: Iterable<string>): QuantizedMatrices =>
+export const allIn = (format: PackedFormat, modules: Iterable<string>): QuantizedMatrices =>
   new Map([...modules].map((path) => [path, format]));
 
 /** Those of the files, as a GGUF file or `quantization_config` of config.json has them; undefined for a model of whole weights. */
@@ -101,7 +108,9 @@ export function quantizedByConfig(config: ModelConfig): QuantizedMatrices | unde
   const stated = config.raw['quantization_config'];
   if (!isRecord(stated)) return undefined;
   const [embedding, head] = [embeddingPath(config), headPath(config)];
-  const linears = packableModules(config).filter((path) => path !== embedding);
+  const tables = tokenTables(config);
+  const linears = packableModules(config).filter((path) => !tables.has(path));
+  if (stated['quant_method'] === 'mxfp4') return allIn('mxfp4', expertPaths(config));
   if (stated['quant_method'] !== 'bitsandbytes')
     return allIn(
       'int8',

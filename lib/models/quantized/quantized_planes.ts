@@ -9,7 +9,7 @@ import type { ModelConfig } from '../config/model_config';
 import { nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
 import type { QuantizePlan } from './quantize_options';
 import { codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
-import { embeddingPath, headPath, linearModules } from '../files/tensor_table';
+import { embeddingPath, headPath, linearModules, packableModules, tokenTables } from '../files/tensor_table';
 
 /** A matrix in its format. */
 export interface Codes {
@@ -98,7 +98,11 @@ export function quantizationConfig(
   const head = headPath(config);
   const weightOf = (path: string): string =>
     path === head && config.tieWordEmbeddings ? embeddingPath(config) : path;
-  const linears = linearModules(config).map(({ path }) => path);
+  const tables = tokenTables(config);
+  const modules = new Set([
+    ...linearModules(config).map(({ path }) => path),
+    ...packableModules(config).filter((path) => !tables.has(path)), // experts too
+  ]);
   return {
     _load_in_4bit: !eight,
     _load_in_8bit: eight,
@@ -108,7 +112,7 @@ export function quantizationConfig(
     bnb_4bit_use_double_quant: doubleQuant,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: linears.filter((path) => !quantized.has(weightOf(path))),
+    llm_int8_skip_modules: [...modules].filter((path) => !quantized.has(weightOf(path))),
     llm_int8_threshold: 6,
     load_in_4bit: !eight,
     load_in_8bit: eight,

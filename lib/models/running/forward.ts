@@ -16,6 +16,7 @@ import { headLogProbs, type LabelLogProbs, type LogProbsWanted } from '../core/l
 import type { ModelCore } from '../core/model_core';
 import { noiseFactors, type EmbeddingNoise } from '../inputs/noise';
 import type { ForwardOptions } from '../core/options';
+import { classLogits } from './class_logits';
 import { RowAdapters } from '../inputs/row_adapters';
 import { checkSegments, segmentsOf, tableRowsOf } from '../inputs/segments';
 import { linearsOf } from '../files/tensor_table';
@@ -49,7 +50,7 @@ export interface ForwardResult {
   rowLosses?: Tensor[];
   /** log p of the labels that count; present in the place of `loss` when asked for. */
   logProbs?: LabelLogProbs;
-  /** [batch, seq, vocab] f32; present when asked for. */
+  /** [batch, seq, vocab] f32, or of a head of classes [texts, labels]; present when asked for. */
   logits?: Tensor;
 }
 
@@ -123,7 +124,15 @@ interface Normed {
   readonly hidden: Tensor;
   readonly layout: InputLayout;
   readonly targets: Targets | undefined;
+  /** The adapters of the call, for its head. */
+  readonly use: AdapterUse;
 }
+
+/** The segments of rows that hold one text each. */
+const wholeRows = (ids: TokenRows, [batch, width]: readonly [number, number]): number[][] =>
+  Array.from({ length: batch }, (_, i) =>
+    Array<number>(ids instanceof Tensor ? width : ids[i]!.length).fill(1),
+  );
 
 /** Runs all but the head. Yields after each block. */
 function* normedSteps(decoder: Decoder, request: ForwardRequest): Generator<void, Normed, void> {
@@ -133,14 +142,20 @@ function* normedSteps(decoder: Decoder, request: ForwardRequest): Generator<void
   const shape = ids.shape as [number, number];
   const layout = layoutOf(request, shape, decoder.config.maxPositionEmbeddings);
   const { length } = layout;
-  use.rows?.prepare(linearsOf(decoder.config, decoder.weights), length, device);
+  const linears = linearsOf(decoder.weights);
+  // What stands behind the pooled tokens has other rows than the blocks.
+  use.rows?.prepare(decoder.config.head ? linears.slice(0, -1) : linears, length, device);
   const { segmentIds, labels } = request;
+  const { bothDirections } = decoder.config;
+  // Causal attention never looks at the padding behind a text.
+  const texts = segmentIds ?? (bothDirections ? wholeRows(request.ids, shape) : undefined);
   const segments =
-    segmentIds &&
+    texts &&
     segmentsOf(
-      segmentIds.map((row, i) => layout.placed(row, i)),
+      texts.map((row, i) => layout.placed(row, i)),
       length,
       device,
+      bothDirections,
     );
   const tableRows = decoder.ropes.start && tableRowsOf(layout, decoder.ropes.start, device);
   const noise =
@@ -163,8 +178,9 @@ function* normedSteps(decoder: Decoder, request: ForwardRequest): Generator<void
   noise?.factors.dispose();
   segments?.keyBegin.dispose();
   segments?.positions.dispose();
+  segments?.keyEnd?.dispose();
   tableRows?.dispose();
-  return { hidden, layout, targets };
+  return { hidden, layout, targets, use };
 }
 
 /**
@@ -173,6 +189,7 @@ function* normedSteps(decoder: Decoder, request: ForwardRequest): Generator<void
 function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<void, ForwardResult, void> {
   const { use } = request;
   const { hidden, layout, targets } = yield* normedSteps(decoder, request);
+  if (decoder.config.head) return { logits: classLogits(decoder, hidden, { ...request, layout }) };
   const { length } = layout;
   const [batch] = hidden.shape as [number];
   if (request.logProbs) {
@@ -193,7 +210,9 @@ function* forwardSteps(decoder: Decoder, request: ForwardRequest): Generator<voi
   if (targets) {
     const flat = (logits ?? hidden).reshape([batch * length, (logits ?? hidden).shape[2]!]);
     const lossOf = (rows: Tensor, labels: Tensor): LossAndCount =>
-      logits ? crossEntropy(rows, labels) : linearCrossEntropy(rows, head.weight, labels);
+      logits
+        ? crossEntropy(rows, labels)
+        : linearCrossEntropy(rows, head.weight, labels, { cap: decoder.config.logitCap });
     if (request.rowLosses) {
       const counts = Array<number>(batch).fill(length);
       const labels = splitRows(targets.labels, counts);
@@ -223,16 +242,17 @@ export function plannedForward(
   options: ForwardOptions,
 ): ReturnType<typeof forwardSteps> {
   model.checkAlive('forward');
+  if (options.labels !== undefined) model.checkLanguageHead('forward');
   const plan = planForward(options, model.adapters);
   return forwardSteps(model.decoder, { ...plan, ids, device: model.device });
 }
 
-/** The same, of which the head computes nothing. */
+/** The same, of which the head computes nothing. What it gives may run several times, each with the same dropout masks. */
 export function plannedNormed(
   model: ModelCore,
   ids: TokenRows,
   options: ForwardOptions,
-): ReturnType<typeof normedSteps> {
+): () => ReturnType<typeof normedSteps> {
   const plan = planForward(options, model.adapters);
-  return normedSteps(model.decoder, { ...plan, ids, device: model.device });
+  return () => normedSteps(model.decoder, { ...plan, ids, device: model.device });
 }

@@ -79,7 +79,7 @@ export async function hiddenStates(
         };
         const choice = model.adapters.choiceOf(adapter);
         const steps = plannedNormed(model, ids, { adapter: choice, train: false, watch });
-        const { hidden, layout } = await enqueueInSlices(model.device, steps);
+        const { hidden, layout } = await enqueueInSlices(model.device, steps());
         const wide = moved(seen ?? hidden, (x) => x.to({ dtype: 'f32' }));
         const lengths =
           ids instanceof Tensor

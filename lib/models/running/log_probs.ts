@@ -11,6 +11,7 @@ import { check, checkNumber, checkOptions, describe } from '../../validate';
 import type { LabelLogProbs, LogProbsWanted } from '../core/label_log_probs';
 import type { ModelCore } from '../core/model_core';
 import type { ForwardOptions } from '../core/options';
+import { passesOf } from '../inputs/passes';
 import { plannedForward } from './forward';
 
 /** A text, or its ids. */
@@ -81,8 +82,6 @@ interface Pair {
 }
 
 const op = 'logProbs';
-/** Tokens of a forward pass, unless a row alone has more. */
-const maxTokens = 2048;
 
 const isIds = (value: unknown): value is readonly number[] | Int32Array =>
   (Array.isArray(value) && value.every((id) => typeof id === 'number')) || value instanceof Int32Array;
@@ -110,20 +109,13 @@ function pairOf(model: ModelCore, prompt: TextOrIds, completion: TextOrIds, leas
   return { prompt: before, completion: after };
 }
 
-/** The longest first, so that what stands in one pass has about one length. */
-function* passes(pairs: readonly Pair[]): Generator<number[]> {
-  const lengthOf = (i: number): number => pairs[i]!.prompt.length + pairs[i]!.completion.length;
-  const order = [...pairs.keys()].sort((a, b) => lengthOf(b) - lengthOf(a));
-  while (order.length > 0) yield order.splice(0, Math.max(1, Math.floor(maxTokens / lengthOf(order[0]!))));
-}
-
 async function logProbsOf(
   model: ModelCore,
   pairs: readonly Pair[],
   options: LabelLogProbOptions,
 ): Promise<CompletionLogProbs[]> {
   const results = Array<CompletionLogProbs>(pairs.length);
-  for (const pass of passes(pairs)) {
+  for (const pass of passesOf(pairs.map(({ prompt, completion }) => prompt.length + completion.length))) {
     const rows = pass.map((i) => pairs[i]!);
     const ids = rows.map(({ prompt, completion }) => [...prompt, ...completion]);
     const labels = rows.map(({ prompt, completion }) => [...prompt.map(() => ignoredLabel), ...completion]);
@@ -149,6 +141,7 @@ export async function completionLogProbs(
   options: LogProbsOptions,
 ): Promise<CompletionLogProbs | CompletionLogProbs[]> {
   model.checkAlive(op);
+  model.checkLanguageHead(op);
   checkOptions(op, options, ['adapter', 'temperature']);
   const { temperature = 1 } = options;
   checkNumber(op, 'temperature', temperature, 0);

@@ -2,6 +2,8 @@
 import type { DataSource } from '../../data/example';
 import { SequencePlan } from '../../data/sequence_plan';
 import type { Adapter } from '../../peft/adapter';
+import type { ClassifyHead } from '../../peft/head';
+import { classTask, type ClassSubject } from '../../tasks/class_task';
 import { TaskRun, type TaskSubject } from '../../tasks/evaluate_task';
 import {
   checkTaskOptions,
@@ -13,6 +15,7 @@ import { noGrad } from '../../tensor/scope';
 import type { Tensor } from '../../tensor/tensor';
 import { checkOptions, checkSignal } from '../../validate';
 import type { TokenRows } from '../inputs/batch';
+import { logitsOfTexts } from './classify';
 import { lossSum, meanLoss, type EvaluateOptions, type Evaluation } from './evaluate';
 import type { ForwardResult } from './forward';
 import type { ModelCore } from '../core/model_core';
@@ -38,6 +41,7 @@ export class ModelEvaluations {
     const op = 'evaluate';
     const { adapters } = this.model;
     this.model.checkAlive(op);
+    this.model.checkLanguageHead(op, 'evaluateTask');
     checkOptions(op, options, ['adapter', 'batchSize', 'signal']);
     checkSignal(op, options.signal);
     const adapter = adapters.resolve(op, options.adapter);
@@ -61,10 +65,23 @@ export class ModelEvaluations {
     const releases: (() => void)[] = [];
     try {
       for (const adapter of adapters) releases.push(this.model.adapters.acquire(op, adapter));
+      const { head } = this.model.config;
+      if (head) return await classTask(this.#classes(head), adapters, data, options);
       return await new TaskRun(this.#subject(adapters), adapters, options).of(data);
     } finally {
       for (const release of releases) release();
     }
+  }
+
+  #classes(head: ClassifyHead): ClassSubject {
+    const { model } = this;
+    return {
+      set: head,
+      tokenizer: () => model.tokenizer,
+      hasTokenizer: model.hasTokenizer,
+      context: model.config.maxPositionEmbeddings,
+      logits: (rows, adapter) => logitsOfTexts(model, rows, adapter),
+    };
   }
 
   #subject(adapters: readonly (Adapter | null)[]): TaskSubject {

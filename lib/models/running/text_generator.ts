@@ -10,6 +10,7 @@ import {
 import { SequencePlan } from '../../data/sequence_plan';
 import type { GeneratedToken } from '../../engine/delivery';
 import { pageBytes, pagesFor } from '../../engine/pages';
+import { mostSlots, slotBytes } from '../../engine/states';
 import type { EngineModel } from '../../engine/model';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../../engine/sampling';
 import { checkSpeculation } from '../../engine/speculation';
@@ -59,9 +60,10 @@ export class TextGenerator {
     const { adapters, decoder } = this.#model;
     return plannedRun(op, () => {
       this.#model.checkAlive(op);
+      this.#model.checkLanguageHead(op);
       const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
       if (plan.grammar !== undefined) this.#checkGrammar();
-      if (plan.speculate) checkSpeculation(op, this.#model.device);
+      if (plan.speculate) checkSpeculation(op, this.#engineModel());
       const chat = conversationOptions(prompt, options);
       const adapter = adapters.resolve(op, options.adapter);
       const { merged } = adapters;
@@ -169,7 +171,9 @@ export class TextGenerator {
     const { maxPositionEmbeddings } = this.#model.config;
     // A request of another one, which comes meanwhile, may be as long as the context.
     const pages = Math.max((maxBatchSize + 8) * pagesFor(tokens), pagesFor(maxPositionEmbeddings));
-    const needed = pages * pageBytes(this.#engineModel());
+    const model = this.#engineModel();
+    const states = mostSlots(maxBatchSize) * slotBytes(model.layers);
+    const needed = pages * pageBytes(model) + states;
     // As texts end, rows become fewer: a recording of each number would take as much as the pages.
     configure({ ...own, maxBatchSize, kvCacheBytes: Math.min(own.kvCacheBytes, needed) }, 8);
     const lent = this.#limits;

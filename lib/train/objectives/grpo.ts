@@ -1,5 +1,5 @@
 /** Rewards as an objective (GRPO): the model completes prompts, functions reward the completions, and those that are better than others of their prompt become likelier. */
-import { batchesOf, type Batch } from '../../data/batches';
+import type { Batch } from '../../data/batches';
 import type { DataSource } from '../../data/example';
 import { answered } from '../../data/preference_rows';
 import { promptRows } from '../../data/prompt_rows';
@@ -13,6 +13,7 @@ import type { Adapter } from '../../peft/adapter';
 import { noGrad } from '../../tensor/scope';
 import { isListOf, isRecord } from '../../validate';
 import type { Metrics } from '../metrics';
+import type { Ranks } from '../reducer';
 import { advantagesOf, weighedSum, type Reward } from './advantages';
 import { completionMetrics, samplingMetrics } from './completion_metrics';
 import { turnsOf, type GRPOSettings, type Rewarded } from './grpo_settings';
@@ -26,9 +27,11 @@ import type {
   TrainingPass,
   Written,
 } from './objective';
+import { ownBatches } from './own_batches';
 import { policyLossOf } from './policy_loss';
 import { rewardMetrics, rewardsOf } from './rewards';
 import { completionsOf, type Made, type RolloutPass } from './rollouts';
+import { shared } from './shares';
 
 const op = 'Trainer';
 
@@ -52,6 +55,17 @@ interface Generation {
   readonly batches: readonly (readonly Rolled[])[];
   readonly metrics: Metrics;
 }
+
+/** Completions of prompts, and what each function says of each. */
+interface Completed {
+  readonly groups: readonly (readonly Made[])[];
+  readonly table: readonly (readonly Reward[])[];
+}
+
+const joined = (parts: readonly Completed[]): Completed => ({
+  groups: parts.flatMap(({ groups }) => groups),
+  table: parts.flatMap(({ table }) => table),
+});
 
 /** Completions with their rewards. */
 interface Scored {
@@ -185,11 +199,14 @@ export class GRPOObjective implements Objective {
     model: CausalLM,
     prompts: readonly Batch[],
     index: number,
-    { adapter, signal }: StepPass,
+    { adapter, signal, ranks }: StepPass,
   ): Promise<Generation> {
     const groups = prompts.map((batch) => batch.groups!);
     const pass = { adapter, seed: `${this.seed}/${index}`, signal };
-    const { groups: made, advantages, metrics } = await this.#score(model, groups.flat(), pass);
+    const completed = await shared(ranks, groups.length, (own) =>
+      this.#completeBatches(model, groups, own, pass),
+    );
+    const { groups: made, advantages, metrics } = this.#score(joined(completed));
     const { numGenerations: n } = this.options.advantages;
     let prompt = 0;
     const batches = groups.map((own) =>
@@ -203,13 +220,52 @@ export class GRPOObjective implements Objective {
         }));
       }),
     );
-    if (this.options.policy.beta > 0)
-      for (const rolled of batches) {
-        signal?.throwIfAborted();
-        for (const [i, own] of (await this.#logProbs(model, rolled, null)).entries())
-          rolled[i]!.reference = own;
-      }
+    if (this.options.policy.beta > 0) {
+      const references = await shared(ranks, batches.length, async (own) => {
+        const found: number[][][] = [];
+        for (const batch of own) {
+          signal?.throwIfAborted();
+          found.push(await this.#logProbs(model, batches[batch]!, null));
+        }
+        return found;
+      });
+      for (const [batch, rolled] of batches.entries())
+        for (const [i, one] of rolled.entries()) one.reference = references[batch]![i]!;
+    }
     return { index, batches, metrics };
+  }
+
+  /** Those of the batches `own` of a step, for each of them. */
+  async #completeBatches(
+    model: CausalLM,
+    groups: readonly (readonly RowGroup[])[],
+    own: readonly number[],
+    pass: RolloutPass,
+  ): Promise<Completed[]> {
+    if (own.length === 0) return [];
+    const numbers = own.flatMap((batch) => {
+      const before = groups.slice(0, batch).flat().length;
+      return groups[batch]!.map((_, i) => before + i);
+    });
+    const prompts = own.flatMap((batch) => groups[batch]!);
+    const made = await this.#complete(model, this.options, prompts, { ...pass, numbers });
+    const { numGenerations: n } = this.options.advantages;
+    let at = 0;
+    return own.map((batch) => {
+      const [begin, end] = [at, (at += groups[batch]!.length)];
+      return { groups: made.groups.slice(begin, end), table: made.table.slice(n * begin, n * end) };
+    });
+  }
+
+  /** The first step on completions tells the later ones, and checkpoints, how likely they were. */
+  async shareStep(ranks: Ranks): Promise<void> {
+    if (!this.#first || this.stepsPerRows === 1) return;
+    const { batches } = this.#generation!;
+    const all = await shared(ranks, batches.length, (own) =>
+      own.map((batch) => batches[batch]!.map(({ old }) => old!)),
+    );
+    for (const [batch, rolled] of batches.entries())
+      for (const [i, one] of rolled.entries()) one.old = all[batch]![i]!;
   }
 
   /** Completions of prompts, and what each function says of each. */
@@ -218,7 +274,7 @@ export class GRPOObjective implements Objective {
     options: GRPOSettings,
     prompts: readonly RowGroup[],
     pass: RolloutPass,
-  ): Promise<{ groups: Made[][]; table: Reward[][] }> {
+  ): Promise<Completed> {
     const asked = prompts.map(({ examples, row }) => ({
       promptIds: examples[0]!.inputIds,
       row: row as Rewarded['row'],
@@ -234,8 +290,7 @@ export class GRPOObjective implements Objective {
     return { groups, table: await rewardsOf(completions, options, pass.signal) };
   }
 
-  async #score(model: CausalLM, prompts: readonly RowGroup[], pass: RolloutPass): Promise<Scored> {
-    const { groups, table } = await this.#complete(model, this.options, prompts, pass);
+  #score({ groups, table }: Completed): Scored {
     const { advantages, metrics } = advantagesOf(table, this.options.advantages);
     return {
       groups,
@@ -317,25 +372,22 @@ export class GRPOObjective implements Objective {
   async evaluate(
     model: CausalLM,
     data: DataSource<unknown>,
-    { adapter, batchSize, signal }: EvaluationPass,
+    evaluation: EvaluationPass,
   ): Promise<ObjectiveEvaluation> {
-    const all: { metrics: Metrics; weight: number }[] = [];
-    let tokens = 0;
-    const release = model.core.adapters.acquire('evaluate', adapter);
-    try {
-      let at = 0;
-      for await (const { groups } of batchesOf(this.rows, data, { batchSize, signal })) {
-        const pass = { adapter, seed: `${this.seed}/evaluation/${at++}`, signal };
-        const { groups: made, metrics } = await this.#score(model, groups!, pass);
-        all.push({ metrics, weight: groups!.length });
-        tokens += made.flat().reduce((sum, { ids }) => sum + ids.length, 0);
-      }
-    } finally {
-      release();
+    const { adapter, signal, ranks } = evaluation;
+    const own: { metrics: Metrics; weight: number; tokens: number }[] = [];
+    for await (const { batch, index } of ownBatches(model, this.rows, data, evaluation)) {
+      const pass = { adapter, seed: `${this.seed}/evaluation/${index}`, signal };
+      const completed = await this.#complete(model, this.options, batch.groups!, pass);
+      const { groups: made, metrics } = this.#score(completed);
+      const tokens = made.flat().reduce((sum, { ids }) => sum + ids.length, 0);
+      own.push({ metrics, weight: batch.groups!.length, tokens });
     }
+    const all = (await ranks.gather(own)).flat();
     if (all.length === 0) throw loraError('evaluate', 'ERR_DATA', 'expected rows but the data has none');
     const metrics = weighedMeans(all);
     const score = metrics['reward'] ?? NaN;
+    const tokens = all.reduce((sum, batch) => sum + batch.tokens, 0);
     return { figures: { loss: -score, score, tokens, metrics }, higherIsBetter: true };
   }
 }

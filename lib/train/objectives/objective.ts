@@ -41,6 +41,8 @@ export interface StepPass {
   /** How many steps were taken before it. */
   readonly step: number;
   readonly signal: AbortSignal | undefined;
+  /** Rank r learns from batches r, r + size, … of what is made. */
+  readonly ranks: Ranks;
 }
 
 /** What a step learns from, and the figures of how it was made. */
@@ -86,6 +88,8 @@ export interface Objective {
   readonly dropout: boolean;
   /** What a batch weighs in the loss of its step; 0: it is left out. */
   weightOf(batch: Batch, plan: SequencePlan): number;
+  /** How many forward passes with dropout a batch takes. Default: one. */
+  forwardsOf?(batch: Batch): number;
   /** Why a step cannot be taken of batches that weigh nothing together. */
   readonly weightless: string;
   /** Reads what its settings depend on. */
@@ -100,6 +104,8 @@ export interface Objective {
   readonly stepsPerRows?: number;
   /** Makes what a step learns from of the rows of the data. Default: the rows themselves. */
   prepareStep?(model: CausalLM, batches: readonly Batch[], pass: StepPass): Promise<StepRows>;
+  /** Called before the weights change: tells all ranks what later steps on the same rows need of this one. */
+  shareStep?(ranks: Ranks): Promise<void>;
   /** What later steps depend on beside the weights and the data, for checkpoints. */
   readonly state?: StateValue | undefined;
   /** Takes it from a checkpoint of step `step`, whose settings are those of the run. @throws ERR_FILE for what it is not. */
@@ -112,6 +118,8 @@ export interface Objective {
     row: RowGroup,
     pass: Pick<EvaluationPass, 'adapter' | 'signal'>,
   ): Promise<Written | undefined>;
+  /** What the data say of a row, for a report. Default: what follows the prompt. */
+  expected?(row: RowGroup): string;
   /** A batch, with its graph. */
   loss(model: CausalLM, batch: Batch, pass: TrainingPass): Promise<BatchLoss>;
   /** The held-out rows. */

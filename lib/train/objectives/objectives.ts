@@ -4,12 +4,15 @@ import { loraError } from '../../errors';
 import type { CausalLM } from '../../models/causal_lm';
 import { check } from '../../validate';
 import type { TrainingSubject } from '../subject';
+import { ClassifyObjective, type ClassifySettings } from './classify';
+import { ContrastiveObjective } from './contrastive';
 import { GRPOObjective } from './grpo';
 import type { GRPOSettings } from './grpo_settings';
 import type { Objective } from './objective';
 import { answersOf, PreferenceObjective } from './preference';
 import { Reference } from './reference';
-import type { PreferenceSettings } from './settings';
+import { RankObjective } from './rank';
+import type { PreferenceSettings, RetrievalSettings } from './settings';
 import { supervised } from './supervised';
 
 const op = 'Trainer';
@@ -19,14 +22,21 @@ export interface ObjectiveChoice {
   /** Absent: supervised fine-tuning. */
   readonly preference: PreferenceSettings | undefined;
   readonly grpo: GRPOSettings | undefined;
+  readonly classify: ClassifySettings | undefined;
+  readonly retrieval: RetrievalSettings | undefined;
   readonly seed: number;
   readonly precomputeReference: boolean;
   readonly disableDropout: boolean;
 }
 
 /** How many texts a step computes of a row of the data. */
-export function textsOf({ preference, grpo }: Pick<ObjectiveChoice, 'preference' | 'grpo'>): number {
+export function textsOf({
+  preference,
+  grpo,
+  retrieval,
+}: Pick<ObjectiveChoice, 'preference' | 'grpo' | 'retrieval'>): number {
   if (grpo) return grpo.advantages.numGenerations;
+  if (retrieval) return 2; // a third one in rows with a negative
   return preference ? answersOf(preference) : 1;
 }
 
@@ -53,10 +63,21 @@ export function objectiveOf(
   subject: TrainingSubject,
   data: DataSource<unknown>,
 ): Objective {
-  const { preference, grpo, precomputeReference, disableDropout } = choice;
+  const { preference, grpo, classify, retrieval, precomputeReference, disableDropout } = choice;
   const { core } = model;
   const { adapter } = subject;
+  if (classify) return new ClassifyObjective(model, classify);
+  if (model.config.head && retrieval?.objective !== 'rank')
+    throw loraError(
+      op,
+      'ERR_UNSUPPORTED',
+      "expected objective: 'classify', since the model ends in a head of classes",
+    );
   if (grpo) return rewardsObjective(grpo, choice, model, subject);
+  if (retrieval)
+    return retrieval.objective === 'rank'
+      ? new RankObjective({ ...retrieval }, model)
+      : new ContrastiveObjective(retrieval, model);
   if (preference === undefined) return supervised;
   const { maxLength } = data as { maxLength?: number };
   const make = (reference?: Reference): Objective =>

@@ -17,6 +17,7 @@ import { meanMetrics, type Metrics } from '../metrics';
 import { answerLengthsOf, answerScores, type AnswerScores } from './answer_scores';
 import { ktoLoss } from './kto_loss';
 import type { BatchLoss, EvaluationPass, Objective, ObjectiveEvaluation, TrainingPass } from './objective';
+import { ownBatches } from './own_batches';
 import { cpoLoss, dpoLoss, orpoLoss } from './pair_losses';
 import { ofBatch, OtherAnswersOfData, type OtherAnswers } from './other_answers';
 import type { AnswerTexts, Reference } from './reference';
@@ -182,17 +183,20 @@ export class PreferenceObjective implements Objective {
   async prepare(
     model: CausalLM,
     sources: Parameters<NonNullable<Objective['prepare']>>[1],
-    { batchSize, signal }: EvaluationPass,
+    { batchSize, signal, ranks }: EvaluationPass,
   ): Promise<void> {
     if (!this.reference?.precompute) return;
+    let index = 0;
     for (const data of sources) {
       if (data === undefined) continue;
       for await (const batch of batchesOf(this.rows, data, { batchSize, signal })) {
         this.#others?.add(labeledRowsOf(batch));
+        if (index++ % ranks.size !== ranks.rank) continue;
         for (const { by, texts } of this.#scoringsOf(batch))
           if (by === 'reference') await this.reference.add(model, texts);
       }
     }
+    await this.reference.share(ranks);
   }
 
   #scoringsOf(batch: Batch): Scoring[] {
@@ -221,28 +225,21 @@ export class PreferenceObjective implements Objective {
   async evaluate(
     model: CausalLM,
     data: Parameters<Objective['evaluate']>[1],
-    { adapter, batchSize, signal, ranks }: EvaluationPass,
+    evaluation: EvaluationPass,
   ): Promise<ObjectiveEvaluation> {
     const losses: Metrics[] = [];
-    let [index, tokens] = [0, 0];
-    const release = model.core.adapters.acquire('evaluate', adapter);
-    try {
-      for await (const batch of batchesOf(this.rows, data, { batchSize, signal })) {
-        signal?.throwIfAborted();
-        if (index++ % ranks.size !== ranks.rank) continue;
-        const pass = { adapter, train: false, gradientCheckpointing: false };
-        const { sum, measured } = await noGrad(() => tidy(() => this.loss(model, batch, pass)));
-        const metrics = measured!.read(await measured!.values.data());
-        const loss = await sum.item();
-        for (const tensor of [sum, measured!.values]) tensor.dispose();
-        // Each row weighs the same, so a last smaller batch counts as often as it has rows.
-        for (const _ of batch.groups!) losses.push({ ...metrics, loss });
-        tokens += answerLengthsOf(batch).reduce((a, b) => a + b, 0);
-      }
-    } finally {
-      release();
+    let tokens = 0;
+    const pass = { adapter: evaluation.adapter, train: false, gradientCheckpointing: false };
+    for await (const { batch } of ownBatches(model, this.rows, data, evaluation)) {
+      const { sum, measured } = await noGrad(() => tidy(() => this.loss(model, batch, pass)));
+      const metrics = measured!.read(await measured!.values.data());
+      const loss = await sum.item();
+      for (const tensor of [sum, measured!.values]) tensor.dispose();
+      // Each row weighs the same, so a last smaller batch counts as often as it has rows.
+      for (const _ of batch.groups!) losses.push({ ...metrics, loss });
+      tokens += answerLengthsOf(batch).reduce((a, b) => a + b, 0);
     }
-    const all = await ranks.gather({ losses, tokens });
+    const all = await evaluation.ranks.gather({ losses, tokens });
     const ofAll = all.flatMap((own) => own.losses);
     if (ofAll.length === 0) throw loraError('evaluate', 'ERR_DATA', 'expected rows but the data has none');
     const { loss, ...metrics } = meanMetrics(ofAll);

@@ -10,6 +10,7 @@ import { tensor } from '../../tensor/create';
 import { noGrad } from '../../tensor/scope';
 import type { StateValue } from '../../tensor/state';
 import { isRecord } from '../../validate';
+import type { Ranks } from '../reducer';
 import { answerLengthsOf, answerScores, type AnswerScores } from './answer_scores';
 
 /** Prompts with answers. */
@@ -90,6 +91,12 @@ export class Reference {
     const values = await sums.data();
     sums.dispose();
     for (const [i, key] of missed(keys).entries()) known.set(key, values[i]!);
+  }
+
+  /** Takes what the other ranks have computed, and gives them its own. */
+  async share(ranks: Ranks): Promise<void> {
+    const known = this.#known!;
+    for (const own of await ranks.gather([...known])) for (const [key, value] of own) known.set(key, value);
   }
 
   /** What was computed before; undefined: it is computed when it is asked for. */

@@ -27,6 +27,8 @@ export interface RolloutPass {
   readonly adapter: Adapter | null;
   /** Each generation of a run has another one. */
   readonly seed: string;
+  /** The number of each prompt in its generation, where others complete some of its prompts. Default: in their order. */
+  readonly numbers?: readonly number[];
   readonly signal: AbortSignal | undefined;
 }
 
@@ -83,7 +85,7 @@ async function generated(
   model: CausalLM,
   { generation, policy, advantages: { numGenerations: n } }: GRPOSettings,
   prompts: readonly RolloutPrompt[],
-  { adapter, seed, signal }: RolloutPass,
+  { adapter, seed, numbers, signal }: RolloutPass,
 ): Promise<Made[][]> {
   const { temperature, maxCompletionLength } = policy;
   const sequence = new SequencePlan(adapter, model.config.maxPositionEmbeddings);
@@ -100,7 +102,7 @@ async function generated(
       );
     const { choices, ...only } = await model.generate(promptIds, {
       ...{ topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, stop: [], ...drawn },
-      ...{ temperature, maxNewTokens, n, seed: seedOf(seed, i), adapter, signal: ended },
+      ...{ temperature, maxNewTokens, n, seed: seedOf(seed, numbers?.[i] ?? i), adapter, signal: ended },
       // The engine tells them of unscaled logits.
       ...(temperature === 1 && { logprobs: 0 }),
     });

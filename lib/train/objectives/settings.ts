@@ -59,24 +59,58 @@ export interface CPOSettings {
 }
 export type PreferenceSettings = DPOSettings | KTOSettings | ORPOSettings | CPOSettings;
 
-/** The options that each objective takes, beside `beta`. */
+/** What vectors of texts are trained with, in the words of sentence-transformers. */
+export interface ContrastiveOptions {
+  /** What cosines are multiplied by before the softmax: 1 ÷ its temperature. Default 20. */
+  scale?: number | undefined;
+  /** Trains the first so many numbers of vectors to be vectors themselves (Matryoshka), for each of these. Default: whole vectors alone. */
+  matryoshkaDims?: readonly number[] | undefined;
+  /** What the loss of each of them weighs. Default: 1. */
+  matryoshkaWeights?: readonly number[] | undefined;
+  /**
+   * Texts that are computed at a time, of a batch that is larger than memory: each text is computed twice, and the gradient is that of the whole batch
+   * (GradCache, Gao et al. 2021). Default: all texts of the batch.
+   */
+  miniBatchSize?: number | undefined;
+  /** What of a text becomes its vector. Default: as of {@link CausalLM.embed}. */
+  pool?: 'last' | 'mean' | undefined;
+}
+export interface ContrastiveSettings {
+  readonly objective: 'contrastive';
+  readonly scale: number;
+  readonly matryoshkaDims: readonly number[] | undefined;
+  readonly matryoshkaWeights: readonly number[] | undefined;
+  readonly miniBatchSize: number | undefined;
+  readonly pool: 'last' | 'mean' | undefined;
+}
+export interface RankSettings {
+  readonly objective: 'rank';
+}
+/** What runs on texts that belong together are trained with. */
+export type RetrievalSettings = ContrastiveSettings | RankSettings;
+
+const ofPreferences = ['beta', 'disableDropout'] as const;
+/** The options that each objective takes. */
 const taken = {
-  dpo: ['reference', 'precomputeReference', 'lossType', 'lossWeights', 'labelSmoothing'],
-  kto: ['reference', 'precomputeReference', 'desirableWeight', 'undesirableWeight'],
-  orpo: [],
-  cpo: ['lossType', 'simpoGamma', 'cpoAlpha'],
+  dpo: [...ofPreferences, 'reference', 'precomputeReference', 'lossType', 'lossWeights', 'labelSmoothing'],
+  kto: [...ofPreferences, 'reference', 'precomputeReference', 'desirableWeight', 'undesirableWeight'],
+  orpo: ofPreferences,
+  cpo: [...ofPreferences, 'lossType', 'simpoGamma', 'cpoAlpha'],
   grpo: [
+    ...ofPreferences,
     ...['lossType', 'rewards', 'rewardWeights', 'rewardTimeout', 'numGenerations', 'numIterations'],
     ...['maxCompletionLength', 'temperature', 'epsilon', 'epsilonHigh', 'scaleRewards'],
     ...['multiObjectiveAggregation', 'importanceSamplingLevel', 'generation', 'rollout'],
   ],
+  classify: ['classWeights'],
+  contrastive: ['scale', 'matryoshkaDims', 'matryoshkaWeights', 'miniBatchSize', 'pool'],
+  rank: [],
 } as const satisfies Record<Exclude<ObjectiveName, 'sft'>, readonly string[]>;
 
 /** The objectives that take an option. */
 export const objectivesWith = (option: string): ObjectiveName[] =>
-  (Object.keys(taken) as (keyof typeof taken)[]).filter(
-    (name) =>
-      ['beta', 'disableDropout'].includes(option) || (taken[name] as readonly string[]).includes(option),
+  (Object.keys(taken) as (keyof typeof taken)[]).filter((name) =>
+    (taken[name] as readonly string[]).includes(option),
   );
 
 /** @throws ERR_ARGUMENT for an option of another objective. */
@@ -105,17 +139,35 @@ function lossesOf<Word extends string>(op: string, words: readonly Word[], given
   return list as Word[];
 }
 
-function weightsOf(op: string, given: unknown, count: number): number[] {
-  if (given === undefined) return Array<number>(count).fill(1);
+/** Numbers, as a list or the texts of a command line; undefined for anything else. */
+function numbersOf(given: unknown): number[] | undefined {
   // A command line gives texts.
   const texts = typeof given === 'string' ? given.split(',') : given;
   const list = isListOf(texts, (text) => typeof text === 'string') ? texts.map(Number) : texts;
+  return isListOf(list, (weight) => Number.isFinite(weight)) ? (list as number[]) : undefined;
+}
+
+function weightsOf(op: string, given: unknown, count: number): number[] {
+  if (given === undefined) return Array<number>(count).fill(1);
+  const list = numbersOf(given);
   check(
-    isListOf(list, (weight) => Number.isFinite(weight)) && list.length === count,
+    list?.length === count,
     op,
     `expected lossWeights to be ${count} numbers, one for each lossType, but received ${describe(given)}`,
   );
-  return list as number[];
+  return list;
+}
+
+/** What labels weigh, in their order; undefined: all the same. @throws ERR_ARGUMENT. */
+export function classWeightsOf(op: string, given: unknown): number[] | undefined {
+  if (given === undefined || given === null) return undefined;
+  const list = numbersOf(given);
+  check(
+    list?.every((weight) => weight >= 0) && list.some((weight) => weight > 0),
+    op,
+    `expected classWeights to be numbers of at least 0, one for each label, but received ${describe(given)}`,
+  );
+  return list;
 }
 
 /** The settings of an objective, with its defaults. @throws ERR_ARGUMENT. */
@@ -150,4 +202,49 @@ export function preferenceSettings(
   );
   check(beta > 0 || !losses.includes('ipo'), op, "expected beta above 0 with lossType 'ipo' but received 0");
   return { objective, beta, reference, lossType: losses, lossWeights, labelSmoothing };
+}
+
+/** Numbers of which each fits; undefined where nothing is given. @throws ERR_ARGUMENT. */
+function numberListOf(
+  op: string,
+  name: string,
+  given: unknown,
+  what: string,
+  isOne: (x: unknown) => boolean,
+): number[] | undefined {
+  if (given === undefined) return undefined;
+  const list = numbersOf(given);
+  check(
+    list !== undefined && list.length > 0 && list.every(isOne),
+    op,
+    () => `expected ${name} to be a list of ${what} but received ${describe(given)}`,
+  );
+  return list;
+}
+
+/** The settings of runs on texts that belong together. @throws ERR_ARGUMENT. */
+export function retrievalSettings(
+  op: string,
+  objective: RetrievalSettings['objective'],
+  options: ContrastiveOptions,
+): RetrievalSettings {
+  refuseForeign(op, objective, options);
+  if (objective === 'rank') return { objective };
+  const { scale = 20, miniBatchSize, pool } = checkedOptions(op, objectiveOptions, options);
+  const isSize = (x: unknown): boolean => Number.isInteger(x) && (x as number) > 0;
+  const dims = numberListOf(op, 'matryoshkaDims', options.matryoshkaDims, 'positive whole numbers', isSize);
+  const weights = numberListOf(
+    op,
+    'matryoshkaWeights',
+    options.matryoshkaWeights,
+    'numbers',
+    Number.isFinite,
+  );
+  check(
+    weights === undefined || weights.length === dims?.length,
+    op,
+    () =>
+      `expected matryoshkaWeights to be ${dims?.length ?? 0} numbers, one for each of matryoshkaDims, but received ${weights!.length}`,
+  );
+  return { objective, scale, matryoshkaDims: dims, matryoshkaWeights: weights, miniBatchSize, pool };
 }

@@ -98,8 +98,19 @@ function sampleTexts({ samples, heldOut, missing }: Samples, { subject, objectiv
   const intro =
     samples.length === 0
       ? ''
-      : `<p>The first ${from}, with different prompts; ${objective.write ? 'drawn as in the training' : 'greedy'}.</p>\n`;
+      : `<p>The first ${from}, with different prompts; ${objective.expected ? 'the labels that they got, with their scores' : objective.write ? 'drawn as in the training' : 'greedy'}.</p>\n`;
   return `${intro}${note}${samples.map(article).join('\n')}`;
+}
+
+/** How often held-out texts of each label got each label, in the evaluation of the adapter that is there in the end. */
+function confusionOf(record: RunRecord): string {
+  const { confusion } = evaluationOf(record) ?? {};
+  if (confusion === undefined) return '';
+  const { labels, counts } = confusion;
+  const rows = labels.map((label, i) => [label, ...counts[i]!.map(grouped)]);
+  return `<h2>Confusion matrix</h2>
+${table('Held-out texts by their label (rows) and the label that they got (columns)', ['', ...labels], rows)}
+`;
 }
 
 /** What of the run the page does not show. */
@@ -195,7 +206,7 @@ ${factList([...subjectFacts(run), ...resultFacts(run)])}
 ${factList(settingFacts(run))}
 <h2>Samples</h2>
 ${sampleTexts(samples, run)}
-<h2>Values</h2>
+${confusionOf(record)}<h2>Values</h2>
 ${tables(record, isPerToken)}
 <h2>Machine</h2>
 ${factList(memoryFacts)}`;

@@ -132,7 +132,9 @@ export async function makeSamples(
     for (const { row, example } of questions) {
       if (performance.now() > deadline)
         return { samples, heldOut, missing: `the first ones took ${maxSeconds} seconds` };
-      const { ids, prompt, expected } = questionOf(example, model);
+      const question = questionOf(example, model);
+      const { ids, prompt } = question;
+      const expected = objective.expected?.(row) ?? question.expected;
       const write = async (adapter: Adapter | null): Promise<Written | undefined> =>
         objective.write
           ? objective.write(model, row, { adapter, signal })

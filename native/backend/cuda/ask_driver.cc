@@ -61,6 +61,32 @@ class DriverApi {
   void* const library_;  // is never closed: the CUDA runtime opens the same one
 };
 
+// Asks the devices on which launches may overlap for the code of a kernel, which creates a context
+// on each.
+std::vector<KernelCode> AskForCode() {
+  std::vector<KernelCode> codes;
+  if (device::Kernels().empty()) return codes;
+  int before = 0;
+  const bool known = cudaGetDevice(&before) == cudaSuccess;
+  for (int i = 0; i < DeviceCount(); ++i) {
+    const DriverDevice& one = Devices()[static_cast<size_t>(i)];
+    if (one.arch < kLeastOverlapArch) continue;
+    KernelCode code;
+    code.id = Summarize(one, i).id;
+    cudaFuncAttributes attributes{};
+    cudaError_t error = cudaSetDevice(one.ordinal);
+    if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, device::Kernels().front());
+    if (error != cudaSuccess) {
+      code.error_name = cudaGetErrorName(error);
+      (void)cudaGetLastError();
+    }
+    code.ptx_version = attributes.ptxVersion;
+    codes.push_back(std::move(code));
+  }
+  if (known) (void)cudaSetDevice(before);
+  return codes;
+}
+
 // This is never destroyed, because a stream's thread may still ask while the process ends.
 const DriverState& Driver() {
   static const DriverState& state = *new DriverState(AskDriver());
@@ -116,6 +142,7 @@ std::vector<Fact> Facts() {
                                 ", CUDA up to " + CudaVersionText(state.driver_version)},
       {"cuda kernels",
        std::to_string(device::Kernels().size()) + " for " + LORA_CUDA_ARCHITECTURES},
+      {"cuda programmatic launches", OverlapText(AskForCode())},
       {"CUDA_VISIBLE_DEVICES", state.visible_devices_set ? state.visible_devices : "not set"},
   };
 }

@@ -24,8 +24,8 @@ size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
 void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionPlan plan = PlanOf(args, context.threads());
   if (plan.tiles == 0) return;
-  LaunchForward("attention", ShapeOf(args), plan, {args.q, args.k, args.v, args.y, args.lse},
-                scratch, context);
+  LaunchForward("attention", ShapeOf(args), plan,
+                {args.q, args.k, args.v, args.sinks, args.y, args.lse}, scratch, context);
 }
 
 template PlannedCall Plan(const AttentionForwardArgs&, int);

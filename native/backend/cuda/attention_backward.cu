@@ -16,8 +16,10 @@ AttentionBackwardPlan PlanOf(const AttentionBackwardArgs& args, int multiprocess
   problem.rows = args.q.dim(1) * group;
   const AttentionTile tile = KeyGradientTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32);
   problem.longest = problem.rows;
-  if (args.window > 0 && args.window < args.q.dim(1))
-    problem.longest = std::min(problem.rows, (args.window + tile.keys) * group);
+  if (args.window > 0 && args.window < args.q.dim(1)) {
+    const int64_t window = args.window * (args.key_end ? 2 : 1);  // both directions
+    problem.longest = std::min(problem.rows, (window + tile.keys) * group);
+  }
   return PlanAttentionBackward(problem, tile, multiprocessors);
 }
 

@@ -15,7 +15,8 @@ namespace lora::cuda {
 static_assert(kMaxSplits <= device::kMaxParts);
 
 struct ForwardOperands {
-  TensorView q, k, v, y, lse;  // lse may be absent
+  TensorView q, k, v, sinks;  // sinks may be absent
+  TensorView y, lse;          // lse may be absent
 };
 
 // The plan must have tiles.
@@ -23,6 +24,7 @@ template <class Shape>
 void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
                    const ForwardOperands& operands, Scratch scratch, Context& context) {
   device::AttentionParts parts;
+  if (operands.sinks) parts.sinks = Data<const float>(operands.sinks);
   if (plan.splits > 1) {
     parts.splits = static_cast<int>(plan.splits);
     parts.sums = reinterpret_cast<float*>(scratch.data());
@@ -55,7 +57,7 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
           Launch<device::AttentionMma<T, kD, kRows, Shape>>(
               op, context, shape, Params{s, parts, q, k, v, y, lse, aligned});
         };
-        if constexpr (kD == 64 && std::is_same_v<T, device::BF16>)
+        if constexpr (kD <= 128 && std::is_same_v<T, device::BF16>)
           if (plan.tile.rows == 128) return launch.template operator()<128>();
         launch.template operator()<64>();
       }

@@ -38,8 +38,8 @@ void Run(const AttentionPagedArgs& args, Scratch scratch, Context& context) {
   s.pages = Data<const int32_t>(args.page_table);
   s.lengths = Data<const int32_t>(args.lengths);
   s.max_pages = args.page_table.dim(1);
-  LaunchForward("attention_paged", s, plan, {args.q, args.k_pool, args.v_pool, args.y, {}}, scratch,
-                context);
+  LaunchForward("attention_paged", s, plan,
+                {args.q, args.k_pool, args.v_pool, args.sinks, args.y, {}}, scratch, context);
 }
 
 template PlannedCall Plan(const AttentionPagedArgs&, int);

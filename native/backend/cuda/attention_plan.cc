@@ -27,7 +27,7 @@ AttentionTile ForwardTile(const AttentionProblem& p, DType dtype, int multiproce
   if (dtype == DType::kF32) return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
   if (p.rows <= kDecodeRows) return {kDecodeRows, 64};
   const AttentionTile large{128, 64};
-  if (padded == 64 && dtype == DType::kBF16 && TilesOf(p, large) >= 2 * multiprocessors)
+  if (padded <= 128 && dtype == DType::kBF16 && TilesOf(p, large) >= 2 * multiprocessors)
     return large;
   return {64, padded == 256 ? 32 : 64};
 }

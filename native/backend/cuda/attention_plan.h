@@ -32,7 +32,7 @@ struct AttentionProblem {
 // Tiles are split into at most so many parts.
 constexpr int64_t kMaxSplits = 64;
 
-// Tiles are of 128 rows for head dims up to 64 in bf16, where there are two of them for every
+// Tiles are of 128 rows for head dims up to 128 in bf16, where there are two of them for every
 // multiprocessor. Their keys are never split.
 AttentionTile ForwardTile(const AttentionProblem& problem, DType dtype, int multiprocessors);
 

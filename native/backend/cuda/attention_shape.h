@@ -53,6 +53,7 @@ template <class Args>
 device::AttentionShape ShapeOf(const Args& args) {
   device::AttentionShape s = ShapeOf(args.q, args.k.dim(2), args.window, args.scale);
   s.key_begin = args.key_begin ? Data<const int32_t>(args.key_begin) : nullptr;
+  s.key_end = args.key_end ? Data<const int32_t>(args.key_end) : nullptr;
   return s;
 }
 

@@ -26,6 +26,10 @@ void Run(const BinaryArgs& args, Scratch, Context& context) {
   params.rows = count / inner.dim;
   params.a_repeats = inner.strides[0] == 0;
   params.b_repeats = inner.strides[1] == 0;
+  if (args.kind == BinaryKind::kPow) {
+    Launch<device::PowerOfElements>("binary", context, Blocks(count, params.kThreads), params);
+    return;
+  }
   Launch<device::Binary>("binary", context, Blocks(params.rows * params.chunks(), params.kThreads),
                          params);
 }

@@ -3,7 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <mutex>
+#include <thread>
 
 namespace lora::cuda {
 
@@ -20,9 +22,12 @@ class Captures {
       error = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
     if (error != cudaSuccess) return error;
     cudaGraph_t graph = nullptr;
+    thread_ = std::this_thread::get_id();
     try {
       work(stream_);
+      thread_ = std::thread::id();
     } catch (...) {
+      thread_ = std::thread::id();
       (void)cudaStreamEndCapture(stream_, &graph);
       if (graph != nullptr) (void)cudaGraphDestroy(graph);
       (void)cudaGetLastError();
@@ -33,6 +38,8 @@ class Captures {
     if (graph != nullptr) (void)cudaGraphDestroy(graph);
     return error;
   }
+  // Tells whether the calling thread is inside of `work`: CUDA refuses its questions then.
+  bool IsCapturing() const { return thread_ == std::this_thread::get_id(); }
   void Close() {
     if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
   }
@@ -40,6 +47,7 @@ class Captures {
  private:
   std::mutex mutex_;
   cudaStream_t stream_ = nullptr;
+  std::atomic<std::thread::id> thread_{};  // that captures
 };
 
 }  // namespace lora::cuda

@@ -25,7 +25,7 @@ void LaunchGradient(const char* op, const LogitRows& rows, const float* lse,
   Launch<device::SoftmaxGradient<T, Gradient>>(
       op, context, shape,
       Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels, lse, to.g,
-             to.g_step, to.scale, static_cast<Gradient*>(to.dlogits), to.pitch});
+             to.g_step, to.scale, to.cap, static_cast<Gradient*>(to.dlogits), to.pitch});
 }
 
 // Scratch for the losses of the rows, for the check of the labels, and for log-sums that nobody

@@ -46,6 +46,7 @@ struct LogitGradients {
   const float* g = nullptr;  // [1], or null: 1
   int64_t g_step = 0;        // 1: g is [rows]
   float scale = 1;
+  float cap = 0;            // of the logits, by whose slope dlogits are multiplied; 0: none
   void* dlogits = nullptr;  // [rows, vocab]
   DType dtype = DType::kF32;
   int64_t pitch = 0;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/device/decode.cuh"
+#include "backend/cuda/device/decode_blocks.cuh"
 #include "backend/cuda/device/decode_f32.cuh"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scaled.h"
@@ -15,11 +16,10 @@ struct DecodeRows {
   int64_t first, count;
 };
 
-// Fills one launch after the other with the branches that kKernel reads: those whose formats have
-// scales, or the others. Params belong to kKernel.
-template <auto kKernel, class Params, class T>
-void LaunchDecode(const DecodeArgs& args, DecodeRows rows, Context& context) {
-  constexpr bool kScaled = requires(Params params) { params.scaled; };
+// Fills one launch after the other with the branches that are read(branch), as kKernel does. Params
+// belong to kKernel.
+template <auto kKernel, class Params, class T, class Read>
+void LaunchDecode(const DecodeArgs& args, DecodeRows rows, Context& context, const Read& read) {
   Params params{};
   params.x = static_cast<const T*>(args.x) + rows.first * args.k;
   params.m = static_cast<int>(rows.count);
@@ -36,10 +36,11 @@ void LaunchDecode(const DecodeArgs& args, DecodeRows rows, Context& context) {
     blocks = 0;
   };
   for (const DecodeBranch& branch : args.branches) {
-    if (branch.n == 0 || static_cast<bool>(branch.scaled) != kScaled) continue;
+    if (branch.n == 0 || !read(branch)) continue;
     if (params.branches == device::kDecodeBranches) flush();
-    if constexpr (kScaled) params.scaled[params.branches] = ScaledOf(branch.scaled);
-    params.branch[params.branches++] = {branch.w,
+    if constexpr (requires { params.scaled; })
+      params.scaled[params.branches] = ScaledOf(branch.packed);
+    params.branch[params.branches++] = {branch.packed ? branch.packed.data : branch.w,
                                         branch.n,
                                         branch.factor,
                                         branch.bias,
@@ -58,26 +59,52 @@ void LaunchDecode(const DecodeArgs& args, DecodeRows rows, Context& context) {
   flush();
 }
 
-template <class T, int kXTiles, bool kScaled>
+bool IsPlain(const DecodeBranch& branch) { return !branch.packed; }
+
+// One launch for each of these formats that a branch has.
+template <int kXTiles, size_t kNumber = 0>
+void LaunchDecodeBlocks(const DecodeArgs& args, DecodeRows rows, Context& context) {
+  if constexpr (kNumber < std::size(kDecodedBlocks)) {
+    constexpr WeightFormat kFormat = kDecodedBlocks[kNumber];
+    LaunchDecode<device::DecodeBlocks<kXTiles, kFormat>,
+                 device::DecodeBlocksParams<kXTiles, kFormat>, device::BF16>(
+        args, rows, context, [](const DecodeBranch& branch) {
+          return branch.packed && branch.packed.format == kFormat;
+        });
+    LaunchDecodeBlocks<kXTiles, kNumber + 1>(args, rows, context);
+  }
+}
+
+template <class T, int kXTiles>
 void LaunchDecodeMma(const DecodeArgs& args, DecodeRows rows, Context& context) {
-  using Params = device::DecodeParams<T, kXTiles, kScaled>;
-  LaunchDecode<device::Decode<T, kXTiles, kScaled>, Params, T>(args, rows, context);
+  const auto launch = [&]<bool kScaled>(const auto& read) {
+    using Params = device::DecodeParams<T, kXTiles, kScaled>;
+    LaunchDecode<device::Decode<T, kXTiles, kScaled>, Params, T>(args, rows, context, read);
+  };
+  launch.template operator()<false>(IsPlain);
+  if constexpr (std::is_same_v<T, device::BF16>) {
+    launch.template operator()<true>([](const DecodeBranch& branch) {
+      return branch.packed && HasScales(branch.packed.format);
+    });
+    LaunchDecodeBlocks<kXTiles>(args, rows, context);
+  }
 }
 
 template <class T>
 void DecodeSomeRows(const DecodeArgs& args, DecodeRows rows, Context& context) {
   if constexpr (std::is_same_v<T, float>) {
     if (rows.count == 1) {
-      LaunchDecode<device::DecodeF32<1>, device::DecodeF32Params<1>, T>(args, rows, context);
+      LaunchDecode<device::DecodeF32<1>, device::DecodeF32Params<1>, T>(args, rows, context,
+                                                                        IsPlain);
     } else {
-      LaunchDecode<device::DecodeF32<16>, device::DecodeF32Params<16>, T>(args, rows, context);
+      LaunchDecode<device::DecodeF32<16>, device::DecodeF32Params<16>, T>(args, rows, context,
+                                                                          IsPlain);
     }
+  } else if (rows.count <= 8) {
+    LaunchDecodeMma<T, 1>(args, rows, context);
   } else {
-    rows.count <= 8 ? LaunchDecodeMma<T, 1, false>(args, rows, context)
-                    : LaunchDecodeMma<T, 2, false>(args, rows, context);
+    LaunchDecodeMma<T, 2>(args, rows, context);
   }
-  // One form for any number of rows: every kernel makes the binary larger.
-  if constexpr (std::is_same_v<T, device::BF16>) LaunchDecodeMma<T, 2, true>(args, rows, context);
 }
 
 }  // namespace

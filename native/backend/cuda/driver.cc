@@ -91,6 +91,27 @@ std::vector<DriverDevice> UsableDevices(const DriverState& state) {
   return usable;
 }
 
+std::string OverlapText(const std::vector<KernelCode>& codes) {
+  if (codes.empty()) return "none: they need a device of compute capability 9.0 or newer";
+  std::string text;
+  for (const KernelCode& code : codes) {
+    text += (text.empty() ? "" : "; ") + code.id;
+    if (!code.error_name.empty()) {
+      text += ": not known, asking for a kernel gave " + code.error_name;
+    } else if (code.ptx_version == 0) {
+      text +=
+          ": none, because the driver says of no kernel which PTX its code comes from "
+          "(ptxVersion 0), so that launches wait for each other";
+    } else if (code.ptx_version < kLeastOverlapArch) {
+      text += ": none, because the code comes from PTX for compute_" +
+              std::to_string(code.ptx_version) + ", which has no wait";
+    } else {
+      text += ": overlap";
+    }
+  }
+  return text;
+}
+
 DeviceSummary Summarize(const DriverDevice& device, int index) {
   return {index == 0 ? "cuda" : "cuda:" + std::to_string(index), device.name, device.memory_bytes,
           ArchText(device.arch)};

@@ -42,4 +42,18 @@ std::string UnavailableSentence(const DriverState& state);
 std::vector<DriverDevice> UsableDevices(const DriverState& state);
 DeviceSummary Summarize(const DriverDevice& device, int index);
 
+// Launches of PTX for compute_90 or newer may overlap (launches are programmatic), on devices from
+// this one on.
+inline constexpr int kLeastOverlapArch = 90;
+
+// What the driver says of the code of a kernel on a device.
+struct KernelCode {
+  std::string id;          // of the device: 'cuda', 'cuda:1'
+  std::string error_name;  // of the question; empty where it was answered
+  int ptx_version = 0;     // 10·major + minor of the PTX that the code comes from; 0: not known
+};
+// Returns whether launches overlap on each of these devices, which are kLeastOverlapArch or newer,
+// and why they do not.
+std::string OverlapText(const std::vector<KernelCode>& codes);
+
 }  // namespace lora::cuda

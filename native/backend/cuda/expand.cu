@@ -15,22 +15,28 @@ void ForActivations(DType dtype, F&& f) {
                               : f.template operator()<device::BF16>();
 }
 
+// Of rows of w, which has blocks: the first ones, or those of ids.
+device::ExpandBlocksParams BlocksOf(const PackedView& w, const int32_t* ids, int64_t rows,
+                                    void* to) {
+  const BlockSize& block = TraitsOf(w.format).block;
+  return {.blocks = static_cast<const uint8_t*>(w.data),
+          .points = reinterpret_cast<const uint16_t*>(static_cast<const uint8_t*>(w.data) +
+                                                      PointsAt(w.format, w.rows, w.cols)),
+          .ids = ids,
+          .y = to,
+          .cols = w.cols,
+          .values = rows * w.cols,
+          .format = static_cast<int32_t>(w.format),
+          .log_block = std::countr_zero(static_cast<uint64_t>(block.values)),
+          .block_bytes = static_cast<int32_t>(block.bytes),
+          .is_bf16 = w.dtype == DType::kBF16};
+}
+
 // to [rows, cols] ← rows of w, which has blocks: all, or those of ids.
 void Decode(const char* op, const PackedView& w, const int32_t* ids, int64_t rows, void* to,
             Context& context) {
   using Params = device::ExpandBlocksParams;
-  const BlockSize& block = TraitsOf(w.format).block;
-  const Params params{.blocks = static_cast<const uint8_t*>(w.data),
-                      .points = reinterpret_cast<const uint16_t*>(
-                          static_cast<const uint8_t*>(w.data) + PointsAt(w.format, w.rows, w.cols)),
-                      .ids = ids,
-                      .y = to,
-                      .cols = w.cols,
-                      .values = rows * w.cols,
-                      .format = static_cast<int32_t>(w.format),
-                      .log_block = std::countr_zero(static_cast<uint64_t>(block.values)),
-                      .block_bytes = static_cast<int32_t>(block.bytes),
-                      .is_bf16 = w.dtype == DType::kBF16};
+  const Params params = BlocksOf(w, ids, rows, to);
   Launch<device::ExpandBlocks>(op, context, Blocks(params.values, Params::kThreads), params);
 }
 
@@ -52,6 +58,26 @@ void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t
   ForActivations(w.dtype, [&]<class T>() {
     const device::ExpandRowsParams<T> params{ScaledOf(w), ids, static_cast<T*>(to), w.cols};
     Launch<device::ExpandRows<T>>(op, context, Blocks(count, 1), params);
+  });
+}
+
+void ExpandRange(const char* op, const PackedView& w, int64_t first, int64_t count, void* to,
+                 Context& context) {
+  const int64_t before = first * w.cols;
+  if (HasBlocks(w.format)) {
+    using Params = device::ExpandBlocksParams;
+    Params params = BlocksOf(w, nullptr, count, to);
+    params.blocks += ValueBytes(w.format, first, w.cols);
+    return Launch<device::ExpandBlocks>(op, context, Blocks(params.values, Params::kThreads),
+                                        params);
+  }
+  ForActivations(w.dtype, [&]<class T>() {
+    using Params = device::ExpandParams<T>;
+    Params params{ScaledOf(w), static_cast<T*>(to), count * w.cols};
+    params.weight.values += ValueBytes(w.format, first, w.cols);
+    params.weight.scales += before / params.weight.per_scale;
+    Launch<device::Expand<T>>(op, context,
+                              Blocks(params.count, Params::kThreads * Params::kPerThread), params);
   });
 }
 

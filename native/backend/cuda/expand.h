@@ -16,6 +16,11 @@ void Expand(const char* op, const PackedView& w, void* to, Context& context);
 void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t count, void* to,
                 Context& context);
 
+// to [count, cols] ← rows first, first + 1, … of it. `first` is a multiple of kBlockValues, so that
+// no block and no run of a scale is cut.
+void ExpandRange(const char* op, const PackedView& w, int64_t first, int64_t count, void* to,
+                 Context& context);
+
 // Bytes before the codebook of a format with blocks, where it has one.
 inline size_t PointsAt(WeightFormat format, int64_t rows, int64_t cols) {
   return RoundUp(static_cast<size_t>(ValueBytes(format, rows, cols)), sizeof(uint16_t));

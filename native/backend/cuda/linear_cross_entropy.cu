@@ -1,10 +1,12 @@
-// logits   = scale·hidden·Wᵀ, a chunk of rows at a time, and their losses
-// d_hidden = scale·(softmax − onehot)·W from the same logits
+// logits   = scale·hidden·Wᵀ, or scale·cap·tanh(hidden·Wᵀ/cap), a chunk of rows at a time, and
+//            their losses
+// d_hidden = scale·(softmax − onehot)·W from the same logits, times the slopes of a cap
 // Only rows that count are computed; they are gathered first. Per chunk, W is read once per
 // direction, and the f32 logits are written once. In bf16 their product leaves what the losses need
-// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32, or scaled, the losses do,
-// too, and entropies always. The gradients of the logits are rounded to the dtype of W, which is
-// what tensor cores take.
+// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32, scaled or capped, the losses
+// do, too, and entropies always. The gradients of the logits are rounded to the dtype of W, which
+// is what tensor cores take.
+#include <algorithm>
 #include <type_traits>
 
 #include "backend/cuda/cross_entropy.h"
@@ -43,6 +45,34 @@ GemmPlan Product(const GemmProblem& problem, Scratch scratch, Context& context) 
   return plan;
 }
 
+// W as the products of a chunk read it: at once, or, where all of its values would take too much
+// scratch, in slices that are expanded for each product.
+class WeightSlices {
+ public:
+  WeightSlices(const PackedView& w, const LinearCrossEntropyPlan& plan, std::byte* scratch)
+      : w_(w), slice_(plan.slice), expanded_(IsQuantized(w.format) ? scratch : nullptr) {}
+
+  // Expands what is one slice, for all products.
+  void ExpandAll(Context& context) const {
+    if (expanded_ != nullptr && slice_ >= w_.rows) Expand(kOp, w_, expanded_, context);
+  }
+  // Calls product(first, n, values) for the rows from first on of each slice.
+  template <class F>
+  void ForEach(Context& context, const F& product) const {
+    if (slice_ >= w_.rows) return product(0, w_.rows, expanded_ != nullptr ? expanded_ : w_.data);
+    for (int64_t first = 0; first < w_.rows; first += slice_) {
+      const int64_t n = std::min(slice_, w_.rows - first);
+      ExpandRange(kOp, w_, first, n, expanded_, context);
+      product(first, n, expanded_);
+    }
+  }
+
+ private:
+  const PackedView w_;
+  const int64_t slice_;
+  std::byte* const expanded_;
+};
+
 void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan& plan,
                 Scratch scratch, Context& context) {
   const int64_t counted = CheckLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
@@ -55,9 +85,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
   std::byte* const hidden = scratch.data() + plan.hidden;
   auto* const d_hidden = reinterpret_cast<float*>(scratch.data() + plan.d_hidden);
   const Scratch product = scratch.subspan(plan.product);
-  ScratchArena weights(scratch.subspan(plan.weight));
-  Expansions expansions;
-  const void* const weight = expansions.Add(args.weight, weights);
+  const WeightSlices weight(args.weight, plan, scratch.data() + plan.weight);
 
   Launch<device::ListRows>(
       kOp, context, {},
@@ -73,7 +101,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
   clear(args.losses, 1);
   clear(args.entropies, 1);
 
-  if (counted > 0) expansions.Run(kOp, context);
+  if (counted > 0) weight.ExpandAll(context);
   int64_t done = 0;
   for (int64_t i = 0; i < plan.ChunksOf(counted); ++i) {
     const int64_t count = plan.RowsOf(counted, i);
@@ -81,17 +109,27 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
     const int64_t padded = RoundUp(count, kStep);
     Gather(args, row_list + done, count, padded, hidden, labels, context);
 
-    GemmProblem forward = plan.Logits(padded);
-    forward.segments[0].a = hidden;
-    forward.segments[0].b = weight;
-    forward.c = scratch.data() + plan.logits;
-    if (plan.with_row_sums())
-      forward.row_sums = reinterpret_cast<float*>(scratch.data() + plan.row_sums);
-    const GemmPlan gemm = Product(forward, product, context);
+    auto* const logits = reinterpret_cast<float*>(scratch.data() + plan.logits);
+    auto* const row_sums = reinterpret_cast<float*>(scratch.data() + plan.row_sums);
+    int64_t parts = 0;  // in row_sums, for each row
+    weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
+      GemmProblem forward = plan.Logits(padded, n);
+      forward.segments[0].a = hidden;
+      forward.segments[0].b = w;
+      forward.c = logits + first;
+      if (plan.with_row_sums()) forward.row_sums = row_sums;
+      const GemmPlan gemm = Product(forward, product, context);
+      if (plan.with_row_sums()) parts = RowSumParts(gemm, forward);
+    });
 
-    LogitRows rows{forward.c, DType::kF32, count, plan.vocab, plan.pitch, labels};
+    if (plan.cap != 0) {
+      Launch<device::CapRows>(kOp, context, Blocks(padded, 1),
+                              device::CapRowsParams{logits, plan.vocab, plan.pitch, plan.cap});
+    }
+
+    LogitRows rows{logits, DType::kF32, count, plan.vocab, plan.pitch, labels};
     if (plan.with_row_sums()) {
-      RowLoss(kOp, rows, forward.row_sums, RowSumParts(gemm, forward), losses + done, lse, context);
+      RowLoss(kOp, rows, row_sums, parts, losses + done, lse, context);
     } else {
       SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
     }
@@ -103,16 +141,24 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
       rows.rows = padded;
       LogitGradients to;
       to.scale = args.scale;
+      to.cap = plan.cap;
       to.dlogits = scratch.data() + plan.gradients;
       to.dtype = plan.dtype;
       to.pitch = plan.pitch;
       SoftmaxGradient(kOp, rows, lse, to, context);
 
-      GemmProblem backward = plan.HiddenGradient(padded);
-      backward.segments[0].a = to.dlogits;
-      backward.segments[0].b = weight;
-      backward.c = d_hidden;
-      Product(backward, product, context);
+      weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
+        GemmProblem backward = plan.HiddenGradient(padded, n);
+        backward.segments[0].a =
+            static_cast<std::byte*>(to.dlogits) + static_cast<size_t>(first) * SizeOf(plan.dtype);
+        backward.segments[0].b = w;
+        backward.c = d_hidden;
+        if (first > 0) {
+          backward.addend = d_hidden;
+          backward.addend_pitch = plan.dim;
+        }
+        Product(backward, product, context);
+      });
       Launch<device::ScatterRows>(kOp, context, Blocks(count, 1),
                                   device::ScatterRowsParams{d_hidden, row_list + done, plan.dim,
                                                             Data<float>(args.d_hidden)});

@@ -6,14 +6,27 @@
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/ids.h"
 #include "core/maths/ceil_div.h"
+#include "core/runtime/memory_limit.h"
 
 namespace lora::cuda {
 namespace {
 
-// Bytes of logits in a chunk: 256 rows of 150,000 f32 logits are enough to pay for reading W twice.
-constexpr size_t kLogitBytes = size_t{160} << 20;
 constexpr const char* kOp = "linear_cross_entropy";
-constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
+
+// As it is when a process asks first, so that all its plans agree.
+size_t LossBytes() {
+  static const size_t bytes =
+      BytesFromEnvironment("LORA_CUDA_LOSS_BYTES").value_or(LinearCrossEntropyPlan::kLossBytes);
+  return bytes;
+}
+
+// Returns how many rows of W are expanded at once.
+int64_t SliceOf(const PackedView& w) {
+  const auto row_bytes = static_cast<size_t>(std::max<int64_t>(w.cols, 1)) * SizeOf(w.dtype);
+  if (ExpandedBytes(w) <= LossBytes()) return w.rows;
+  const auto fit = static_cast<int64_t>(LossBytes() / row_bytes);
+  return std::min(w.rows, std::max(fit / kBlockValues * kBlockValues, kBlockValues));
+}
 
 }  // namespace
 
@@ -26,10 +39,10 @@ int64_t LinearCrossEntropyPlan::RowsOf(int64_t counted, int64_t i) const {
   return std::clamp<int64_t>(counted - i * each, 0, each);
 }
 
-GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
+GemmProblem LinearCrossEntropyPlan::Logits(int64_t m, int64_t n) const {
   GemmProblem p;
   p.m = m;
-  p.n = vocab;
+  p.n = n;
   p.a_dtype = p.b_dtype = dtype;
   p.c_dtype = DType::kF32;
   p.trans_b = true;
@@ -42,14 +55,14 @@ GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
   return p;
 }
 
-GemmProblem LinearCrossEntropyPlan::HiddenGradient(int64_t m) const {
+GemmProblem LinearCrossEntropyPlan::HiddenGradient(int64_t m, int64_t n) const {
   GemmProblem p;
   p.m = m;
   p.n = dim;
   p.a_dtype = p.b_dtype = dtype;
   p.c_dtype = DType::kF32;
   p.segments.resize(1);
-  p.segments[0].k = vocab;
+  p.segments[0].k = n;
   p.segments[0].a_pitch = pitch;
   p.segments[0].b_pitch = dim;
   p.segments[0].b_stored = stored;
@@ -67,10 +80,13 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.stored = OperandDType(args.weight);
   plan.gradient = args.d_hidden.defined;
   plan.scale = args.scale;
+  plan.cap = args.cap * args.scale;
   plan.pitch = RoundUp(plan.vocab, 8);
+  plan.slice = SliceOf(args.weight);
   const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);
-  const int64_t fit = static_cast<int64_t>(kLogitBytes / row_bytes) / kMinChunk * kMinChunk;
-  plan.chunk = std::min(std::clamp(fit, kMinChunk, kMaxChunk),
+  const int64_t fit =
+      static_cast<int64_t>(LossBytes() / row_bytes) / plan.kMinChunk * plan.kMinChunk;
+  plan.chunk = std::min(std::clamp(fit, plan.kMinChunk, plan.kMaxChunk),
                         RoundUp(std::max<int64_t>(plan.rows, 1), plan.kRowStep));
 
   const auto rows = static_cast<size_t>(plan.rows), chunk = static_cast<size_t>(plan.chunk);
@@ -90,17 +106,23 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.gradients = plan.logits;
   if (plan.gradient && plan.dtype != DType::kF32) take(plan.gradients, logits * size);
   if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
-  take(plan.weight, ExpandedBytes(args.weight));
+  PackedView slice = args.weight;
+  slice.rows = plan.slice;
+  take(plan.weight, ExpandedBytes(slice));
+  // The last slice may have fewer rows.
+  const int64_t last = plan.slice > 0 ? (plan.vocab - 1) % plan.slice + 1 : 0;
   size_t product = 0, row_sums = 0;
   for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
-    const GemmProblem logits_of = plan.Logits(m);
-    const GemmPlan gemm = PlanGemm(kOp, logits_of, multiprocessors);
-    product = std::max(product, gemm.scratch_bytes);
-    if (plan.with_row_sums())
-      row_sums = std::max(row_sums, static_cast<size_t>(m * RowSumParts(gemm, logits_of)));
-    if (!plan.gradient) continue;
-    product =
-        std::max(product, PlanGemm(kOp, plan.HiddenGradient(m), multiprocessors).scratch_bytes);
+    for (const int64_t n : {plan.slice, last}) {
+      const GemmProblem logits_of = plan.Logits(m, n);
+      const GemmPlan gemm = PlanGemm(kOp, logits_of, multiprocessors);
+      product = std::max(product, gemm.scratch_bytes);
+      if (plan.with_row_sums())
+        row_sums = std::max(row_sums, static_cast<size_t>(m * RowSumParts(gemm, logits_of)));
+      if (!plan.gradient) continue;
+      product = std::max(product,
+                         PlanGemm(kOp, plan.HiddenGradient(m, n), multiprocessors).scratch_bytes);
+    }
   }
   take(plan.row_sums, row_sums * 2 * sizeof(float));
   take(plan.product, product);

@@ -19,10 +19,21 @@ struct LinearCrossEntropyPlan {
   DType stored = DType::kF32;  // of weight, as the products read it
   bool gradient = false;
   float scale = 1;  // of the logits
+  float cap = 0;    // of the scaled logits; 0: none
 
-  // Tells whether the product of the logits leaves the sums of its rows, which it does unscaled.
-  bool with_row_sums() const { return dtype == DType::kBF16 && scale == 1; }
+  // Bytes of logits in a chunk, and of values of W that are expanded at once: 256 rows of 150,000
+  // f32 logits are enough to pay for reading W twice, and the head of an 8B model would take a
+  // gigabyte. LORA_CUDA_LOSS_BYTES sets others.
+  static constexpr size_t kLossBytes = size_t{160} << 20;
+  static constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
 
+  // Tells whether the product of the logits leaves the sums of its rows, which it does unscaled and
+  // without a cap, where one product has all of a row.
+  bool with_row_sums() const {
+    return dtype == DType::kBF16 && scale == 1 && cap == 0 && slice >= vocab;
+  }
+
+  int64_t slice = 0;  // rows of W that are expanded at once: all, or a multiple of kBlockValues
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
   int64_t pitch = 0;  // elements from one row of logits or of their gradients to the next
 
@@ -37,7 +48,7 @@ struct LinearCrossEntropyPlan {
   size_t row_sums = 0;   // of the logits, [chunk, RowSumParts] pairs
   size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; in f32 the logits themselves
   size_t d_hidden = 0;   // [chunk, dim] f32
-  size_t weight = 0;     // [vocab, dim] of a weight that is expanded
+  size_t weight = 0;     // [slice, dim] of a weight that is expanded
   size_t product = 0;    // scratch of the products
   size_t bytes = 0;
 
@@ -45,9 +56,9 @@ struct LinearCrossEntropyPlan {
   int64_t ChunksOf(int64_t counted) const;
   int64_t RowsOf(int64_t counted, int64_t i) const;
 
-  // Return the products without pointers: [m, dim]·Wᵀ and [m, vocab]·W.
-  GemmProblem Logits(int64_t m) const;
-  GemmProblem HiddenGradient(int64_t m) const;
+  // Return the products of n rows of W without pointers: [m, dim]·Wᵀ and [m, n]·W.
+  GemmProblem Logits(int64_t m, int64_t n) const;
+  GemmProblem HiddenGradient(int64_t m, int64_t n) const;
 };
 
 LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/cuda/device/kernel_list.h"
+#include "backend/cuda/driver.h"
 
 namespace lora::cuda {
 
@@ -47,8 +48,9 @@ inline cudaError_t LoadCode(const void* kernel, size_t shared_bytes, bool& may_o
   const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (error != cudaSuccess) return error;
   // PTX for older architectures that the driver assembles for newer ones contains no wait, so that
-  // launches of it must not overlap.
-  may_overlap = attributes.ptxVersion >= 90;
+  // launches of it must not overlap. A driver that does not know the version (0) gets the same:
+  // `doctor` says so (OverlapText).
+  may_overlap = attributes.ptxVersion >= kLeastOverlapArch;
   // More than 48 KiB of shared memory for a block need this opt-in once. It holds for everyone who
   // launches the kernel on this device, so it must not depend on what one launch needs.
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

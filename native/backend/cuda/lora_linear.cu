@@ -5,10 +5,10 @@
 //             dx = [g… | scale·u…]·[W… ; down…], one product for all branches, in which the terms
 //                  of down are dropped as x was
 //             d_up = scale·gᵀ·h and d_down = scale·uᵀ·drop(x), together
-// So LoRA never touches y or dx in memory, and both are rounded once. Before the products, weights
-// with scales are expanded, unless few rows read them as they are (skinny.h). The f32 masters are
-// cast to operands of tensor cores by the launch that computes h or u. The product may start before
-// that has ended, because only its last k-blocks wait for it.
+// So LoRA never touches y or dx in memory, and both are rounded once. Before the products,
+// quantized weights are expanded, unless few rows read them as they are (skinny.h). The f32
+// masters are cast to operands of tensor cores by the launch that computes h or u. The product may
+// start before that has ended, because only its last k-blocks wait for it.
 #include <algorithm>
 #include <utility>
 
@@ -51,8 +51,8 @@ class Forward {
   Forward(const LoraLinearForwardArgs& args, int multiprocessors) {
     const DType dtype = args.x.dtype;
     const int64_t m = args.x.dim(0), k = args.x.dim(1);
-    const bool scaled = std::ranges::all_of(args.branches, DecodesScaled, &LoraBranch::weight);
-    few_rows_ = m <= (scaled ? kMaxScaledDecodeRows : kMaxDecodeRows) &&
+    const bool packed = std::ranges::all_of(args.branches, DecodesPacked, &LoraBranch::weight);
+    few_rows_ = m <= (packed ? kMaxPackedDecodeRows : kMaxDecodeRows) &&
                 args.phase != LinearPhase::kPrefill;
     down_.dtype = down_.t_dtype = dtype;
     down_.problems = {{args.x.data, m, k, k, {}}};
@@ -112,7 +112,7 @@ class Forward {
     down_.casts.clear();
     expansions_ = {};
     for (size_t i = 0; i < weights_.size(); ++i) {
-      if (few_rows_ && decode_.branches[i].scaled) continue;
+      if (few_rows_ && decode_.branches[i].packed) continue;
       const void* const w = expansions_.Add(weights_[i], arena);
       (few_rows_ ? decode_.branches[i].w : products_[i].segments[0].b) = w;
     }
@@ -148,7 +148,7 @@ class Forward {
 
   void AddDecode(const LoraBranch& branch, const TensorView& y, float* h) {
     DecodeBranch to;
-    if (DecodesScaled(branch.weight)) to.scaled = branch.weight;
+    if (DecodesPacked(branch.weight)) to.packed = branch.weight;
     to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     if (branch.factor) to.factor = Data<const float>(branch.factor);

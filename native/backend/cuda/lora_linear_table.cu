@@ -31,7 +31,7 @@ Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
   place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) *
                               std::min(kMaxDecodeRows, args.x.dim(0)) * args.table.max_rank);
   for (const LoraBranch& branch : args.branches)
-    place.w.push_back(DecodesScaled(branch.weight) ? nullptr
+    place.w.push_back(DecodesPacked(branch.weight) ? nullptr
                                                    : place.expansions.Add(branch.weight, arena));
   place.bytes = arena.used();
   return place;
@@ -142,7 +142,7 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     const LoraBranch& branch = args.branches[i];
     DecodeBranch to;
     to.w = place.w[i];
-    if (DecodesScaled(branch.weight)) to.scaled = branch.weight;
+    if (DecodesPacked(branch.weight)) to.packed = branch.weight;
     to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     to.bias = branch.bias ? branch.bias.data : nullptr;

@@ -183,6 +183,12 @@ class CudartGpu final : public Gpu {
       Enter();
       bool may_overlap = false;
       cudaError_t error = LoadCode(address, properties_.shared_bytes, may_overlap);
+      // A capture may forbid that a kernel is loaded. It ends with this error, the launches go to
+      // the stream, and the first of them loads the kernel. Of the stream or of memory nothing can
+      // be asked here: an answer that the thread captures says nothing of the device.
+      if (error != cudaSuccess && captures_.IsCapturing())
+        Throw("ERR_UNSUPPORTED", op,
+              "the device could not load a kernel inside of a capture: ", NameAndText(error));
       if (error == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError();
         GiveBack();

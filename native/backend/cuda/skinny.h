@@ -8,7 +8,9 @@
 // size may be 0.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "backend/cuda/skinny_plan.h"
@@ -85,14 +87,14 @@ void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan,
 // Computes y = factor ⊙ (W·x + scale·up·h) + bias for few rows and every branch. A launch takes up
 // to kMaxDecodeRows rows and reads each W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
-// More rows take several launches. That pays where W is DecodeBranch::scaled: 64 rows read 18 bits
-// for a value of NF4, while expanding it first moves 36.5 and takes scratch for 16.
-constexpr int64_t kMaxScaledDecodeRows = 64;
+// More rows take several launches. That pays where W is DecodeBranch::packed: 64 rows read 18 bits
+// for a value of NF4 or Q4_K, while expanding it first moves 36.5 and takes scratch for 16.
+constexpr int64_t kMaxPackedDecodeRows = 64;
 struct DecodeBranch {
   const void* w = nullptr;  // [n, k] row-major, contiguous
   // In which w is stored: the dtype of the call, or also 16 bits where that is f32.
   DType w_dtype = DType::kF32;
-  PackedView scaled{};  // in the place of w: W [n, k] in a format with scales, where x is bf16
+  PackedView packed{};  // in the place of w: W [n, k] that DecodesPacked
   int64_t n = 0;
   const float* factor = nullptr;  // [n], or null
   const void* bias = nullptr;     // [n] f32 or of the dtype of the call; or null
@@ -118,11 +120,18 @@ struct DecodeArgs {
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);
-// Whether a weight is decoded as DecodeBranch::scaled. Other quantized ones are expanded: blocks,
-// those under f32 activations, and where rows are not of whole eights, which would double the
-// kernel.
-inline bool DecodesScaled(const PackedView& w) {
-  return HasScales(w.format) && w.dtype == DType::kBF16 && w.cols % 8 == 0;
+// The formats of blocks that a kernel of decoding reads (device/decode_blocks.cuh): those of the
+// quantized files that people share most. Further ones would each add two kernels to the package.
+inline constexpr WeightFormat kDecodedBlocks[] = {
+    WeightFormat::kQ4_0, WeightFormat::kQ8_0,   WeightFormat::kQ4_K, WeightFormat::kQ5_K,
+    WeightFormat::kQ6_K, WeightFormat::kIQ4_NL, WeightFormat::kMXFP4};
+// Whether a weight is decoded as DecodeBranch::packed. Other quantized ones are expanded: the other
+// blocks, those under f32 activations, and scaled ones whose rows are not of whole eights, which
+// would double the kernel.
+inline bool DecodesPacked(const PackedView& w) {
+  if (w.dtype != DType::kBF16) return false;
+  if (HasScales(w.format)) return w.cols % 8 == 0;
+  return std::ranges::find(kDecodedBlocks, w.format) != std::end(kDecodedBlocks);
 }
 
 }  // namespace lora::cuda

@@ -1,9 +1,11 @@
-// For query i and the keys j that it sees, max(begin, i − window + 1) ≤ j ≤ i:
+// For query i and the keys j that it sees, max(begin, i − window + 1) ≤ j ≤ i, or with key_end
+// j < min(end, i + window):
 //   s_j = scale·q_i·k_j
-//   lse = log Σ exp(s_j)
+//   lse = log(Σ exp(s_j) + exp(sink)), where heads have sinks
 //   p_j = exp(s_j − lse)
 //   y   = Σ p_j·v_j
-// A query that sees no key has y = 0 and lse = −∞ and gives no gradient. Backward, with D = g·y:
+// A query that sees no key has y = 0 and lse = −∞, or the sink, and gives no gradient. Backward,
+// with D = g·y:
 //   dv_j += p_j·g
 //   ds_j  = p_j·(g·v_j − D)
 //   dq   += scale·ds_j·k_j
@@ -40,7 +42,7 @@ void EachPlace(const TensorView& q, const TensorView& k, const Visit& visit) {
       for (int64_t h = 0; h < q.dim(2); ++h) visit(Place{q, k, b, i, h});
 }
 
-// Returns the first key that a query sees; the last one is at the query's own position.
+// Returns the first key that a query sees.
 int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at) {
   int64_t first = 0;
   if (key_begin) {
@@ -50,13 +52,22 @@ int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at) {
   return window > 0 ? std::max(first, at.query - window + 1) : first;
 }
 
+// Returns the last key that a query sees.
+int64_t LastKey(const TensorView& key_end, int64_t window, const Place& at) {
+  if (!key_end) return at.query;
+  const int64_t end = key_end.as<int32_t>()[at.batch * at.q.dim(1) + at.query];
+  const int64_t last = std::min(end, at.k.dim(1)) - 1;
+  return window > 0 ? std::min(last, at.query + window - 1) : last;
+}
+
 }  // namespace
 
 void Run(const AttentionForwardArgs& args, Scratch, Context&) {
   EachPlace(args.q, args.k, [&](const Place& at) {
-    const double lse = Attend(args.q, args.k, args.v, args.y, at.Query(),
-                              FirstKey(args.key_begin, args.window, at), at.query, args.scale,
-                              [&](int64_t j) { return at.Key(j); });
+    const double lse =
+        Attend(args.q, args.k, args.v, args.y, at.Query(),
+               FirstKey(args.key_begin, args.window, at), LastKey(args.key_end, args.window, at),
+               args.scale, SinkOf(args.sinks, at.head), [&](int64_t j) { return at.Key(j); });
     if (args.lse) Store(args.lse, at.Lse(), lse);
   });
 }
@@ -68,7 +79,8 @@ void Run(const AttentionBackwardArgs& args, Scratch, Context&) {
     const Vector q = LoadRange(args.q, at.Query(), d), g = LoadRange(args.g, at.Query(), d);
     const double inner = Dot(g, args.y, at.Query()), lse = Load(args.lse, at.Lse());
     Vector dq(static_cast<size_t>(d), 0.0);
-    for (int64_t j = FirstKey(args.key_begin, args.window, at); j <= at.query; ++j) {
+    const int64_t last = LastKey(args.key_end, args.window, at);
+    for (int64_t j = FirstKey(args.key_begin, args.window, at); j <= last; ++j) {
       const double p = std::exp(args.scale * Dot(q, args.k, at.Key(j)) - lse);
       const double ds = args.scale * p * (Dot(g, args.v, at.Key(j)) - inner);
       for (int64_t c = 0; c < d; ++c) {

@@ -10,20 +10,26 @@
 
 namespace lora::reference {
 
+// The sink of a head, −∞ where there are none.
+inline double SinkOf(const TensorView& sinks, int64_t head) {
+  return sinks ? Load(sinks, head) : -std::numeric_limits<double>::infinity();
+}
+
 // Attends from one query, at offset `query` of q, to the keys first ≤ j ≤ last, where key j and its
 // value are at offset key(j). Writes y at the same offset and returns lse.
 template <class KeyOffset>
 double Attend(const TensorView& q, const TensorView& k, const TensorView& v, const TensorView& y,
-              int64_t query, int64_t first, int64_t last, double scale, const KeyOffset& key) {
+              int64_t query, int64_t first, int64_t last, double scale, double sink,
+              const KeyOffset& key) {
   const int64_t d = q.dim(3);
   const Vector row = LoadRange(q, query, d);
   Vector scores;
-  double largest = -std::numeric_limits<double>::infinity();
+  double largest = sink;
   for (int64_t j = first; j <= last; ++j) {
     scores.push_back(scale * Dot(row, k, key(j)));
     largest = std::max(largest, scores.back());
   }
-  double sum = 0;
+  double sum = std::isinf(sink) ? 0 : std::exp(sink - largest);
   for (double& score : scores) {
     score = std::exp(score - largest);
     sum += score;

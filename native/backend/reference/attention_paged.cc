@@ -19,7 +19,7 @@ void Run(const AttentionPagedArgs& args, Scratch, Context&) {
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t kv_head = h / (heads / args.k_pool.dim(1));
         Attend(args.q, args.k_pool, args.v_pool, args.y, ((b * queries + i) * heads + h) * d, first,
-               position, args.scale, [&](int64_t j) {
+               position, args.scale, SinkOf(args.sinks, h), [&](int64_t j) {
                  return PageOffset(args.k_pool, pages[j / kPageSize], kv_head, j);
                });
       }

@@ -12,20 +12,21 @@ using Number = double;
 inline double Of(float x) { return x; }
 inline double IfNegative(double x, double a, double b) { return x < 0 ? a : b; }
 inline double IfPositive(double x, double a, double b) { return x > 0 ? a : b; }
+inline double IfLess(double x, double y, double a, double b) { return x < y ? a : b; }
+inline double IfEqual(double x, double y, double a, double b) { return x == y ? a : b; }
 inline double AtLeast(float low, double x) { return x < low ? low : x; }
 inline double AtMost(float high, double x) { return x > high ? high : x; }
 inline double MulAdd(double a, double b, double c) { return a * b + c; }
+inline double IfAbove(float high, double x, double a, double b) { return x > high ? a : b; }
 inline double Root(double x) { return std::sqrt(x); }
 inline double Exp(double x) { return std::exp(x); }
 inline double Log(double x) { return std::log(x); }
+inline double Power(double x, double y) { return std::pow(x, y); }
 
 struct SigmoidParts {
   double x, s, c;
 };
-inline SigmoidParts Sigmoid(double x) {
-  const double s = 1 / (1 + std::exp(-x));
-  return {x, s, 1 - s};
-}
+inline SigmoidParts Sigmoid(double x) { return {x, 1 / (1 + std::exp(-x)), 1 / (1 + std::exp(x))}; }
 
 struct NormalParts {
   double cdf, density;

@@ -1,5 +1,6 @@
-// logits   = scale·hidden·Wᵀ, computed one row at a time and never rounded
-// d_hidden = scale·(softmax(logits) − onehot(label))·W
+// logits   = scale·f(hidden·Wᵀ), computed one row at a time and never rounded
+// d_hidden = scale·(softmax(logits) − onehot(label))·f′·W
+// f(x) = x, or cap·tanh(x/cap).
 // What is said of rows, loss and count are those of cross_entropy.
 #include "backend/reference/kernels.h"
 #include "backend/reference/softmax_loss.h"
@@ -18,9 +19,12 @@ void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
     double own = 0, entropy = 0;
     if (label != kIgnoredLabel) {
       const Vector hidden = LoadRange(args.hidden, row * dim, dim);
-      Vector logits;
+      Vector logits, slopes;
       for (int64_t token = 0; token < vocab; ++token) {
-        logits.push_back(args.scale * Dot(hidden, args.weight, token * dim));
+        const double x = Dot(hidden, args.weight, token * dim);
+        const double capped = args.cap == 0 ? 0 : std::tanh(x / args.cap);
+        logits.push_back(args.scale * (args.cap == 0 ? x : args.cap * capped));
+        slopes.push_back(args.scale * (1 - capped * capped));
       }
       const double lse = LogSumExp(logits);
       own = lse - logits[static_cast<size_t>(label)];
@@ -29,7 +33,8 @@ void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
         const double g =
             std::exp(logits[static_cast<size_t>(token)] - lse) - (token == label ? 1 : 0);
         for (int64_t c = 0; c < dim; ++c) {
-          d_hidden[static_cast<size_t>(c)] += args.scale * g * Load(args.weight, token * dim + c);
+          d_hidden[static_cast<size_t>(c)] +=
+              slopes[static_cast<size_t>(token)] * g * Load(args.weight, token * dim + c);
         }
       }
     }

@@ -7,8 +7,9 @@ namespace lora::reference {
 void Run(const SplitColumnsArgs& args, Scratch, Context&) {
   const int64_t columns = args.x.dim(1);
   int64_t begin = 0;
-  for (const TensorView& part : args.parts) {
-    const int64_t size = part.dim(1);
+  for (size_t p = 0; p < args.sizes.size(); ++p) {
+    const TensorView& part = args.parts[p];
+    const int64_t size = args.sizes[p];
     for (int64_t i = 0; i < part.numel(); ++i)
       Store(part, i, Load(args.x, i / size * columns + begin + i % size));
     begin += size;

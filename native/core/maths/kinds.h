@@ -6,9 +6,12 @@
 // declared;
 //   Of(float)                              the number
 //   IfNegative(x, a, b), IfPositive(…)     a where x < 0, or x > 0, else b, also where x is NaN
+//   IfLess(x, y, a, b), IfEqual(…)         a where x < y, or x = y, else b, also where one is NaN
 //   AtLeast(low, x), AtMost(high, x)       low or high beyond them; NaN stays
+//   IfAbove(high, x, a, b)                 a where x > high, else b, also where x is NaN
 //   MulAdd(a, b, c)                        a·b + c
 //   Root(x), Exp(x), Log(x)                √x, eˣ, ln x
+//   Power(x, y)                            xʸ, as C's pow
 //   Sigmoid(x)                             s = σ(x), c = 1 − σ(x), and the x to multiply them by
 //   Normal(x)                              the distribution function, cdf, and the density
 #ifndef LORA_CORE_MATHS_KINDS_H_
@@ -29,17 +32,29 @@
   KIND(GeluTanh, "gelu_tanh")  \
   KIND(Exponential, "exp")     \
   KIND(Logarithm, "log")       \
-  KIND(Logistic, "sigmoid")
+  KIND(Logistic, "sigmoid")    \
+  KIND(Softcap, "softcap")     \
+  KIND(Softplus, "softplus")   \
+  KIND(Tanh, "tanh")
 
 #define LORA_BINARY_KINDS(KIND) \
   KIND(Add, "add")              \
   KIND(Sub, "sub")              \
   KIND(Mul, "mul")              \
-  KIND(Div, "div")
+  KIND(Div, "div")              \
+  KIND(Maximum, "maximum")      \
+  KIND(Minimum, "minimum")      \
+  KIND(Less, "less")            \
+  KIND(Equal, "equal")          \
+  KIND(Where, "where")          \
+  KIND(WhereNot, "where_not")   \
+  KIND(Pow, "pow")
 
 #define LORA_GATED_KINDS(KIND) \
   KIND(Silu, "silu")           \
-  KIND(GeluTanh, "gelu_tanh")
+  KIND(GeluTanh, "gelu_tanh")  \
+  KIND(Logistic, "sigmoid")    \
+  KIND(Clamped, "clamped")
 
 namespace lora {
 
@@ -71,8 +86,14 @@ struct Gate {
 
 // N is Number, or several numbers that are computed side by side.
 
+// What f(gate) is multiplied by, and its gradient: up itself.
+struct WholeUp {
+  static LORA_FORMULA Number Up(Number up) { return up; }
+  static LORA_FORMULA Number UpGradient(Number, Number g) { return g; }
+};
+
 // x·σ(x)
-struct Silu {
+struct Silu : WholeUp {
   template <class N>
   static LORA_FORMULA Gate<N> At(N x) {
     const auto sigmoid = Sigmoid(x);
@@ -82,13 +103,40 @@ struct Silu {
 
 // x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2 = x·σ(v) with v = x·(a + b·x²). In f32, σ(v) is 0 and 1
 // long before ±16.
-struct GeluTanh {
+struct GeluTanh : WholeUp {
   static constexpr float kA = 1.59576912f, kB = 0.0713548163f;
   template <class N>
   static LORA_FORMULA Gate<N> At(N x) {
     const N z = AtLeast(-16, x), near = AtMost(16, z), square = near * near;
     const auto sigmoid = Sigmoid(near * MulAdd(square, Of(kB), Of(kA)));
     return {z, sigmoid.s, MulAdd(near * sigmoid.c, MulAdd(square, Of(3 * kB), Of(kA)), Of(1))};
+  }
+};
+
+// σ(x)
+struct Logistic : WholeUp {
+  template <class N>
+  static LORA_FORMULA Gate<N> At(N x) {
+    const auto sigmoid = Sigmoid(x);
+    const N one = Of(1);
+    return {one, sigmoid.s, sigmoid.c};
+  }
+};
+
+// gpt-oss: x·σ(1.702·x) of x up to 7, times 1 + up, of up within ±7. Beyond the limits there is no
+// gradient. In f32, σ is 0 long before −64.
+struct Clamped {
+  static constexpr float kSteepness = 1.702f, kLimit = 7;
+  template <class N>
+  static LORA_FORMULA Gate<N> At(N x) {
+    const N z = AtLeast(-64, AtMost(kLimit, x));
+    const auto sigmoid = Sigmoid(z * Of(kSteepness));
+    const N slope = MulAdd(z * Of(kSteepness), sigmoid.c, Of(1));
+    return {z, sigmoid.s, IfAbove(kLimit, x, Of(0), slope)};
+  }
+  static LORA_FORMULA Number Up(Number up) { return AtLeast(-kLimit, AtMost(kLimit, up)) + Of(1); }
+  static LORA_FORMULA Number UpGradient(Number up, Number g) {
+    return IfAbove(kLimit, up, Of(0), IfAbove(kLimit, Of(0) - up, Of(0), g));
   }
 };
 
@@ -175,6 +223,42 @@ struct Logistic {
   }
 };
 
+// α·tanh(x/α) = α·(σ(v) − σ(−v)) with v = 2x/α, which stays within ±α.
+struct Softcap {
+  static LORA_FORMULA Number Value(Number x, float alpha) {
+    const auto sigmoid = Sigmoid(x * Of(2 / alpha));
+    return (sigmoid.s - sigmoid.c) * Of(alpha);
+  }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float alpha) {
+    const auto sigmoid = Sigmoid(x * Of(2 / alpha));
+    return g * Of(4) * sigmoid.s * sigmoid.c;
+  }
+};
+
+// ln(1 + eˣ) = max(x, 0) + ln(1 + e^−|x|). What the sum 1 + e loses is in the quotient.
+struct Softplus {
+  static LORA_FORMULA Number Value(Number x, float) {
+    const Number e = Exp(IfNegative(x, x, Of(0) - x)), sum = Of(1) + e, kept = sum - Of(1);
+    return AtLeast(0, x) + IfPositive(kept, Log(sum) * (e / kept), e);
+  }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) { return g * Sigmoid(x).s; }
+};
+
+// Of |x|: −m/(m + 2) with m = e^z − 1, z = −2|x|. What the difference e − 1 loses is in the
+// quotient z / ln e (Kahan's expm1). From |x| = 20 on it is 1.
+struct Tanh {
+  static LORA_FORMULA Number Value(Number x, float) {
+    const Number z = AtLeast(-40, IfNegative(x, x + x, Of(-2) * x)), e = Exp(z);
+    const Number kept = e - Of(1), m = IfNegative(kept, kept * (z / Log(e)), z);
+    const Number t = m / (m + Of(2));
+    return IfNegative(x, t, Of(-1) * t);
+  }
+  static LORA_FORMULA Number Gradient(Number x, Number g, float) {
+    const auto sigmoid = Sigmoid(x + x);
+    return g * Of(4) * sigmoid.s * sigmoid.c;
+  }
+};
+
 // Calls f<struct>() for a kind.
 template <class F>
 LORA_FORMULA void ForKind(UnaryKind kind, const F& f) {
@@ -202,6 +286,34 @@ struct Mul {
 };
 struct Div {
   static LORA_FORMULA Number Value(Number a, Number b) { return a / b; }
+};
+// NaN where one of them is.
+struct Maximum {
+  static LORA_FORMULA Number Value(Number a, Number b) {
+    return IfLess(b, a, a, IfEqual(a, a, b, a));
+  }
+};
+struct Minimum {
+  static LORA_FORMULA Number Value(Number a, Number b) {
+    return IfLess(a, b, a, IfEqual(a, a, b, a));
+  }
+};
+struct Less {
+  static LORA_FORMULA Number Value(Number a, Number b) { return IfLess(a, b, Of(1), Of(0)); }
+};
+struct Equal {
+  static LORA_FORMULA Number Value(Number a, Number b) { return IfEqual(a, b, Of(1), Of(0)); }
+};
+// a where b is not 0, else 0; the other way round. The sum of both selects by b, also where what is
+// left out is not finite.
+struct Where {
+  static LORA_FORMULA Number Value(Number a, Number b) { return IfEqual(b, Of(0), Of(0), a); }
+};
+struct WhereNot {
+  static LORA_FORMULA Number Value(Number a, Number b) { return IfEqual(b, Of(0), a, Of(0)); }
+};
+struct Pow {
+  static LORA_FORMULA Number Value(Number a, Number b) { return Power(a, b); }
 };
 
 template <class F>

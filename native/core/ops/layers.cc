@@ -10,8 +10,8 @@ using check::Rules;
 
 // Checks what forward and backward of attention share: q [b, s, hq, d] and k, v [b, s, hkv, d].
 void CheckAttentionOperands(const Rules& rules, const TensorView& q, const TensorView& k,
-                            const TensorView& v, const TensorView& key_begin, int64_t window,
-                            float scale) {
+                            const TensorView& v, const TensorView& key_begin,
+                            const TensorView& key_end, int64_t window, float scale) {
   rules.Rank("q", q, 4, "(batch, queries, heads, head_dim)");
   rules.Rank("k", k, 4, "(batch, keys, kv_heads, head_dim)");
   rules.SameType("k", k, "q", q.dtype);
@@ -24,10 +24,13 @@ void CheckAttentionOperands(const Rules& rules, const TensorView& q, const Tenso
   LORA_CHECK(k.dim(2) > 0 ? q.dim(2) % k.dim(2) == 0 : q.dim(2) == 0, rules.op(),
              "expected q heads to be a multiple of kv heads but received ", q.dim(2), " and ",
              k.dim(2));
-  if (key_begin) {
-    rules.Int32("keyBegin", key_begin);
-    rules.ShapeIs("keyBegin", key_begin, {q.dim(0), q.dim(1)}, "(batch, queries)");
-  }
+  const auto of_queries = [&](const char* name, const TensorView& keys) {
+    if (!keys) return;
+    rules.Int32(name, keys);
+    rules.ShapeIs(name, keys, {q.dim(0), q.dim(1)}, "(batch, queries)");
+  };
+  of_queries("keyBegin", key_begin);
+  of_queries("keyEnd", key_end);
   LORA_CHECK(window >= 0, rules.op(), "expected window to be 0 (none) or more but received ",
              window);
   rules.Finite("scale", scale);
@@ -163,7 +166,9 @@ void Check(const RopeArgs& args) {
 void Check(const AttentionForwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.InferenceAct("q", args.q);
-  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
+  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.key_end, args.window,
+                         args.scale);
+  if (args.sinks) rules.Sinks(args.sinks, args.q.dim(2));
   rules.Like("y", args.y, "q", args.q);
   if (args.lse) CheckLse(rules, args.lse, args.q);
 }
@@ -171,7 +176,8 @@ void Check(const AttentionForwardArgs& args) {
 void Check(const AttentionBackwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Act("q", args.q);
-  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
+  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.key_end, args.window,
+                         args.scale);
   rules.Like("y", args.y, "q", args.q);
   CheckLse(rules, args.lse, args.q);
   rules.Like("g", args.g, "q", args.q);

@@ -194,21 +194,29 @@ struct RopeArgs {
 };
 void Check(const RopeArgs&);
 
-// Computes causal grouped-query attention with online softmax:
+// Computes grouped-query attention with online softmax:
 //   y = softmax(scale·q·kᵀ)·v
 // Query i of a row sees the keys j with
 //   max(begin, i − window + 1) ≤ j ≤ i
-// where begin is key_begin[b, i] or 0, and a window of 0 is none. Head h of q uses head
+// where begin is key_begin[b, i] or 0, and a window of 0 is none. With key_end it sees in both
+// directions:
+//   max(begin, i − window + 1) ≤ j ≤ min(key_end[b, i], i + window, s) − 1
+// Head h of q uses head
 // h / (q_heads / kv_heads) of k and v. Values that are not finite may reach queries that do not see
-// them (their weight is 0, and 0·∞ is NaN).
+// them (their weight is 0, and 0·∞ is NaN). The sink of a head is one more score of the softmax of
+// each of its queries, which has no value (Xiao et al. 2023; learned ones are gpt-oss's).
 struct AttentionForwardArgs {
   TensorView q;          // [b, s, q_heads, d] act
   TensorView k, v;       // [b, s, kv_heads, d] act
   TensorView key_begin;  // [b, s] i32, or absent
   int64_t window = 0;
   float scale = 1;
-  TensorView y;    // [b, s, q_heads, d] act
-  TensorView lse;  // [b, q_heads, s] f32: log Σ exp of the scaled scores; absent without gradient
+  TensorView y;  // [b, s, q_heads, d] act
+  // [b, q_heads, s] f32: log Σ exp of the scaled scores, the sink among them; absent without
+  // gradient
+  TensorView lse;
+  TensorView key_end{};  // [b, s] i32; absent: causal
+  TensorView sinks{};    // [q_heads] f32, or absent
 
   static constexpr auto Describe() {
     using A = AttentionForwardArgs;
@@ -219,21 +227,26 @@ struct AttentionForwardArgs {
         In("k", &A::k),
         In("v", &A::v),
         In("keyBegin", &A::key_begin).OrNone(),
+        In("sinks", &A::sinks).OrNone(),
         Options(Whole("window", &A::window), Number("scale", &A::scale)),
         Out("y", &A::y, Like<&A::q>),
         Out("lse", &A::lse,
             [](const A& a) { return F32Result({a.q.dim(0), a.q.dim(2), a.q.dim(1)}); })
             .If("keepLse"),
+        In("keyEnd", &A::key_end).OrNone(),
     };
   }
 };
 void Check(const AttentionForwardArgs&);
 
+// The sinks act by way of y and lse. Their own gradient is −Σ exp(sink − lse)·(g·y) over the
+// queries of a head.
 struct AttentionBackwardArgs {
   TensorView q, k, v, key_begin, y, lse, g;
   int64_t window = 0;
   float scale = 1;
   TensorView dq, dk, dv;
+  TensorView key_end{};
 
   static constexpr auto Describe() {
     using A = AttentionBackwardArgs;
@@ -251,12 +264,14 @@ struct AttentionBackwardArgs {
         Out("dq", &A::dq, Like<&A::q>),
         Out("dk", &A::dk, Like<&A::k>),
         Out("dv", &A::dv, Like<&A::v>),
+        In("keyEnd", &A::key_end).OrNone(),
     };
   }
 };
 void Check(const AttentionBackwardArgs&);
 
-// y = f(gate)·up, where the kind names f: of silu, this is SwiGLU.
+// y = f(gate)·up, where the kind names f: of silu, this is SwiGLU. A clamped kind changes up too
+// (core/maths/kinds.h).
 struct GatedForwardArgs {
   GatedKind kind;
   TensorView gate, up, y;  // same shape, act

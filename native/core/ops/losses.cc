@@ -1,6 +1,8 @@
 // States the rules of the losses.
 #include "core/ops/losses.h"
 
+#include <cmath>
+
 #include "core/ops/rules.h"
 
 namespace lora {
@@ -62,6 +64,8 @@ void Check(const LinearCrossEntropyArgs& args) {
   rules.OneFloat32("loss", args.loss);
   rules.OneFloat32("count", args.count);
   CheckRowValues(rules, args, args.hidden.dim(0));
+  LORA_CHECK(args.cap >= 0 && std::isfinite(args.cap), rules.op(),
+             "expected cap to be a number that is not negative but received ", args.cap);
   if (!args.d_hidden) return;
   rules.ShapeIs("d_hidden", args.d_hidden, args.hidden.shape, "(rows, dim)");
   rules.Float32("d_hidden", args.d_hidden);

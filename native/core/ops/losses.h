@@ -57,8 +57,8 @@ struct CrossEntropyBackwardArgs {  // dlogits = (softmax(logits) − onehot)·g,
 };
 void Check(const CrossEntropyBackwardArgs&);
 
-// Computes the same of logits = scale·hidden·Wᵀ. Rows are processed in chunks, so that the logits
-// are never held whole.
+// Computes the same of logits = scale·hidden·Wᵀ, with a cap scale·cap·tanh(hidden·Wᵀ/cap). Rows are
+// processed in chunks, so that the logits are never held whole.
 struct LinearCrossEntropyArgs {
   TensorView hidden;       // [n, dim] act
   PackedView weight;       // [vocab, dim]
@@ -68,6 +68,7 @@ struct LinearCrossEntropyArgs {
       d_hidden;  // [n, dim] f32: of each row's loss, for an upstream gradient of 1, or absent
   TensorView losses, entropies;  // [n] f32, or absent
   float scale = 1;               // 1 / temperature
+  float cap = 0;                 // 0: none
 
   static constexpr auto Describe() {
     using A = LinearCrossEntropyArgs;
@@ -78,6 +79,7 @@ struct LinearCrossEntropyArgs {
         Weight("weight", &A::weight),
         In("labels", &A::labels).Flat(),
         Number("scale", &A::scale),
+        Number("cap", &A::cap),
         OutScalar("loss", &A::loss),
         OutScalar("count", &A::count),
         Out("d_hidden", &A::d_hidden, [](const A& a) { return F32Result(a.hidden.shape); })

@@ -7,6 +7,8 @@
 // Outputs are written whole, never accumulated into, unless said otherwise. A dimension may be 0.
 #pragma once
 
+#include "core/ops/experts.h"
+#include "core/ops/gated_delta.h"
 #include "core/ops/layers.h"
 #include "core/ops/linear.h"
 #include "core/ops/losses.h"
@@ -14,11 +16,13 @@
 #include "core/ops/pages.h"
 #include "core/ops/random.h"
 #include "core/ops/sampling.h"
+#include "core/ops/states.h"
 #include "core/ops/tape.h"
 
 namespace lora {
 
-using AllOps = decltype(LinearOps() + LayerOps() + PageOps() + LossOps() + OptimizerOps() +
-                        TapeOps() + RandomOps() + SamplingOps());
+using AllOps =
+    decltype(LinearOps() + ExpertOps() + LayerOps() + PageOps() + StateOps() + GatedDeltaOps() +
+             LossOps() + OptimizerOps() + TapeOps() + RandomOps() + SamplingOps());
 
 }  // namespace lora

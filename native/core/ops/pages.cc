@@ -82,6 +82,7 @@ void Check(const AttentionPagedArgs& args) {
   LORA_CHECK(args.window >= 0, rules.op(), "expected window to be 0 (none) or more but received ",
              args.window);
   rules.Finite("scale", args.scale);
+  if (args.sinks) rules.Sinks(args.sinks, heads);
   rules.Like("y", args.y, "q", args.q);
 }
 

@@ -91,7 +91,8 @@ inline constexpr const char* kAttentionPhases[] = {"prefill", "decode"};
 // Computes causal grouped-query attention, without a gradient:
 //   y = softmax(scale·q·kᵀ)·v
 // The query at position p sees the keys j with max(0, p − window + 1) ≤ j ≤ p, and a window of 0 is
-// none. The phase chooses the kernel. On the CPU the bits of a query follow from its own sequence
+// none. Sinks are those of attention (layers.h). The phase chooses the kernel. On the CPU the bits
+// of a query follow from its own sequence
 // and position alone: neither the other sequences, nor max_pages, nor where a prompt is cut into
 // chunks changes them.
 struct AttentionPagedArgs {
@@ -102,7 +103,8 @@ struct AttentionPagedArgs {
   int64_t window = 0;
   float scale = 1;
   AttentionPhase phase = AttentionPhase::kPrefill;
-  TensorView y;  // [b, sq, q_heads, d] act
+  TensorView y;        // [b, sq, q_heads, d] act
+  TensorView sinks{};  // [q_heads] f32, or absent
 
   static constexpr auto Describe() {
     using A = AttentionPagedArgs;
@@ -114,6 +116,7 @@ struct AttentionPagedArgs {
         In("vPool", &A::v_pool),
         In("pageTable", &A::page_table),
         In("lengths", &A::lengths),
+        In("sinks", &A::sinks).OrNone(),
         Options(Whole("window", &A::window), Number("scale", &A::scale),
                 Choice("phase", &A::phase, kAttentionPhases)),
         Out("y", &A::y, Like<&A::q>),

@@ -110,6 +110,11 @@ class Rules {
     Float32("cos", cos);
     Float32("sin", sin);
   }
+  // Demands a logit of each head of q.
+  void Sinks(const TensorView& sinks, int64_t heads) const {
+    ShapeIs("sinks", sinks, {heads}, "(heads of q)");
+    Float32("sinks", sinks);
+  }
   const char* op() const { return op_; }
 
  private:

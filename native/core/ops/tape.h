@@ -12,7 +12,7 @@
 namespace lora {
 
 // What parts of the columns of a matrix may be.
-inline constexpr size_t kMaxColumnParts = 3;
+inline constexpr size_t kMaxColumnParts = 8;
 inline constexpr int64_t kMaxColumns = int64_t{1} << 53;
 
 struct JoinColumnsArgs;
@@ -42,7 +42,7 @@ struct BinaryArgs {
 };
 void Check(const BinaryArgs&);
 
-// y = f(x); kCopy casts, kScale multiplies by alpha.
+// y = f(x); kCopy casts, kScale multiplies by alpha, kSoftcap keeps y within ±alpha.
 struct UnaryArgs {
   UnaryKind kind;
   float alpha = 1;
@@ -153,7 +153,7 @@ void Check(const TransposeArgs&);
 struct SplitColumnsArgs {
   TensorView x;                   // [n, Σ sizes]
   std::vector<int64_t> sizes;     // columns of each part, 1 to kMaxColumnParts of them
-  std::vector<TensorView> parts;  // [n, sizes[i]], of the dtype of x
+  std::vector<TensorView> parts;  // [n, sizes[i]], of the dtype of x, or absent
 
   static constexpr auto Describe() {
     using A = SplitColumnsArgs;
@@ -164,7 +164,8 @@ struct SplitColumnsArgs {
         Wholes("sizes", &A::sizes, kMaxColumns),
         OutEach("parts", &A::parts, &A::sizes,
                 [](const A& a, size_t i) { return Result{a.x.dtype, {a.x.dim(0), a.sizes[i]}}; })
-            .Rows(),
+            .Rows()
+            .IfEach("wanted"),
     };
   }
 };
@@ -188,6 +189,84 @@ struct JoinColumnsArgs {
   }
 };
 void Check(const JoinColumnsArgs&);
+
+// How an index walks a dimension of x [outer, length, inner], to which y [outer, taken, inner]
+// belongs: y[o, i, j] is x[o, at, j].
+struct TakenLines {
+  int64_t outer = 1, length = 0, inner = 1, taken = 0;
+  bool shared = false;  // at is index[i], else index[o, i, j]
+};
+// Defined where the dimension is one of x.
+TakenLines LinesOf(const Shape& x, const Shape& index, int64_t dim);
+// Returns the shape of y: that of x, with as many in `dim` as the index has.
+Shape TakenShape(const Shape& x, const Shape& index, int64_t dim);
+
+// y = x at places of one dimension, bit for bit. The index is one list for all lines of x, or has
+// one for each. One outside of the dimension fails the op with ERR_DATA.
+struct TakeArgs {
+  TensorView x;      // any shape; not i8
+  TensorView index;  // i32 [taken], or that of x but for `dim`
+  int64_t dim = 0;
+  TensorView y;
+
+  static constexpr auto Describe() {
+    using A = TakeArgs;
+    return OpDescription{
+        "take",
+        "take",
+        In("x", &A::x),
+        In("index", &A::index),
+        Whole("dim", &A::dim),
+        Out("y", &A::y,
+            [](const A& a) {
+              return Result{a.x.dtype, TakenShape(a.x.shape, a.index.shape, a.dim)};
+            }),
+    };
+  }
+};
+void Check(const TakeArgs&);
+
+// dx += g at the places that were taken: the terms of an element in rising order of i, so that the
+// bits follow from the operands alone.
+struct TakeBackwardArgs {
+  TensorView g;      // f32, the shape of y
+  TensorView index;  // i32
+  int64_t dim = 0;
+  TensorView dx;  // f32, the shape of x
+
+  static constexpr auto Describe() {
+    using A = TakeBackwardArgs;
+    return OpDescription{
+        "take_backward",     "take", In("g", &A::g), In("index", &A::index), Whole("dim", &A::dim),
+        InOut("dx", &A::dx),
+    };
+  }
+};
+void Check(const TakeBackwardArgs&);
+
+// Of each row of x its largest element, which is the first NaN where there is one, where that is,
+// of equal ones the first, and ln Σ exp(x − max). softmax(x) = exp(x − max − log_sum).
+struct RowMaxArgs {
+  TensorView x;        // [n, d], d at least 1
+  TensorView max;      // [n] f32, or absent
+  TensorView index;    // [n] i32, or absent
+  TensorView log_sum;  // [n] f32, or absent
+
+  static constexpr auto Describe() {
+    using A = RowMaxArgs;
+    return OpDescription{
+        "row_max",
+        "row_max",
+        In("x", &A::x).Rows(),
+        Out("max", &A::max, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("wantMax"),
+        Out("index", &A::index, [](const A& a) { return Result{DType::kI32, {a.x.dim(0)}}; })
+            .If("wantIndex"),
+        Out("logSum", &A::log_sum, [](const A& a) { return F32Result({a.x.dim(0)}); })
+            .If("wantLogSum"),
+    };
+  }
+};
+void Check(const RowMaxArgs&);
 
 // y = a·b over the last two dimensions; a [.., m, k] (or [.., k, m] with trans_a), b [.., k, n] (or
 // [.., n, k] with trans_b); leading dimensions broadcast. f32 accumulation, one rounding.
@@ -215,6 +294,7 @@ struct MatmulArgs {
 void Check(const MatmulArgs&);
 
 using TapeOps = OpList<BinaryArgs, UnaryArgs, UnaryBackwardArgs, ReduceSumArgs, AccumulateArgs,
-                       FillArgs, TransposeArgs, SplitColumnsArgs, JoinColumnsArgs, MatmulArgs>;
+                       FillArgs, TransposeArgs, SplitColumnsArgs, JoinColumnsArgs, TakeArgs,
+                       TakeBackwardArgs, RowMaxArgs, MatmulArgs>;
 
 }  // namespace lora

@@ -10,13 +10,14 @@ double Product(int64_t m, int64_t k, int64_t n) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n);
 }
 
-// The pairs of a query and a key that it sees, of one head of one sequence.
-double Pairs(int64_t queries, int64_t window) {
+// The pairs of a query and a key that it sees, of one head of one sequence. In both directions
+// every pair but that of a token with itself counts twice.
+double Pairs(int64_t queries, int64_t window, bool both_directions) {
   double pairs = 0;
   for (int64_t keys = 1; keys <= queries; ++keys) {
     pairs += static_cast<double>(window > 0 ? std::min(keys, window) : keys);
   }
-  return pairs;
+  return both_directions ? 2 * pairs - static_cast<double>(queries) : pairs;
 }
 
 // Of `products` products that multiply every pair by a vector of the head's width.
@@ -55,18 +56,41 @@ double FlopsOf(const LoraLinearBackwardArgs& args) {
   return flops;
 }
 
+double FlopsOf(const RoutedLinearForwardArgs& args) {
+  if (args.experts.empty()) return 0;
+  const int64_t m = args.x.dim(0), k = args.experts[0].weight.cols, n = args.experts[0].weight.rows;
+  return Product(m, k, n) + (args.up ? Product(m, args.up.dim(2), k + n) : 0);
+}
+
+double FlopsOf(const RoutedLinearBackwardArgs& args) {
+  if (args.experts.empty()) return 0;
+  const int64_t m = args.g.dim(0), k = args.experts[0].weight.cols, n = args.experts[0].weight.rows;
+  double flops = args.dx ? Product(m, n, k) : 0;
+  if (!args.up) return flops;
+  const int64_t r = args.up.dim(2);
+  if (args.dx || args.d_down) flops += Product(m, n, r);
+  if (args.dx) flops += Product(m, r, k);
+  if (args.d_up) flops += Product(n, m, r);
+  if (args.d_down) flops += Product(r, m, k);
+  return flops;
+}
+
+double FlopsOf(const RoutedWeightsArgs& args) {
+  return Product(args.g.dim(1), args.x.dim(0), args.x.dim(1));
+}
+
 double FlopsOf(const LinearCrossEntropyArgs& args) {
   const double product = Product(args.hidden.dim(0), args.weight.cols, args.weight.rows);
   return args.d_hidden ? 2 * product : product;
 }
 
 double FlopsOf(const AttentionForwardArgs& args) {
-  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window), 2);
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window, bool{args.key_end}), 2);
 }
 
 // The scores again, the gradient of the weights, and those of q, k and v.
 double FlopsOf(const AttentionBackwardArgs& args) {
-  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window), 5);
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window, bool{args.key_end}), 5);
 }
 
 double FlopsOf(const MatmulArgs& args) {

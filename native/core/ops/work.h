@@ -16,14 +16,17 @@ struct Work {
 };
 
 // Rows with a table of changes count the frozen product alone, since ranks differ by row. Attention
-// counts the pairs that causality and the window leave, key_begin aside, and paged attention none,
-// since its lengths are read when it runs.
+// counts the pairs that causality (or both directions) and the window leave, key_begin and key_end
+// aside, and paged attention none, since its lengths are read when it runs.
 template <class Args>
 double FlopsOf(const Args&) {
   return 0;
 }
 double FlopsOf(const LoraLinearForwardArgs& args);
 double FlopsOf(const LoraLinearBackwardArgs& args);
+double FlopsOf(const RoutedLinearForwardArgs& args);
+double FlopsOf(const RoutedLinearBackwardArgs& args);
+double FlopsOf(const RoutedWeightsArgs& args);
 double FlopsOf(const LinearCrossEntropyArgs& args);
 double FlopsOf(const AttentionForwardArgs& args);
 double FlopsOf(const AttentionBackwardArgs& args);

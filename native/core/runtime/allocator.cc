@@ -41,6 +41,11 @@ void HostMemory::Unmap(void* data, size_t bytes) {
   budget_.Release(bytes);
 }
 
+std::string HostMemory::limit() const {
+  const auto& limit = budget_.limit();
+  return limit ? "LORA_MEMORY_LIMIT = " + MiBText(*limit, Rounding::kDown) : "";
+}
+
 Allocator::~Allocator() {
   for (const Block& block : Trim(0)) source_.Unmap(block.data, block.bytes);
 }

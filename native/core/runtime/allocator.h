@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "core/runtime/huge_slabs.h"
@@ -20,6 +21,8 @@ class MemorySource {
   virtual void* Map(size_t bytes) = 0;  // nullptr when there is too little; 64-byte aligned
   virtual void Unmap(void* data, size_t bytes) = 0;
   virtual size_t free() const = 0;
+  // Returns what bounds it, for sentences: "LORA_MEMORY_LIMIT = 64 MiB"; empty without a bound.
+  virtual std::string limit() const { return {}; }
 };
 
 // Takes memory from malloc for small blocks, from slabs of huge pages for larger ones and from
@@ -30,6 +33,7 @@ class HostMemory final : public MemorySource {
   void* Map(size_t bytes) override;
   void Unmap(void* data, size_t bytes) override;
   size_t free() const override { return budget_.free(); }
+  std::string limit() const override;
 
  private:
   MemoryBudget& budget_;

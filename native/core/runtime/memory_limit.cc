@@ -38,6 +38,15 @@ std::optional<size_t> ParseBytes(const std::string& text) {
   return static_cast<size_t>(value * factor);
 }
 
+std::optional<size_t> BytesFromEnvironment(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr || *text == '\0') return std::nullopt;
+  const auto bytes = ParseBytes(text);
+  LORA_CHECK(bytes, "device", "expected ", name, " to be a size such as 2GiB but received \"", text,
+             "\"");
+  return bytes;
+}
+
 std::string MiBText(size_t bytes, Rounding rounding) {
   const double hundredths = static_cast<double>(bytes) * 100 / (1 << 20);
   std::ostringstream text;
@@ -79,14 +88,7 @@ bool MemoryBudget::TryReserve(size_t bytes) {
 }
 
 MemoryBudget& HostMemoryBudget() {
-  static MemoryBudget budget([]() -> std::optional<size_t> {
-    const char* text = std::getenv("LORA_MEMORY_LIMIT");
-    if (text == nullptr || *text == '\0') return std::nullopt;
-    const auto bytes = ParseBytes(text);
-    LORA_CHECK(bytes, "device",
-               "expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received \"", text, "\"");
-    return bytes;
-  }());
+  static MemoryBudget budget(BytesFromEnvironment("LORA_MEMORY_LIMIT"));
   return budget;
 }
 

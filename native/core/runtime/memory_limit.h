@@ -17,6 +17,10 @@ namespace lora {
 // Reads bytes from "1073741824", "512MiB", "2GiB", "1.5 GB" or "64K"; nothing from other texts.
 std::optional<size_t> ParseBytes(const std::string& text);
 
+// Reads the bytes that an environment variable sets; nothing where it is not set or empty. Throws
+// ERR_ARGUMENT, which names the variable, when it is no size.
+std::optional<size_t> BytesFromEnvironment(const char* name);
+
 // Writes bytes as "1.25 MiB". What is needed is rounded up and what is free down, to hundredths, so
 // that a sentence with both does not contradict itself.
 enum class Rounding : uint8_t { kUp, kDown };

@@ -41,6 +41,12 @@ class FakeSystem {
 
 }  // namespace
 
+TEST_CASE("the memory of the host says what bounds it") {
+  MemoryBudget budget(64 * kMiB), unbounded{std::nullopt};
+  CHECK(HostMemory(budget).limit() == "LORA_MEMORY_LIMIT = 64 MiB");
+  CHECK(HostMemory(unbounded).limit().empty());
+}
+
 TEST_CASE("sizes are rounded to eight classes per power of two") {
   CHECK(Allocator::RoundUp(0) == 64);
   CHECK(Allocator::RoundUp(1) == 64);

@@ -250,6 +250,15 @@ TEST_CASE("attention") {
       good, [](Args& a) { a.key_begin = F32({2, 3}); },
       "[attention] expected keyBegin of dtype i32 but received f32");
   Rejects<Args>(
+      good, [](Args& a) { a.key_end = I32({3, 2}); },
+      "[attention] expected keyEnd of shape [2, 3] (batch, queries) but received [3, 2]");
+  Rejects<Args>(
+      good, [](Args& a) { a.sinks = F32({2}); },
+      "[attention] expected sinks of shape [4] (heads of q) but received [2]");
+  Rejects<Args>(
+      good, [](Args& a) { a.sinks = BF16({4}); },
+      "[attention] expected sinks of dtype f32 but received bf16");
+  Rejects<Args>(
       good, [](Args& a) { a.q = F32({3, 8}); },
       "[attention] expected q of 4 dimensions (batch, queries, heads, head_dim) but received "
       "shape [3, 8]");
@@ -293,6 +302,69 @@ TEST_CASE("gradients of unary ops, and norms of lists") {
   Rejects<GlobalNormArgs>(
       norm, [](auto& a) { a.norm = F32({2}); },
       "[global_norm] expected norm of one element but received shape [2]");
+}
+
+TEST_CASE("gated delta rules") {
+  GatedDeltaForwardArgs forward;
+  forward.q = forward.k = BF16({2, 5, 2, 4});
+  forward.v = forward.y = BF16({2, 5, 6, 3});
+  forward.g = forward.beta = F32({2, 5, 6});
+  forward.key_begin = I32({2, 5});
+  RefusesOthers(forward);
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.k = BF16({2, 5, 2, 3}); },
+      "[gated_delta] expected k of shape [2, 5, 2, 4] (that of q) but received [2, 5, 2, 3]");
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.v = a.y = BF16({2, 4, 6, 3}); },
+      "[gated_delta] expected v of shape [2, 5, 6, 3] (batch, sequence, heads, head_dim) but "
+      "received [2, 4, 6, 3]");
+  Rejects<GatedDeltaForwardArgs>(
+      forward,
+      [](auto& a) {
+        a.v = a.y = BF16({2, 5, 5, 3});
+        a.g = a.beta = F32({2, 5, 5});
+      },
+      "[gated_delta] expected v heads to be a multiple of k heads but received 5 and 2");
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.beta = F32({2, 5, 2}); },
+      "[gated_delta] expected beta of shape [2, 5, 6] (batch, sequence, v_heads) but received [2, "
+      "5, 2]");
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.eps = -1; },
+      "[gated_delta] expected eps of 0 or more but received -1");
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.scale = INFINITY; },
+      "[gated_delta] expected scale to be finite but received inf");
+  Rejects<GatedDeltaForwardArgs>(
+      forward, [](auto& a) { a.key_begin = I32({5}); },
+      "[gated_delta] expected keyBegin of shape [2, 5] (batch, sequence) but received [5]");
+  const auto& f = forward;
+  RefusesOthers(GatedDeltaBackwardArgs{f.q, f.k, f.v, f.g, f.beta, f.key_begin, f.y, 1, 0, f.q, f.k,
+                                       f.v, f.g, f.beta});
+  const GatedDeltaAppendArgs append{f.q,
+                                    f.k,
+                                    f.v,
+                                    f.g,
+                                    f.beta,
+                                    F32({3, 6, 4, 3}),
+                                    I32({2}),
+                                    I32({2}),
+                                    1,
+                                    0,
+                                    AttentionPhase::kPrefill,
+                                    f.y};
+  RefusesOthers(append);
+  Rejects<GatedDeltaAppendArgs>(
+      append, [](auto& a) { a.pool = F32({3, 6, 3, 4}); },
+      "[gated_delta_append] expected pool of shape [3, 6, 4, 3] (slots, v_heads, dk, dv) but "
+      "received [3, 6, 3, 4]");
+  Rejects<GatedDeltaAppendArgs>(
+      append, [](auto& a) { a.lengths = I32({3}); },
+      "[gated_delta_append] expected lengths of shape [2] (batch) but received [3]");
+  Rejects<GatedDeltaAppendArgs>(
+      append, [](auto& a) { a.phase = AttentionPhase::kDecode; },
+      "[gated_delta_append] expected q of one token per sequence in phase \"decode\" but received "
+      "shape [2, 5, 2, 4]");
 }
 
 TEST_CASE("the layers of a model") {
@@ -443,6 +515,52 @@ TEST_CASE("the layers of a model") {
         "[gated] expected gate of dtype f32 or bf16 but received f16");
 }
 
+TEST_CASE("short convolutions") {
+  ShortConvForwardArgs forward;
+  forward.kind = ShortConvKind::kGated;
+  forward.x = BF16({2, 5, 12});
+  forward.weight = BF16({4, 3});
+  forward.bias = BF16({4});
+  forward.key_begin = I32({2, 5});
+  forward.y = BF16({2, 5, 4});
+  RefusesOthers(forward);
+  Rejects<ShortConvForwardArgs>(
+      forward, [](auto& a) { a.kind = ShortConvKind::kSilu; },
+      "[short_conv] expected x of shape [2, 5, 4] (batch, sequence, the channels of weight) but "
+      "received [2, 5, 12]");
+  Rejects<ShortConvForwardArgs>(
+      forward, [](auto& a) { a.x = BF16({2, 5, 4}); },
+      "[short_conv] expected x of shape [2, 5, 12] (batch, sequence, 3 times the channels of "
+      "weight) but received [2, 5, 4]");
+  Rejects<ShortConvForwardArgs>(
+      forward, [](auto& a) { a.weight = BF16({4, 9}); },
+      "[short_conv] expected weight of 1 to 8 taps but received shape [4, 9]");
+  Rejects<ShortConvForwardArgs>(
+      forward, [](auto& a) { a.weight = BF16({4, 0}); },
+      "[short_conv] expected weight of 1 to 8 taps but received shape [4, 0]");
+
+  ShortConvBackwardArgs backward;
+  backward.kind = ShortConvKind::kSilu;
+  backward.x = backward.g = backward.dx = BF16({2, 5, 4});
+  backward.weight = BF16({4, 3});
+  backward.key_begin = I32({2, 5});
+  backward.dweight = F32({4, 3});
+  backward.dbias = F32({4});
+  RefusesOthers(backward);
+
+  ShortConvAppendArgs append;
+  append.kind = ShortConvKind::kSilu;
+  append.x = append.y = BF16({2, 5, 4});
+  append.weight = BF16({4, 3});
+  append.pool = F32({7, 2, 4});
+  append.slots = append.lengths = I32({2});
+  RefusesOthers(append);
+  Rejects<ShortConvAppendArgs>(
+      append, [](auto& a) { a.pool = F32({7, 3, 4}); },
+      "[short_conv_append] expected pool of shape [7, 2, 4] (slots, taps - 1, channels) but "
+      "received [7, 3, 4]");
+}
+
 TEST_CASE("keys and values in pages") {
   PageAppendArgs append;
   append.q = append.y = F32({2, 3, 12, 8});
@@ -513,6 +631,9 @@ TEST_CASE("keys and values in pages") {
   Rejects<AttentionPagedArgs>(
       paged, [](auto& a) { a.lengths = I32({3}); },
       "[attention_paged] expected lengths of shape [2] (batch) but received [3]");
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.sinks = F32({4}); },
+      "[attention_paged] expected sinks of shape [12] (heads of q) but received [4]");
   Rejects<AttentionPagedArgs>(
       paged, [](auto& a) { a.scale = std::numeric_limits<float>::infinity(); },
       "[attention_paged] expected scale to be finite but received inf");
@@ -608,6 +729,9 @@ TEST_CASE("losses and sampling") {
   Rejects<LinearCrossEntropyArgs>(
       fused, [](auto& a) { a.d_hidden = F32({3, 5}); },
       "[linear_cross_entropy] expected d_hidden of shape [3, 4] (rows, dim) but received [3, 5]");
+  Rejects<LinearCrossEntropyArgs>(
+      fused, [](auto& a) { a.cap = -30; },
+      "[linear_cross_entropy] expected cap to be a number that is not negative but received -30");
 
   SampleArgs sample;
   sample.logits = F32({2, 9});
@@ -730,6 +854,9 @@ TEST_CASE("the tape's small set") {
   CHECK(Complaint(BinaryArgs{BinaryKind::kMul, F32({2, 2}), F32({3}), F32({2, 3})}) ==
         "[mul] expected shapes that broadcast but received [2, 2] and [3]");
   CHECK(Complaint(UnaryArgs{UnaryKind::kCopy, 1, I32({2}), F32({2})}) == "");
+  for (const float cap : {0.0f, INFINITY})
+    CHECK(Complaint(UnaryArgs{UnaryKind::kSoftcap, cap, F32({2}), F32({2})})
+              .starts_with("[softcap] expected alpha to be a finite number other than 0 but"));
   CHECK(Complaint(UnaryArgs{UnaryKind::kGelu, 1, I32({2}), F32({2})}) ==
         "[gelu] expected x of dtype f32 or bf16 or f16 but received i32");
   CHECK(Complaint(ReduceSumArgs{F32({2, 3}), F32({1, 3})}) == "");
@@ -753,11 +880,14 @@ TEST_CASE("the tape's small set") {
       "[split_columns] expected sizes of 7 columns in all (the last dimension of x) but received "
       "6");
   Rejects<SplitColumnsArgs>(
-      split, [](auto& a) { a.sizes = {4, 1, 1, 1}; },
-      "[split_columns] expected sizes of 1 to 3 parts but received 4");
+      split, [](auto& a) { a.sizes = {1, 1, 1, 1, 1, 1, 1, 0, 0}; },
+      "[split_columns] expected sizes of 1 to 8 parts but received 9");
   Rejects<SplitColumnsArgs>(
       split, [](auto& a) { a.parts.pop_back(); },
       "[split_columns] expected 2 parts (one per size) but received 1");
+  SplitColumnsArgs one = split;
+  one.parts[0] = {};
+  CHECK(Complaint(one) == "");
   const JoinColumnsArgs join{{F32({2, 4}), F32({2, 3})}, {4, 3}, F32({2, 7})};
   RefusesOthers(join);
   Rejects<JoinColumnsArgs>(
@@ -765,7 +895,7 @@ TEST_CASE("the tape's small set") {
       "[join_columns] expected a part but received none");
   Rejects<JoinColumnsArgs>(
       join, [](auto& a) { a.sizes = {}; },
-      "[join_columns] expected sizes of 1 to 3 parts but received 0");
+      "[join_columns] expected sizes of 1 to 8 parts but received 0");
   Rejects<JoinColumnsArgs>(
       join, [](auto& a) { a.parts[1] = F32({3, 3}); },
       "[join_columns] expected part of shape [2, 3] (rows, size) but received [3, 3]");
@@ -775,6 +905,29 @@ TEST_CASE("the tape's small set") {
   JoinColumnsArgs part = join;
   part.parts[0] = {};
   CHECK(Complaint(part) == "");
+  RefusesOthers(TakeArgs{F32({2, 5, 3}), I32({2, 4, 3}), 1, F32({2, 4, 3})});
+  const TakeArgs take{BF16({2, 5, 3}), I32({4}), 1, BF16({2, 4, 3})};
+  CHECK(Complaint(take) == "");
+  Rejects<TakeArgs>(
+      take, [](auto& a) { a.dim = 3; },
+      "[take] expected dim to be one of the 3 dimensions of x but received 3");
+  Rejects<TakeArgs>(
+      take, [](auto& a) { a.index = I32({2, 4, 2}); },
+      "[take] expected an index of one dimension, or one like x [2, 5, 3] but for dimension 1, but "
+      "received [2, 4, 2]");
+  Rejects<TakeArgs>(
+      take, [](auto& a) { a.y = BF16({2, 5, 3}); },
+      "[take] expected y of shape [2, 4, 3] (of index) but received [2, 5, 3]");
+  RefusesOthers(TakeBackwardArgs{F32({2, 4, 3}), I32({2, 4, 3}), 1, F32({2, 5, 3})});
+  Rejects<TakeBackwardArgs>(
+      {F32({2, 4, 3}), I32({4}), 1, F32({2, 5, 3})}, [](auto& a) { a.g = F32({2, 5, 3}); },
+      "[take] expected g of shape [2, 4, 3] (of index) but received [2, 5, 3]");
+  const RowMaxArgs row_max{F32({2, 5}), F32({2}), I32({2}), F32({2})};
+  RefusesOthers(row_max);
+  CHECK(Complaint(RowMaxArgs{BF16({2, 5}), {}, {}, {}}) == "");
+  Rejects<RowMaxArgs>(
+      row_max, [](auto& a) { a.x = F32({2, 0}); },
+      "[row_max] expected rows of 1 to 2147483647 elements but received x of shape [2, 0]");
   RefusesOthers(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true});
   CHECK(Complaint(MatmulArgs{F32({2, 3}), F32({5, 3}), F32({2, 3}), false, false}) ==
         "[matmul] expected b with an inner dimension of 3 (that of a [2, 3]) but received [5, 3]");

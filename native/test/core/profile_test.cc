@@ -56,6 +56,8 @@ TEST_CASE("the work of attention counts the pairs that a query sees") {
   CHECK(WorkOf(args).flops == 2.0 * 2 * 8 * (1 + 2 + 3) * 8);
   args.window = 2;
   CHECK(WorkOf(args).flops == 2.0 * 2 * 8 * (1 + 2 + 2) * 8);
+  args.key_end = Sized({2, 3});
+  CHECK(WorkOf(args).flops == 2.0 * 2 * 8 * (2 + 3 + 2) * 8);
 }
 
 TEST_CASE("a transposed product multiplies over the other dimension; a sum multiplies nothing") {

@@ -16,6 +16,7 @@ TEST_CASE("cpu attention_paged: a decoded sequence has the bits that it has alon
     for (const PagedCase& c : std::vector<PagedCase>{
              {dtype, AttentionPhase::kDecode, 1, 9, 3, 64, 0, {1, 700, 64, 65, 127, 300, 128}},
              {dtype, AttentionPhase::kDecode, 1, 12, 1, 24, 0, {260, 3, 129}},
+             {dtype, AttentionPhase::kDecode, 1, 8, 1, 64, 128, {1, 700, 64, 65, 300}, true},
              {dtype, AttentionPhase::kDecode, 1, 4, 2, 128, 70, {200, 64, 71, 500, 330}}}) {
       CAPTURE(c.Name());
       const PagedOperands together(c);

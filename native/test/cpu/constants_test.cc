@@ -10,6 +10,7 @@
 #include <string>
 
 #include "backend/cpu/logits/cross_entropy_rows.h"
+#include "backend/cuda/linear_cross_entropy_plan.h"
 #include "core/maths/dynamic_code.h"
 #include "core/maths/quantize_blocks.h"
 #include "core/ops/labels.h"
@@ -17,6 +18,8 @@
 
 namespace lora::test {
 namespace {
+
+using Cuda = cuda::LinearCrossEntropyPlan;
 
 constexpr const char* kFile = LORA_SOURCE_DIR "/lib/native/constants.ts";
 
@@ -89,7 +92,14 @@ std::string FileText() {
           "of how many bytes. */\n"
           "export const lossChunk = { bytes: "
        << cpu::kChunkBytes << ", minRows: " << cpu::kMinChunk << ", maxRows: " << cpu::kMaxChunk
-       << " } as const;\n";
+       << " } as const;\n"
+          "\n/** On a GPU: how many rows of logits it keeps, of how many bytes in f32, in "
+          "multiples of so "
+          "many rows; and the bytes of a quantized matrix that it expands at once. "
+          "LORA_CUDA_LOSS_BYTES sets other bytes. */\n"
+          "export const cudaLossChunk = { bytes: "
+       << Cuda::kLossBytes << ", minRows: " << Cuda::kMinChunk << ", maxRows: " << Cuda::kMaxChunk
+       << ", rowStep: " << Cuda::kRowStep << " } as const;\n";
   return text.str();
 }
 

@@ -4,7 +4,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "backend/cuda/runtime.h"
@@ -23,6 +25,10 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
   // A prefill has enough tiles and takes one part.
   CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kBF16, 132).splits == 1);
   CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kBF16, 132).scratch_bytes == 0);
+  // Tiles of 128 rows have kernels in bf16 and for head dims up to 128 alone.
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kBF16, 132).tile.rows == 128);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kF16, 132).tile.rows == 64);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 129}, DType::kBF16, 132).tile.rows == 64);
   // Decoding takes at most two waves, and no part is shorter than two tiles.
   for (const int64_t keys : {1, 127, 128, 1000, 4096, 100000}) {
     for (const int64_t pairs : {1, 8, 131, 132, 500}) {
@@ -75,7 +81,13 @@ TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
        std::vector<AttentionCase>{{DType::kBF16, 2, 130, 4, 2, 64},
                                   {DType::kBF16, 1, 97, 6, 2, 40, 0, true},
                                   {DType::kBF16, 1, 300, 1, 1, 37, 70},
-                                  {DType::kBF16, 2, 129, 2, 2, 64, 200, true}}) {
+                                  {DType::kBF16, 2, 129, 2, 2, 64, 200, true},
+                                  // From one tile of keys to five, in two stages.
+                                  {DType::kBF16, 8, 32, 1, 1, 128},
+                                  {DType::kBF16, 2, 130, 4, 2, 128},
+                                  {DType::kBF16, 1, 97, 6, 2, 80, 0, true, 0, false, true},
+                                  {DType::kBF16, 1, 300, 1, 1, 101, 70},
+                                  {DType::kBF16, 1, 200, 2, 1, 128, 0, false, 0, true}}) {
     CAPTURE(c.Name());
     const int64_t rows = c.queries * (c.q_heads / c.kv_heads), pairs = c.batch * c.kv_heads;
     // Tiles of 64 rows are enough for this device, and those of 128 for one multiprocessor.
@@ -87,7 +99,7 @@ TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
           {c.batch, c.kv_heads, rows, c.queries, c.d}, DType::kBF16, multiprocessors);
       CHECK(plan.tile.rows == (multiprocessors == 1 ? 128 : 64));
       CHECK(plan.splits == 1);
-      for (int turn = 0; turn < 3; ++turn) {
+      for (int turn = 0; turn < 9; turn += 2) {
         MirrorContext context = ContextOf(turn, {multiprocessors, 80, 163 * 1024});
         const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {c.batch, c.q_heads, c.queries});
         Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
@@ -104,6 +116,48 @@ TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
         OfPath(c, [&](const Rounding& rounding) { return BoundsOf(c, o, y, lse, rounding); });
     CHECK_CLOSE(results.end()[-2], y, bounds_of_path().y);
     CHECK_CLOSE(results.end()[-1], lse, bounds_of_path().lse);
+  }
+  simt::SetEmulatedProperties(kUsual);
+}
+
+TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64 in pages, too") {
+  for (const int64_t d : {64, 72, 128}) {
+    const PagedCase c{DType::kBF16, AttentionPhase::kPrefill, 70, 4, 2, d, 0, {70, 250, 199}};
+    CAPTURE(c.Name());
+    const PagedOperands o(c);
+    std::vector<Tensor> results;
+    for (const int multiprocessors : {18, 1}) {  // of 3 sequences of 2 heads of 140 rows each
+      for (const int turn : {0, 4, 5}) {
+        MirrorContext context = ContextOf(turn, {multiprocessors, 86, 99 * 1024});
+        Run(MirroredCuda(), PagedArgs(c, o, results.emplace_back(c.dtype, o.q.shape())), context);
+        CHECK_IDENTICAL(results.back(), results[0]);
+      }
+    }
+  }
+  simt::SetEmulatedProperties(kUsual);
+}
+
+// Values that no row of a warp sees are not read, though rows of other warps of its tile see them:
+// 0 times infinity would be no number.
+TEST_CASE(
+    "cuda attention: a warp of a tile of 128 rows passes over keys that its rows do not see") {
+  for (const int64_t window : {0, 16}) {
+    const AttentionCase c{DType::kBF16, 1, 256, 1, 1, 128, window};
+    CAPTURE(c.Name());
+    Operands o(c);
+    // The last 64 keys, which the last rows alone see, and the first 64 with a window.
+    const int64_t from = window ? 0 : 192;
+    for (int64_t i = from * c.d; i < (from + 64) * c.d; ++i)
+      o.v.Set(i, std::numeric_limits<double>::infinity());
+    MirrorContext context = ContextOf(0, {1, 80, 163 * 1024});
+    const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, c.queries});
+    Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
+    // Rows 64 to 79 of a window see some of the first keys, and the others of their warps do not.
+    const int64_t finite = window ? 80 : 0, end = window ? 256 : 192;
+    int64_t not_finite = 0;
+    for (int64_t i = finite * c.d; i < end * c.d; ++i) not_finite += !std::isfinite(y.at(i));
+    CHECK(not_finite == 0);
+    CHECK(!std::isfinite(y.at((window ? 63 : 192) * c.d)));
   }
   simt::SetEmulatedProperties(kUsual);
 }
@@ -206,12 +260,15 @@ TEST_CASE("cuda attention's gradients have the same bits where shared memory is 
 }
 
 #ifndef LORA_REAL_GPU
+constexpr cuda::DeviceProperties kLone{1, 80, 163 * 1024};
+
 TEST_CASE("cuda attention reads shared memory without bank conflicts") {
-  for (const int64_t queries : {4, 70}) {  // decode, and a tile of rows
+  // Decode, a tile of rows, and, on one multiprocessor, tiles of 128 rows.
+  for (const int64_t queries : {4, 70, 200}) {
     for (const int64_t d : {64, 128, 256}) {
-      const PagedCase c{DType::kBF16, AttentionPhase::kPrefill, queries, 1, 1, d, 0, {74}};
+      const PagedCase c{DType::kBF16, AttentionPhase::kPrefill, queries, 1, 1, d, 0, {queries + 4}};
       const PagedOperands o(c);
-      MirrorContext context = NthContext(0);
+      MirrorContext context = ContextOf(0, queries == 200 ? kLone : kUsual);
       const Tensor y(c.dtype, o.q.shape());
       Run(MirroredCuda(), PagedArgs(c, o, y), context);
       const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
@@ -219,6 +276,7 @@ TEST_CASE("cuda attention reads shared memory without bank conflicts") {
       CHECK(counts.WavefrontsPerPhase() == 1.0);
     }
   }
+  simt::SetEmulatedProperties(kUsual);
 }
 
 TEST_CASE("cuda attention's gradients read shared memory without bank conflicts") {

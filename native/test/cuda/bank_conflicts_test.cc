@@ -4,8 +4,13 @@
 #ifndef LORA_REAL_GPU
 #include <doctest/doctest.h>
 
+#include <cstring>
 #include <string>
 
+#include "backend/cuda/skinny.h"
+#include "core/maths/row_major.h"
+#include "test/support/device_products.h"
+#include "test/support/kept_matrix.h"
 #include "test/support/lora_problem.h"
 #include "test/support/page_cases.h"
 #include "test/support/run.h"
@@ -110,6 +115,37 @@ TEST_CASE("cuda lora_linear: decoding, the low-rank products and their gradients
         problem.Backward(MirroredCuda(), context, {expected.h[0].As(DType::kF32)});
       });
     }
+  }
+}
+
+// A byte of codes is looked up by every lane at once, and all bytes are there.
+TEST_CASE("cuda decode: pairs of codes lie in banks of their lanes") {
+  for (const WeightFormat format :
+       {WeightFormat::kNF4, WeightFormat::kI8Rows, WeightFormat::kIQ4_NL, WeightFormat::kMXFP4}) {
+    const int64_t n = 16, k = 2048;
+    const KeptMatrix w({format, DType::kBF16}, n, k, 3);
+    Tensor bytes = Zeros(DType::kI8, {1, static_cast<int64_t>(RowMajorBytes(format, n, k))});
+    std::memcpy(bytes.view().data, w.stored.view().data, w.stored.view().bytes());
+    if (HasScales(format))
+      std::memcpy(bytes.view().as<std::byte>() + ScalesAt(format, n, k), w.scales.view().data,
+                  w.scales.view().bytes());
+    const Tensor x = Uniform(DType::kBF16, {1, k}, 4);
+    CheckConflict(NameOf(format), 1, [&](MirrorContext& context) {
+      const DeviceMatrix kept(bytes, bytes.numel(), 0, "kept"), xs(x, k, 0, "x"),
+          y(DType::kBF16, 1, n, n, 0, "y");
+      cuda::DecodeBranch branch;
+      branch.packed = {kept.data(), DType::kBF16, n, k, format};
+      branch.n = n;
+      branch.y = y.data();
+      cuda::DecodeArgs args;
+      args.dtype = DType::kBF16;
+      args.x = xs.data();
+      args.m = 1;
+      args.k = k;
+      args.branches = {branch};
+      cuda::DecodeLinear(args, context.device);
+      context.device.Finish();
+    });
   }
 }
 

@@ -24,7 +24,7 @@ struct DecodeCase {
   std::vector<DecodeCaseBranch> branches;
   Tensor x;
   std::vector<Tensor> w, bias, a, h;
-  std::map<size_t, PackedView> scaled;  // in the place of w
+  std::map<size_t, PackedView> packed;  // in the place of w
   float scale = 2;
 
   DecodeCase(DType dtype, bool whole, int64_t m, int64_t k, std::vector<DecodeCaseBranch> of)
@@ -56,8 +56,8 @@ struct DecodeCase {
       const DecodeCaseBranch& b = branches[i];
       ys.emplace_back(dtype, m, b.n, b.n, skew, "y");
       cuda::DecodeBranch branch;
-      if (scaled.contains(i)) {
-        branch.scaled = scaled.at(i);
+      if (packed.contains(i)) {
+        branch.packed = packed.at(i);
       } else {
         branch.w = upload(w[i], "w");
         branch.w_dtype = w[i].dtype();
@@ -159,42 +159,66 @@ TEST_CASE("cuda decode of f32: W in 16 bits gives the bits of its values") {
   }
 }
 
-// With a plain branch between two of a format. Rows end within blocks of 64, and within the columns
-// of a warp. A skew of 4 bytes keeps the scales of f32 aligned.
+// The bytes of a matrix as a device has it.
+Tensor RowMajorOf(const KeptMatrix& w, WeightFormat format, int64_t rows, int64_t cols) {
+  Tensor bytes = Zeros(DType::kI8, {1, static_cast<int64_t>(RowMajorBytes(format, rows, cols))});
+  std::memcpy(bytes.view().data, w.stored.view().data, w.stored.view().bytes());
+  if (HasScales(format))
+    std::memcpy(bytes.view().as<std::byte>() + ScalesAt(format, rows, cols), w.scales.view().data,
+                w.scales.view().bytes());
+  return bytes;
+}
+
+// Three branches: a plain one between two of a format, whose bytes are skewed. They give the bits
+// of their values.
+void CheckPacked(WeightFormat format, int64_t m, int64_t k, int64_t skew) {
+  static int turn = 0;
+  CAPTURE(NameOf(format));
+  CAPTURE(m);
+  CAPTURE(k);
+  CAPTURE(skew);
+  DecodeCase c(DType::kBF16, false, m, k, {{19, 5, 1}, {5, 0}, {18, 3}});
+  std::vector<DeviceMatrix> kept;
+  for (const size_t i : {0, 2}) {
+    const int64_t rows = c.branches[i].n;
+    const KeptMatrix w({format, DType::kBF16}, rows, k, i + 7);
+    c.w[i] = w.values;
+    const Tensor bytes = RowMajorOf(w, format, rows, k);
+    kept.emplace_back(bytes, bytes.numel(), skew, "kept");
+    c.packed[i] = {kept.back().data(), DType::kBF16, rows, k, format};
+    CHECK(cuda::DecodesPacked(c.packed[i]));
+  }
+  const std::vector<Tensor> out = c.Run(turn++, 0);
+  c.Check(out);
+  // Rows of x that no access of 16 bytes may load.
+  if (m == 2) {
+    const std::vector<Tensor> apart = c.Run(turn++, 1);
+    for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(apart[i], out[i]);
+  }
+  c.packed = {};
+  const std::vector<Tensor> plain = c.Run(turn++, 0);
+  for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(out[i], plain[i]);
+}
+
+// Rows end within blocks of 64, and within the columns of a warp, and begin within blocks where
+// there are several turns of columns. A skew of 4 bytes keeps the scales of f32 aligned.
 TEST_CASE("cuda decode: formats with scales give the bits of their values, for up to 64 rows") {
-  int turn = 0;
   for (const WeightFormat format :
        {WeightFormat::kNF4, WeightFormat::kFP4, WeightFormat::kI8Rows}) {
-    for (const int64_t m : {1, 2, 8, 9, 64}) {
-      for (const int64_t k : {352, 136, 1152, 8}) {
-        for (const int64_t skew : {0, 4}) {
-          if (skew != 0 && m > 1) continue;
-          CAPTURE(NameOf(format));
-          CAPTURE(m);
-          CAPTURE(k);
-          CAPTURE(skew);
-          DecodeCase c(DType::kBF16, false, m, k, {{19, 5, 1}, {5, 0}, {18, 3}});
-          std::vector<DeviceMatrix> kept;
-          for (const size_t i : {0, 2}) {
-            const KeptMatrix w({format, DType::kBF16}, c.branches[i].n, k, i + 7);
-            c.w[i] = w.values;
-            const int64_t rows = c.branches[i].n;
-            const size_t values = w.stored.view().bytes();
-            Tensor bytes =
-                Zeros(DType::kI8, {1, static_cast<int64_t>(RowMajorBytes(format, rows, k))});
-            std::memcpy(bytes.view().data, w.stored.view().data, values);
-            std::memcpy(bytes.view().as<std::byte>() + ScalesAt(format, rows, k),
-                        w.scales.view().data, w.scales.view().bytes());
-            kept.emplace_back(bytes, bytes.numel(), skew, "kept");
-            c.scaled[i] = {kept.back().data(), DType::kBF16, rows, k, format};
-          }
-          const std::vector<Tensor> out = c.Run(turn++, 0);
-          c.Check(out);
-          c.scaled = {};
-          const std::vector<Tensor> plain = c.Run(turn++, 0);
-          for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(out[i], plain[i]);
-        }
-      }
+    for (const int64_t k : {352, 136, 1152, 2152, 8}) {
+      for (const int64_t m : {1, 2, 8, 9, 64}) CheckPacked(format, m, k, 0);
+      CheckPacked(format, 1, k, 4);
+    }
+  }
+}
+
+// Blocks of 32 begin at any address of their size: after a row of 67, where the next begins, too.
+TEST_CASE("cuda decode: blocks give the bits of their values, for up to 64 rows") {
+  for (const WeightFormat format : cuda::kDecodedBlocks) {
+    const bool small = TraitsOf(format).block.values == 32;
+    for (const int64_t k : {small ? 352 : 256, small ? 2144 : 2304, small ? 32 : 1280}) {
+      for (const int64_t m : {1, 2, 8, 9, 64}) CheckPacked(format, m, k, 0);
+      for (const int64_t skew : {1, 2, 16}) CheckPacked(format, 1, k, skew);
     }
   }
 }

@@ -188,6 +188,53 @@ TEST_CASE("cuda gemm of f32: b may be stored in 16 bits") {
   simt::SetEmulatedProperties({4, 80, 163 * 1024});
 }
 
+// The sums come from a product that is the same but for what is added and for its dtype.
+TEST_CASE(
+    "cuda gemm: c is scaled, then the bias and the addend are added, and it is rounded once") {
+  constexpr int64_t kM = 130, kN = 150;
+  const Case given{kM, kN, {40}, Added::kNothing, 0.7f};
+  for (const int multiprocessors : {1, 64}) {
+    simt::SetEmulatedProperties({multiprocessors, 80, 163 * 1024});
+    MirrorContext context = NthContext(0);
+    for (const Place& place : {Place{0, 0}, {4, 0}, {2, 0}, {-1, 0}, {0, 1}}) {
+      Product plain({kM, kN, {40}}, {DType::kBF16, DType::kBF16, DType::kF32, false, false}, place,
+                    false);
+      const Tensor sums = plain.Run(context);
+      Matrix factor(Normal(DType::kF32, {1, kN}, 7), place, "factor");
+      Matrix bias(Normal(DType::kF32, {1, kN}, 8), place, "bias");
+      Matrix addend(Normal(DType::kF32, {kM, kN}, 9), place, "addend");
+      for (Matrix* matrix : {&factor, &bias, &addend}) matrix->Upload();
+      for (const DType result : {DType::kF32, DType::kBF16, DType::kF16}) {
+        CAPTURE(multiprocessors);
+        CAPTURE(place.pad);
+        CAPTURE(NameOf(result));
+        Product product(given, {DType::kBF16, DType::kBF16, result, false, false}, place, false);
+        cuda::GemmProblem p = product.Problem();
+        p.factor = factor.device.as<float>();
+        p.bias = bias.device.as<void>();
+        p.bias_dtype = DType::kF32;
+        p.addend = addend.device.as<float>();
+        p.addend_pitch = addend.pitch;
+        CHECK(cuda::PlanGemm("gemm", p, multiprocessors).tile == (multiprocessors == 1 ? 128 : 64));
+        Tensor apart(DType::kF32, {1, kM, kN}), fused(DType::kF32, {1, kM, kN});
+        for (int64_t i = 0; i < kM * kN; ++i) {
+          const auto at = [](const Matrix& m, int64_t n) {
+            return static_cast<float>(m.values.at(n));
+          };
+          const float sum = static_cast<float>(sums.at(i)), by = given.alpha * at(factor, i % kN);
+          const float scaled = sum * by;
+          apart.Set(i, scaled + at(bias, i % kN) + at(addend, i));
+          fused.Set(i, std::fma(sum, by, at(bias, i % kN)) + at(addend, i));
+        }
+        // Deep tests run kernels whose compiler fuses.
+        const Tensor found = product.Run(context, p);
+        CHECK((Identical(found, apart.As(result)).ok || Identical(found, fused.As(result)).ok));
+      }
+    }
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
 TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two runs agree") {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const bool trans_b : {false, true}) {

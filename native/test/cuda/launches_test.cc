@@ -194,6 +194,12 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
   const LinearCase one{4096, 4096, {4096}, 16}, qkv{4096, 4096, {4096, 1024, 1024}, 16};
   const LinearCase frozen{4096, 4096, {4096}, 0}, short_rows{40, 4096, {256}, 16};
   const LinearCase token{1, 4096, {4096, 1024, 1024}, 16};
+  // As a Q4_K_M file mixes them, and one with a type that is expanded.
+  LinearCase blocks = token;
+  blocks.format = WeightFormat::kQ4_K;
+  LoraLinearForwardArgs mixed = Forward(blocks), others = Forward(blocks);
+  mixed.branches[2].weight.format = WeightFormat::kQ6_K;
+  others.branches[1].weight.format = WeightFormat::kQ3_K;
   LinearCase nf4 = one, nf4_tokens = token, f32 = one;
   nf4.format = nf4_tokens.format = WeightFormat::kNF4;
   nf4_tokens.m = 40;
@@ -277,16 +283,25 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "Decode<BF16, 1, false>, 384 of 256, 5760 B, programmatic\n"},
       {"40 tokens, nf4", ListOf(Forward(nf4_tokens)),
        "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 60416 B\n"
-       "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"
-       "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"
-       "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"},
+       "Decode<BF16, 2, true>, 384 of 256, 44288 B, programmatic\n"
+       "Decode<BF16, 2, true>, 384 of 256, 44288 B, programmatic\n"
+       "Decode<BF16, 1, true>, 384 of 256, 38528 B, programmatic\n"},
+      {"a token, q4_k and q6_k", ListOf(mixed),
+       "LowRankDot<BF16>, 48 of 256, 32 B\n"
+       "DecodeBlocks<1, WeightFormat::kQ4_K>, 320 of 256, 5760 B, programmatic\n"
+       "DecodeBlocks<1, WeightFormat::kQ6_K>, 64 of 256, 5760 B, programmatic\n"},
+      {"a token, q4_k and q3_k", ListOf(others),
+       "ExpandBlocks, 16384 of 256\n"
+       "LowRankDot<BF16>, 48 of 256, 32 B\n"
+       "Decode<BF16, 1, false>, 64 of 256, 5760 B, programmatic\n"
+       "DecodeBlocks<1, WeightFormat::kQ4_K>, 320 of 256, 5760 B, programmatic\n"},
       {"a token, with a table", ListOf(WithTable(token)),
        "CheckTable, 1 of 256, 64 B\n"
        "host wait\n"
        "TableDown<BF16>, 48 of 256, 32 B\n"
        "Decode<BF16, 1, false>, 384 of 256, 5760 B\n"},
       {"attention", ListOf(Attention(1, 4096)),
-       "AttentionMma<BF16, 128, 64, AttentionShape>, 2048 of 128, 49664 B\n"},
+       "AttentionMma<BF16, 128, 128, AttentionShape>, 1024 of 256, 66560 B\n"},
       {"attention, f32", ListOf(Attention(1, 4096, DType::kF32)),
        "AttentionFma<float, 128, AttentionShape>, 2048 of 256, 77312 B\n"},
       {"attention_backward", ListOf(AttentionBackward(1, 4096)),

@@ -63,12 +63,12 @@ TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length
             const auto bytes = [&](const cuda::GemmProblem& product) {
               return cuda::PlanGemm("gemm", product, multiprocessors).scratch_bytes;
             };
-            return std::max(bytes(plan.Logits(m)), bytes(plan.HiddenGradient(m)));
+            return std::max(bytes(plan.Logits(m, vocab)), bytes(plan.HiddenGradient(m, vocab)));
           };
           for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
             CAPTURE(m);
             CHECK(needed(m) <= space);
-            const cuda::GemmProblem logits = plan.Logits(m);
+            const cuda::GemmProblem logits = plan.Logits(m, vocab);
             const int64_t parts =
                 cuda::RowSumParts(cuda::PlanGemm("gemm", logits, multiprocessors), logits);
             if (dtype == DType::kBF16)

@@ -96,6 +96,19 @@ TEST_CASE("driver: devices that kernels run on are numbered without the others")
   CHECK(second.memory_bytes == 3);
 }
 
+TEST_CASE("driver: on which devices launches overlap, and why they do not") {
+  CHECK(OverlapText({}) == "none: they need a device of compute capability 9.0 or newer");
+  CHECK(OverlapText({{"cuda", "", 90}}) == "cuda: overlap");
+  CHECK(OverlapText({{"cuda", "", 120}}) == "cuda: overlap");
+  CHECK(OverlapText({{"cuda", "", 0}}) ==
+        "cuda: none, because the driver says of no kernel which PTX its code comes from "
+        "(ptxVersion 0), so that launches wait for each other");
+  CHECK(OverlapText({{"cuda", "", 80}, {"cuda:1", "cudaErrorUnknown", 0}}) ==
+        "cuda: none, because the code comes from PTX for compute_80, which has no wait; "
+        "cuda:1: not known, asking for a kernel gave cudaErrorUnknown");
+  CHECK(OverlapText({{"cuda", "", 89}}).starts_with("cuda: none"));
+}
+
 TEST_CASE("driver: a build without kernels says how to get one that has them") {
   const std::string reason = CudaUnavailableReason();
   CHECK(reason.find("no CUDA backend") != std::string::npos);

@@ -41,6 +41,20 @@ void RunUntil(CUstream_st* stream, size_t count) {
   }
 }
 
+// What CUDA answers a thread that captures. A call that it forbids invalidates the capture, and
+// what follows is told so. CUDA allows some of the forbidden ones in some of its versions. Of them
+// the product makes those alone that load a kernel.
+cudaError_t WhileCapturing(const std::string& call) {
+  static const std::set<std::string> kAllowed = {"cudaSetDevice", "cudaStreamEndCapture"};
+  static const std::set<std::string> kLoads = {"cudaFuncGetAttributes", "cudaFuncSetAttribute"};
+  if (kAllowed.contains(call)) return cudaSuccess;
+  if (call == "cudaLaunchKernel")
+    return captures->invalidated ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+  if (!kLoads.contains(call)) Violate(call + " while the thread captures");
+  captures->invalidated = true;
+  return cudaErrorStreamCaptureUnsupported;
+}
+
 }  // namespace
 
 FakeCudart& Fake() { return fake; }
@@ -65,12 +79,8 @@ cudaError_t Begin(const char* call) {
   static const pid_t process = getpid();
   if (getpid() != process) return Give(cudaErrorInitializationError);  // CUDA outlives no fork
   fake.called.push_back(call);
-  // CUDA refuses some more calls of a thread that captures, and allows some of those that are no
-  // launches; the product makes none.
-  static const std::set<std::string> kCapturing = {"cudaSetDevice", "cudaLaunchKernel",
-                                                   "cudaStreamEndCapture"};
-  if (captures != nullptr && !kCapturing.contains(call))
-    Violate(std::string(call) + " while the thread captures");
+  if (captures != nullptr)
+    if (const cudaError_t error = WhileCapturing(call); error != cudaSuccess) return Give(error);
   if (static_cast<int>(fake.called.size()) == fake.fail_at) {
     fake.failed = call;
     if (fake.fail_for_good) lost[current] = fake.fail_with;
@@ -100,6 +110,7 @@ cudaError_t BeginCapture(cudaStream_t stream) {
   if (captures != nullptr) Violate("a capture inside a capture");
   captures = stream;
   stream->captures = true;
+  stream->invalidated = false;
   return State();
 }
 std::deque<std::function<void()>> EndCapture(cudaStream_t stream) {
@@ -138,6 +149,10 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorIllegalAddress";
     case cudaErrorLaunchOutOfResources:
       return "cudaErrorLaunchOutOfResources";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
     case cudaErrorUnknown:
       return "cudaErrorUnknown";
     default:

@@ -24,6 +24,7 @@ struct CUstream_st {
   size_t done = 0;  // of all work ever given
   size_t given() const { return done + work.size(); }
   bool captures = false;
+  bool invalidated = false;  // the capture, by a call that CUDA forbids the thread meanwhile
   std::deque<std::function<void()>> captured;
 };
 
@@ -34,6 +35,7 @@ struct KernelFacts {
   unsigned threads = 0;  // that a block may have at most
   size_t static_shared_bytes = 0;
   unsigned registers = 0;  // of a thread
+  int ptx_version = 0;     // of the PTX that the code comes from
 };
 
 struct FakeLaunch {
@@ -55,6 +57,7 @@ struct FakeCudart {
   std::function<void()> during_load;  // called once, by the next thread that asks for a kernel
   std::function<void(const FakeLaunch&)> on_launch;  // that was not refused
   int multiprocessors = 0;                           // of every device; 0: what such a card has
+  int ptx_version = -1;  // that a driver says of every kernel; -1: what its code says
 
   // Call number `fail_at` (the first is 1) fails with `fail_with`, and has no effect but where it
   // gives something back. With `fail_for_good` every later call of its device fails likewise.
@@ -97,6 +100,8 @@ cudaError_t Give(cudaError_t error);  // as cudaGetLastError will
 int CurrentDevice();
 // Returns an attribute of a device.
 int AttributeOf(int device, cudaDeviceAttr attribute);
+// Returns what the driver says of the PTX that code comes from.
+int PtxVersionOf(const KernelFacts& facts);
 int ArchOf(int device);
 // Returns what the code of a kernel says that a device would run; null where there is none. A
 // kernel that no binary registered has 512 bytes of shared memory.

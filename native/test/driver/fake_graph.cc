@@ -63,6 +63,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   CUgraph_st captured{stream->device, EndCapture(stream)};
   if (error != cudaSuccess) return error;
   if (const cudaError_t on_device = OnDevice(stream); on_device != cudaSuccess) return on_device;
+  if (stream->invalidated) return Give(cudaErrorStreamCaptureInvalidated);
   if (Fake().capture_error != cudaSuccess) return Give(Fake().capture_error);
   *graph = Make<CUgraph_st>(captured);
   return Give(Fake().stream_error);

@@ -57,6 +57,8 @@ std::string Broken(const FakeLaunch& launch, const KernelFacts& facts, size_t al
     return text(launch.shared_bytes) + " bytes of shared memory beside " +
            text(facts.static_shared_bytes) + " static ones, the device has " + text(most);
   if (launch.programmatic && ArchOf(launch.device) < 90) return "programmatic before sm_90";
+  if (launch.programmatic && PtxVersionOf(facts) < 90)
+    return "programmatic with code of PTX " + std::to_string(PtxVersionOf(facts));
   return "";
 }
 
@@ -115,12 +117,19 @@ std::set<std::string> RegisteredKernels() {
 }
 
 const KernelFacts* FactsOf(const void* kernel, int device) {
-  static const KernelFacts unregistered{1024, 512, 32};
+  static const KernelFacts unregistered[] = {{1024, 512, 32, 80}, {1024, 512, 32, 90}};
   const auto it = Kernels().find(kernel);
-  if (it == Kernels().end()) return &unregistered;
+  if (it == Kernels().end()) return &unregistered[ArchOf(device) < 90 ? 0 : 1];
   const Facts& facts = FactsOfBinary(it->second.fat_binary, ArchOf(device));
   const auto found = facts.find(it->second.name);
   return found == facts.end() ? nullptr : &found->second;
+}
+
+// STUB_PTX has every suite run on such a driver.
+int PtxVersionOf(const KernelFacts& facts) {
+  static const char* const said = std::getenv("STUB_PTX");
+  if (Fake().ptx_version >= 0) return Fake().ptx_version;
+  return said != nullptr ? std::atoi(said) : facts.ptx_version;
 }
 
 int ArchOf(int device) {
@@ -218,7 +227,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
   attributes->maxThreadsPerBlock = static_cast<int>(facts->threads);
   attributes->numRegs = static_cast<int>(facts->registers);
   attributes->binaryVersion = ArchOf(CurrentDevice());
-  attributes->ptxVersion = attributes->binaryVersion >= 90 ? 90 : 80;  // as in cmake/cuda.cmake
+  attributes->ptxVersion = PtxVersionOf(*facts);
   ++Fake().kernels_loaded;
   return Give(Fake().kernel_error);
 }

@@ -118,6 +118,19 @@ std::map<uint32_t, unsigned> RegistersIn(const std::vector<char>& elf, const Sec
   return registers;
 }
 
+// Returns the number of the PTX that a cubin was assembled from. Its ELF header has none; a note
+// has the version of its form, the number, and the toolkit.
+int PtxVersionIn(const std::vector<char>& elf, const std::vector<Section>& sections) {
+  constexpr size_t kSizes = 12, kName = 12;  // of the sizes and type of a note; "NVIDIA Corp"
+  for (const Section& section : sections) {
+    if (section.name != ".note.nv.cuinfo") continue;
+    if (At<uint32_t>(elf, section.offset) != kName || At<uint32_t>(elf, section.offset + 4) < 4)
+      Unknown("another note of its PTX");
+    return At<uint16_t>(elf, section.offset + kSizes + kName + 2);
+  }
+  Unknown("no note of its PTX");
+}
+
 std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf, int arch) {
   constexpr size_t kSystemSharedBytes = 1024;
   std::map<std::string, KernelFacts> facts;
@@ -139,6 +152,8 @@ std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf, int 
     if (const auto it = facts.find(after(section, ".nv.shared.")); it != facts.end())
       it->second.static_shared_bytes = section.bytes - (arch >= 90 ? kSystemSharedBytes : 0);
   }
+  const int ptx_version = PtxVersionIn(elf, sections);
+  for (auto& [kernel, of] : facts) of.ptx_version = ptx_version;
   for (const auto& [kernel, of] : facts)
     if (of.registers == 0) Unknown("no registers of " + kernel);
   return facts;

@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/context.h"
@@ -67,6 +68,21 @@ class Program {
     context_.Finish();
     Free();
     gpu_->Synchronize();  // says what Free met
+  }
+  // Captures an op, runs it, and captures it again. Returns whether there was a graph each time.
+  std::pair<bool, bool> CaptureFirst() {
+    GatedForwardArgs args{};
+    args.gate = Take(DType::kBF16, {3, 8});
+    args.up = Take(DType::kBF16, {3, 8});
+    args.y = Take(DType::kBF16, {3, 8});
+    const auto run = [&] { RunOp(args); };
+    const bool first = context_.Capture(run) != nullptr;
+    run();
+    const bool then = context_.Capture(run) != nullptr;
+    context_.Finish();
+    Free();
+    gpu_->Synchronize();
+    return {first, then};
   }
   // Returns why there is no graph of the recorded steps; empty where there is one.
   std::string Refusal() const {
@@ -249,6 +265,20 @@ TEST_CASE("launches: a kernel is loaded by its first one, and later ones make no
   program.Run();
   CHECK(count("cudaFuncGetAttributes") == 0);
   CHECK(count("cudaFuncSetAttribute") == 0);
+}
+
+TEST_CASE(
+    "launches: a graph of a kernel that nothing has loaded is refused, and the device goes on") {
+  ResetFake();
+  for (const int ordinal : {0, 1}) {
+    Program program(ordinal);
+    CHECK(program.CaptureFirst() == std::pair{false, true});
+    CHECK(program.Refusal() ==
+          "REFUSED [gated] the device could not load a kernel inside of a capture: "
+          "cudaErrorStreamCaptureUnsupported: other");
+    program.Run();
+  }
+  CheckClean();
 }
 
 TEST_CASE("machines: a slice of a GPU (MIG), and a virtual one without memory pools") {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "backend/cuda/device/kernel_list.h"
@@ -186,11 +187,71 @@ TEST_CASE("runtime: a graph is launched as often as wanted, and other threads go
   gpu->Free(data);
   gpu->Synchronize();
   CHECK(Fake().violation == "");
-  // What a thread may not do while it captures would be seen.
-  CHECK(CodeOf([&] { gpu->FreeGraph(gpu->Capture([&](void*) { gpu->Synchronize(); })); }) ==
-        "no error");
-  CHECK(Fake().violation.ends_with(" while the thread captures"));
-  Fake().violation = "";
+}
+
+TEST_CASE("runtime: what a thread may not do while it captures would be seen") {
+  const Clean clean;
+  for (const bool allocates : {false, true}) {
+    const auto gpu = Open(1);
+    const std::string code = CodeOf([&] {
+      gpu->Capture([&](void*) { allocates ? gpu->Free(gpu->Allocate(8)) : gpu->Synchronize(); });
+    });
+    CHECK(code.find("cudaErrorStreamCaptureUnsupported") != std::string::npos);
+    CHECK(Fake().violation.ends_with(" while the thread captures"));
+    Fake().violation = "";
+  }
+}
+
+TEST_CASE("runtime: a kernel that is first wanted inside of a capture ends that, not the device") {
+  const Clean clean;
+  const TwoKernels kernels;
+  const auto gpu = Open(1);
+  const auto load_inside = [&](size_t kernel) {
+    return CodeOf(
+        [&] { gpu->FreeGraph(gpu->Capture([&](void*) { gpu->LoadKernel("rope", kernel); })); });
+  };
+  CHECK(load_inside(0).starts_with(
+      "ERR_UNSUPPORTED [rope] the device could not load a kernel inside of a capture: "
+      "cudaErrorStreamCaptureUnsupported"));
+  CHECK(cudaGetLastError() == cudaSuccess);
+  // Launches go to the stream in its place, and load the kernel there.
+  CHECK(gpu->LoadKernel("rope", 0));
+  CHECK(load_inside(0) == "no error");
+  gpu->Synchronize();
+  // Nor is memory given back for the code: that waits for the stream.
+  // Enter, begin the capture, Enter, ask for the kernel.
+  Fake().fail_at = static_cast<int>(Fake().called.size()) + 4;
+  Fake().fail_with = cudaErrorMemoryAllocation;
+  CHECK(load_inside(1).starts_with("ERR_UNSUPPORTED [rope] the device could not load a kernel"));
+  CHECK(Fake().trims == 0);
+  gpu->Synchronize();
+  // Outside of its own capture a thread is told what it asks.
+  CHECK(CodeOf([&] {
+          gpu->FreeGraph(gpu->Capture(
+              [&](void*) { std::thread([&] { gpu->LoadKernel("rope", 1); }).join(); }));
+        }) == "no error");
+}
+
+TEST_CASE("runtime: launches overlap where the driver says which PTX a kernel comes from") {
+  const TwoKernels kernels;
+  const auto fact = [] {
+    for (const Fact& one : Facts())
+      if (one.name == "cuda programmatic launches") return one.value;
+    return std::string();
+  };
+  for (const auto& [said, overlap, text] :
+       {std::tuple{0, false, "cuda:1: none, because the driver says of no kernel"},
+        {80, false, "cuda:1: none, because the code comes from PTX for compute_80"},
+        {90, true, "cuda:1: overlap"},
+        {120, true, "cuda:1: overlap"}}) {
+    CAPTURE(said);
+    const Clean clean;
+    Fake().ptx_version = said;
+    CHECK(Open(1)->LoadKernel("op", 1) == overlap);
+    CHECK(fact().starts_with(text));
+    Fake().kernel_error = cudaErrorUnknown;
+    CHECK(fact() == "cuda:1: not known, asking for a kernel gave cudaErrorUnknown");
+  }
 }
 
 TEST_CASE("runtime: a capture that fails leaves nothing behind, and the next one is made") {
@@ -200,7 +261,8 @@ TEST_CASE("runtime: a capture that fails leaves nothing behind, and the next one
         "ERR_DATA [rope] a position");
   Fake().capture_error = cudaErrorStreamCaptureInvalidated;
   CHECK(CodeOf([&] { gpu->Capture([](void*) {}); }) ==
-        "ERR_UNSUPPORTED [program] the device made no graph: cudaErrorOther: other");
+        "ERR_UNSUPPORTED [program] the device made no graph: cudaErrorStreamCaptureInvalidated: "
+        "other");
   Fake().capture_error = cudaSuccess;
   CHECK(cudaGetLastError() == cudaSuccess);
   void* const graph = gpu->Capture([](void*) {});

@@ -67,6 +67,15 @@ TEST_CASE("attention's gradients agree where tiles see none of some keys") {
   }
 }
 
+TEST_CASE("attention's gradients in both directions agree where rows of a key are in parts") {
+  for (const DType dtype : kGradients) {
+    CheckBackward({dtype, 1, 70, 16, 1, 8, 0, false, 0, true},
+                  Operands({dtype, 1, 70, 16, 1, 8, 0, false, 0, true}));
+    const AttentionCase windowed{dtype, 1, 200, 2, 1, 16, 20, true, 0, true};
+    CheckBackward(windowed, Operands(windowed));
+  }
+}
+
 TEST_CASE("attention's gradients of whole numbers are exact") {
   for (const DType dtype : kGradients) {
     // Row (i, h) asks for key `wanted` alone: its score and lse are 4096, all other scores 0.

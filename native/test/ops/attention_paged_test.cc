@@ -59,7 +59,9 @@ TEST_CASE("attention_paged of the reference: the last queries of attention_forwa
        std::vector<PagedCase>{{DType::kF64, kDecode, 1, 6, 2, 16, 0, {63, 1, 64, 65, 130}},
                               {DType::kF64, kDecode, 1, 4, 1, 7, 40, {30, 64, 140}},
                               {DType::kF64, kPrefill, 33, 4, 2, 12, 0, {33, 65, 140}},
-                              {DType::kF64, kPrefill, 30, 2, 1, 8, 20, {30, 100}}}) {
+                              {DType::kF64, kPrefill, 30, 2, 1, 8, 20, {30, 100}},
+                              {DType::kF64, kDecode, 1, 6, 2, 16, 30, {1, 64, 130}, true},
+                              {DType::kF64, kPrefill, 5, 4, 2, 8, 0, {5, 70}, true}}) {
     CAPTURE(c.Name());
     const PagedOperands o(c);
     const Tensor y(DType::kF64, o.q.shape());
@@ -99,6 +101,9 @@ TEST_CASE("attention_paged: one query of each sequence") {
         {dtype, kDecode, 1, 3, 1, 64, 1, {64, 65}},
         {dtype, kDecode, 1, 6, 2, 64, 40, {30, 64, 100, 300}},
         {dtype, kDecode, 1, 8, 1, 128, 100, {64, 228, 229, 200}},
+        {dtype, kDecode, 1, 8, 1, 64, 0, {1, 65, 1000}, true},
+        {dtype, kDecode, 1, 6, 2, 64, 128, {127, 300}, true},
+        {dtype, kDecode, 1, 17, 1, 24, 40, {140, 7}, true},
     };
     for (const PagedCase& c : cases) CheckPaged(c);
   }
@@ -117,6 +122,8 @@ TEST_CASE("attention_paged: chunks of prompts") {
         {dtype, kPrefill, 65, 3, 1, 64, 1, {130}},
         {dtype, kPrefill, 30, 4, 2, 16, 40, {30, 100, 300}},
         {dtype, kPrefill, 2, 8, 1, 128, 100, {200, 228}},
+        {dtype, kPrefill, 20, 8, 1, 64, 128, {20, 300}, true},
+        {dtype, kPrefill, 70, 2, 1, 12, 0, {130}, true},
         // Two tiles of 128 rows for every multiprocessor, of 4 and of 108.
         {dtype, kPrefill, 70, 4, 2, 64, 40, {100, 130}},
         {dtype, kPrefill, 17, 72, 72, 8, 0, {17, 80, 130}},

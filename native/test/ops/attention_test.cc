@@ -113,6 +113,42 @@ TEST_CASE("attention: a query that sees no key gives zero") {
   }
 }
 
+TEST_CASE("attention: sinks far above and far below the scores") {
+  for (const DType dtype : Activations()) {
+    for (const int64_t queries : {3, 70}) {
+      AttentionCase c;
+      c.dtype = dtype;
+      c.queries = queries;
+      c.q_heads = 3;
+      c.sinks = true;
+      Operands o(c);
+      for (const int64_t h : {0, 1, 2}) o.sinks.Set(h, h == 0 ? 300 : h == 1 ? -300 : 0);
+      Operands without = o;
+      without.sinks = Tensor();
+      OnPathsInTurn(
+          [&](Context& context) {
+            std::vector<Tensor> out = {
+                Tensor(dtype, o.q.shape()), Tensor(DType::kF32, {1, 3, queries}),
+                Tensor(dtype, o.q.shape()), Tensor(DType::kF32, {1, 3, queries})};
+            RunTested(ForwardArgs(c, o, out[0], out[1]), context);
+            RunTested(ForwardArgs(c, without, out[2], out[3]), context);
+            return out;
+          },
+          [&](const std::vector<Tensor>& out) {
+            for (int64_t i = 0; i < o.q.numel(); ++i) {
+              const int64_t h = i / c.d % 3;
+              if (h == 0) REQUIRE(std::fabs(out[0].at(i)) < 1e-30);
+              if (h == 1) REQUIRE(out[0].at(i) == out[2].at(i));
+            }
+            for (int64_t i = 0; i < queries; ++i) {
+              CHECK(std::fabs(out[1].at(i) - 300) < 1e-3);
+              CHECK(out[1].at(queries + i) == out[3].at(queries + i));
+            }
+          });
+    }
+  }
+}
+
 TEST_CASE("attention: large scores neither overflow nor lose their order") {
   AttentionCase c;
   c.queries = 70;

@@ -25,7 +25,7 @@ struct GatedCase {
                 *context);
     for (int64_t i = 0; i < gate.numel(); ++i) {
       const double x = gate.at(i), steps = StepsOf(kind, x) * kU;
-      const double factor = std::fabs(g.at(i) * up.at(i));
+      const double factor = std::fabs(g.at(i) * FactorOf(kind, up.at(i)));
       y_bounds.push_back(steps * std::fabs(y.at(i)) + RoundingBound(act, y.at(i)) + 1e-35);
       dup_bounds.push_back(steps * std::fabs(dup.at(i)) + RoundingBound(act, dup.at(i)) + 1e-35);
       dgate_bounds.push_back(factor *
@@ -105,6 +105,21 @@ TEST_CASE("gated: gates far from 0 neither overflow nor lose their digits") {
       const Tensor gates = FarGates(act);
       CheckCase(kind, act, gates, Normal(act, gates.shape(), 2), Normal(act, gates.shape(), 3));
     }
+  }
+}
+
+TEST_CASE("gated: gates and factors on both sides of the limits of the clamped kind") {
+  for (const DType act : Activations()) {
+    std::vector<double> gates, ups;
+    for (const double gate : {-8.0, -7.0, -1.0, 0.5, 6.96875, 7.0, 7.03125, 30.0})
+      for (const double up :
+           {-30.0, -7.03125, -7.0, -6.96875, -1.0, 0.0, 6.96875, 7.0, 7.03125, 30.0}) {
+        gates.push_back(gate);
+        ups.push_back(up);
+      }
+    const Shape shape{static_cast<int64_t>(gates.size())};
+    CheckCase(GatedKind::kClamped, act, Of(act, shape, gates), Of(act, shape, ups),
+              Normal(act, shape, 3));
   }
 }
 

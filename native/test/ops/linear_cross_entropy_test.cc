@@ -82,6 +82,15 @@ TEST_CASE("linear_cross_entropy at a temperature agrees with the reference") {
     }
 }
 
+TEST_CASE("linear_cross_entropy with a cap agrees with the reference, at a temperature, too") {
+  for (const DType dtype : {DType::kF32, DType::kBF16})
+    for (const float scale : {1.0f, 0.7f}) {
+      CheckLinearCrossEntropy(Problem(dtype, 7, 33, 65, scale, 2.5f));
+      CheckLinearCrossEntropy(Problem(dtype, 66, 9, 131, scale, 0.5f));
+      CheckLinearCrossEntropy(Problem(dtype, 3, 9, 2049, scale, 30));
+    }
+}
+
 TEST_CASE("linear_cross_entropy gives rows without a label zeros, where no label counts, too") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     Problem p(dtype, 3, 20, 70);

@@ -13,9 +13,20 @@ struct Case {
 
 std::vector<Case> Cases() {
   return {
-      {3, {4, 2}},        {1, {1, 1, 1}}, {5, {7, 3, 9}},       {2, {8, 8, 8}}, {7, {16, 24}},
-      {2, {64, 0, 32}},   {3, {0, 5}},    {0, {4, 4}},          {2, {0, 0}},    {4, {6}},
-      {9, {33, 65, 129}}, {2, {17, 8}},   {300, {130, 67, 61}},  // enough for three threads
+      {3, {4, 2}},
+      {1, {1, 1, 1}},
+      {5, {7, 3, 9}},
+      {2, {8, 8, 8}},
+      {7, {16, 24}},
+      {2, {64, 0, 32}},
+      {3, {0, 5}},
+      {0, {4, 4}},
+      {2, {0, 0}},
+      {4, {6}},
+      {9, {33, 65, 129}},
+      {2, {17, 8}},
+      {300, {130, 67, 61}},  // enough for three threads
+      {3, {1, 9, 0, 4, 16, 3, 8, 5}},
   };
 }
 
@@ -30,7 +41,7 @@ std::vector<TensorView> ViewsOf(const std::vector<Tensor>& parts) {
 }
 
 TEST_CASE("split_columns and join_columns: every part, bit for bit, and zeros for an absent one") {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI32}) {
     for (const Case& c : Cases()) {
       CAPTURE(NameOf(dtype));
       CAPTURE(c.rows);
@@ -56,12 +67,21 @@ TEST_CASE("split_columns and join_columns: every part, bit for bit, and zeros fo
             RunTested(JoinColumnsArgs{ViewsOf(copies), c.sizes, made.back()}, context);
             made.emplace_back(dtype, x.shape());
             RunTested(JoinColumnsArgs{first_and_last, c.sizes, made.back()}, context);
+            const std::vector<Tensor> wanted = PartsOf(dtype, c);
+            std::vector<TensorView> without = ViewsOf(wanted);
+            if (several) without[1] = {};
+            RunTested(SplitColumnsArgs{values, c.sizes, without}, context);
+            for (size_t i = 0; i < wanted.size(); ++i)
+              if (i != 1) made.push_back(wanted[i]);
             return made;
           },
           [&](const std::vector<Tensor>& made) {
             for (size_t i = 0; i < expected.size(); ++i) CHECK_IDENTICAL(made[i], expected[i]);
             CHECK_IDENTICAL(made[expected.size()], x);
             CHECK_IDENTICAL(made[expected.size() + 1], without_second);
+            size_t next = expected.size() + 2;
+            for (size_t i = 0; i < expected.size(); ++i)
+              if (i != 1) CHECK_IDENTICAL(made[next++], expected[i]);
           });
     }
   }

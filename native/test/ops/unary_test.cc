@@ -39,12 +39,16 @@ Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
 double Steps(UnaryKind kind, double x) {
   switch (kind) {
     case UnaryKind::kCopy:
+    case UnaryKind::kSoftcap:
       return 0;
     case UnaryKind::kGelu:
     case UnaryKind::kExponential:
     case UnaryKind::kLogarithm:
     case UnaryKind::kLogistic:
+    case UnaryKind::kSoftplus:
       return 8;
+    case UnaryKind::kTanh:  // e^z, ln, two quotients, a product, a sum
+      return 12;
     case UnaryKind::kSilu:
       return StepsOf(GatedKind::kSilu, x);
     case UnaryKind::kGeluTanh:
@@ -59,7 +63,9 @@ std::vector<double> UnaryBounds(UnaryKind kind, const Tensor& x, const Tensor& e
   for (int64_t i = 0; i < x.numel(); ++i) {
     const double e = expected.at(i);
     bounds.push_back(Steps(kind, x.at(i)) * kU * std::fabs(e) + RoundingBound(expected.dtype(), e) +
-                     (kind == UnaryKind::kGeluTanh ? 1e-36 : 0));  // σ may be flushed to 0
+                     (kind == UnaryKind::kGeluTanh ? 1e-36 : 0) +  // σ may be flushed to 0
+                     // Of σ(v) − σ(−v), which cancel.
+                     (kind == UnaryKind::kSoftcap ? 8 * kU * std::fabs(kAlpha) : 0));
   }
   return bounds;
 }
@@ -84,6 +90,14 @@ double GradientTerms(UnaryKind kind, double x) {
       return 1 / x;
     case UnaryKind::kLogistic:
       return Sigmoid(x) * Sigmoid(-x);
+    case UnaryKind::kSoftcap: {
+      const double v = 2 * x / kAlpha;  // whose rounding changes σ(±v)
+      return 4 * Sigmoid(v) * Sigmoid(-v) * (1 + std::fabs(v));
+    }
+    case UnaryKind::kTanh:
+      return 4 * Sigmoid(2 * x) * Sigmoid(-2 * x) * (1 + std::fabs(2 * x));
+    case UnaryKind::kSoftplus:
+      return Sigmoid(x);
     default:
       return 2;
   }
@@ -210,9 +224,10 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
   });
 }
 
-TEST_CASE("unary: gelus and silu and their gradients stay accurate in their tails") {
+TEST_CASE("unary: gelus, silu, softplus and their gradients stay accurate in their tails") {
   const Tensor x = TailInputs();
-  for (const UnaryKind kind : {UnaryKind::kGelu, UnaryKind::kSilu, UnaryKind::kGeluTanh}) {
+  for (const UnaryKind kind :
+       {UnaryKind::kGelu, UnaryKind::kSilu, UnaryKind::kGeluTanh, UnaryKind::kSoftplus}) {
     CheckForward(kind, x, DType::kF32);
     CheckBackward(kind, x, Full(DType::kF32, x.shape(), 1));
   }
@@ -243,13 +258,60 @@ TEST_CASE("unary: gelu_tanh is the formula with the tanh, whose ends are x and 0
       });
 }
 
-TEST_CASE("unary: exp, log and sigmoid at the ends of their ranges") {
+TEST_CASE("unary: softcap is the formula with the tanh, and its ends are the cap") {
+  const Tensor x = Of(DType::kF32, {8}, {-INFINITY, -1e30, -40, -1.5, 0, 0.25, 29, 3e4});
+  Tensor expected(DType::kF32, {8}), slopes(DType::kF32, {8});
+  for (int64_t i = 0; i < 8; ++i) {
+    const double part = std::tanh(x.at(i) / 30);
+    expected.Set(i, 30 * part);
+    slopes.Set(i, 1 - part * part);
+  }
+  const Tensor ones = Full(DType::kF32, {8}, 1);
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> out = {Tensor(DType::kF32, {8}), Tensor(DType::kF32, {8})};
+        RunTested(UnaryArgs{UnaryKind::kSoftcap, 30, x, out[0]}, context);
+        RunTested(UnaryBackwardArgs{UnaryKind::kSoftcap, 30, x, ones, out[1]}, context);
+        return out;
+      },
+      [&](const std::vector<Tensor>& out) {
+        CHECK_CLOSE(out[0], expected, (Tolerance{4e-6, 0}));
+        CHECK_CLOSE(out[1], slopes, (Tolerance{1e-6, 0}));
+      });
+}
+
+TEST_CASE("unary: tanh keeps the digits of small numbers, and its ends are ±1") {
+  std::vector<double> values = {-INFINITY, -1e30, -20, -9, -1, 0, 1, 9, 20, 1e30, INFINITY};
+  for (double x = 1e-30; x < 30; x *= 1.37) values.insert(values.end(), {x, -x});
+  values.push_back(std::nan(""));
+  const int64_t n = static_cast<int64_t>(values.size());
+  const Tensor x = Of(DType::kF32, {n}, values);
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> y = {Tensor(DType::kF32, {n})};
+        RunTested(UnaryArgs{UnaryKind::kTanh, 1, x, y[0]}, context);
+        return y;
+      },
+      [&](const std::vector<Tensor>& y) {
+        for (int64_t i = 0; i + 1 < n; ++i) {
+          CAPTURE(x.at(i));
+          const double expected = std::tanh(x.at(i));
+          CHECK(std::fabs(y[0].at(i) - expected) <= 6e-7 * std::fabs(expected));
+        }
+        CHECK(std::isnan(y[0].at(n - 1)));
+      });
+}
+
+TEST_CASE("unary: exp, log, sigmoid and softplus at the ends of their ranges") {
   const double inf = INFINITY, nan = std::nan("");
   const Tensor x = Of(DType::kF32, {8}, {-inf, -100, -1, 0, 1e-42, 1, inf, nan});
   const std::pair<UnaryKind, std::vector<double>> kinds[] = {
       {UnaryKind::kExponential, {0, 0, std::exp(-1.0), 1, 1, std::exp(1.0), inf, nan}},
       {UnaryKind::kLogarithm, {nan, nan, nan, -inf, std::log(x.at(4)), 0, inf, nan}},
-      {UnaryKind::kLogistic, {0, 0, Sigmoid(-1), 0.5, 0.5, Sigmoid(1), 1, nan}}};
+      {UnaryKind::kLogistic, {0, 0, Sigmoid(-1), 0.5, 0.5, Sigmoid(1), 1, nan}},
+      {UnaryKind::kSoftplus,
+       {0, 0, std::log1p(std::exp(-1.0)), std::log(2.0), std::log(2.0), std::log1p(std::exp(1.0)),
+        inf, nan}}};
   for (const auto& [kind, expected] : kinds) {
     CAPTURE(static_cast<int>(kind));
     OnEveryPath(

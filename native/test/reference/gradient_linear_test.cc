@@ -112,6 +112,22 @@ TEST_CASE("linear_cross_entropy: d_hidden is the gradient of the summed loss") {
   CheckGradient("d_hidden", hidden, gradient, [&] { return run({}); });
 }
 
+TEST_CASE("the gradient of linear_cross_entropy with a cap") {
+  const Tensor labels = Ints({3}, {6, -100, 0}), weight = Normal(kF64, {7, 4}, 2);
+  const Tensor gradient(kF64, {3, 4});
+  Tensor hidden = Normal(kF64, {3, 4}, 1), loss(kF64, {1}), count(kF64, {1});
+  const auto context = ReferenceBackend().create_context(1);
+  const FrozenWeight w(ReferenceBackend(), weight, *context);
+  const auto run = [&](const TensorView& d_hidden) {
+    Run(ReferenceBackend(),
+        LinearCrossEntropyArgs{hidden, w.view(), labels, loss, count, d_hidden, {}, {}, 0.5f, 1.5f},
+        *context);
+    return loss.at(0);
+  };
+  run(gradient);
+  CheckGradient("d_hidden", hidden, gradient, [&] { return run({}); });
+}
+
 TEST_CASE("the losses of rows have gradients of their own, at a temperature") {
   const Tensor labels = Ints({4}, {6, -100, 0, 3}), weight = Normal(kF64, {7, 4}, 2);
   const Tensor g = Normal(kF64, {4}, 3), gradient(kF64, {4, 4}), entropies(kF64, {4});

@@ -65,7 +65,8 @@ TEST_CASE("rope: turning back is the gradient") {
 struct AttentionCase {
   const char* name;
   int64_t batch, length, heads, kv_heads, size, window;
-  std::vector<int32_t> key_begin;
+  std::vector<int32_t> key_begin = {}, key_end = {};
+  bool sinks = false;
 };
 
 TEST_CASE("attention: dq, dk and dv are the gradients of y") {
@@ -78,6 +79,18 @@ TEST_CASE("attention: dq, dk and dv are the gradients of y") {
       {"packed sequences", 1, 6, 2, 1, 3, 0, {0, 0, 2, 2, 2, 5}},
       {"packed sequences and window", 2, 5, 4, 2, 2, 2, {0, 0, 0, 3, 3, 0, 1, 1, 1, 1}},
       {"rows that see nothing", 1, 4, 2, 2, 3, 0, {1, 1, 4, 2}},
+      {"both directions", 1, 5, 4, 2, 3, 0, {}, {5, 5, 5, 5, 5}},
+      {"both directions, packed, and window",
+       1,
+       6,
+       2,
+       1,
+       3,
+       2,
+       {0, 0, 0, 0, 4, 4},
+       {4, 4, 4, 4, 9, 9}},
+      {"sinks", 2, 5, 4, 2, 3, 3, {}, {}, true},
+      {"sinks and rows that see nothing", 1, 4, 2, 2, 3, 0, {1, 1, 4, 2}, {}, true},
   };
   for (const AttentionCase& c : cases) {
     CAPTURE(c.name);
@@ -87,13 +100,27 @@ TEST_CASE("attention: dq, dk and dv are the gradients of y") {
     const Tensor g = Normal(kF64, shape, 4), y(kF64, shape);
     const Tensor lse(kF64, {c.batch, c.heads, c.length});
     const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({c.batch, c.length}, c.key_begin);
+    const Tensor end = c.key_end.empty() ? Tensor() : Ints({c.batch, c.length}, c.key_end);
+    Tensor sinks = c.sinks ? Normal(kF64, {c.heads}, 5) : Tensor();
     const auto loss = [&] {
-      Run(kReference, AttentionForwardArgs{q, k, v, begin, c.window, 0.7f, y, lse});
+      Run(kReference, AttentionForwardArgs{q, k, v, begin, c.window, 0.7f, y, lse, end, sinks});
       return Project(y, g);
     };
     loss();
+    if (c.sinks) {
+      Tensor dsinks = Zeros(kF64, {c.heads});
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const int64_t h = i / c.size % c.heads, query = i / c.size / c.heads;
+        const int64_t row = (query / c.length * c.heads + h) * c.length + query % c.length;
+        const double share = std::exp(sinks.at(h) - lse.at(row));
+        dsinks.Set(h, dsinks.at(h) - share * g.at(i) * y.at(i));
+      }
+      CheckGradient("dsinks", sinks, dsinks, loss);
+      loss();
+    }
     const Tensor dq(kF64, shape), dk(kF64, kv_shape), dv(kF64, kv_shape);
-    Run(kReference, AttentionBackwardArgs{q, k, v, begin, y, lse, g, c.window, 0.7f, dq, dk, dv});
+    Run(kReference,
+        AttentionBackwardArgs{q, k, v, begin, y, lse, g, c.window, 0.7f, dq, dk, dv, end});
     CheckGradient("dq", q, dq, loss);
     CheckGradient("dk", k, dk, loss);
     CheckGradient("dv", v, dv, loss);

@@ -47,6 +47,27 @@ Gradients BinaryGradients(BinaryKind kind, const Tensor& a, const Tensor& b, con
     case BinaryKind::kDiv:
       return {SumTo(over(g, b), a.shape()),
               SumTo(Negated(over(over(times(g, a), b), b)), b.shape())};
+    case BinaryKind::kMaximum:
+    case BinaryKind::kMinimum: {
+      const bool maximum = kind == BinaryKind::kMaximum;
+      const Tensor less = Apply(BinaryKind::kLess, a, b, shape);
+      const Tensor is_b = Apply(BinaryKind::kWhere, g, less, shape);
+      const Tensor is_a = Apply(BinaryKind::kWhereNot, g, less, shape);
+      return {SumTo(maximum ? is_a : is_b, a.shape()), SumTo(maximum ? is_b : is_a, b.shape())};
+    }
+    case BinaryKind::kLess:
+    case BinaryKind::kEqual:
+      return {Zeros(kF64, a.shape()), Zeros(kF64, b.shape())};
+    case BinaryKind::kWhere:
+    case BinaryKind::kWhereNot:
+      return {SumTo(Apply(kind, g, b, shape), a.shape()), Zeros(kF64, b.shape())};
+    case BinaryKind::kPow: {
+      const Tensor one = Full(kF64, {}, 1), y = Apply(kind, a, b, shape), ln(kF64, a.shape());
+      const Tensor less = Apply(BinaryKind::kSub, b, one, b.shape());
+      Run(kReference, UnaryArgs{UnaryKind::kLogarithm, 1, a, ln});
+      return {SumTo(times(times(g, b), Apply(kind, a, less, shape)), a.shape()),
+              SumTo(times(times(g, y), ln), b.shape())};
+    }
   }
   return {};
 }
@@ -69,7 +90,9 @@ TEST_CASE("binary ops with broadcasting, and reduce_sum as their gradient") {
       CAPTURE(Text(c.a));
       CAPTURE(Text(c.b));
       CAPTURE(static_cast<int>(kind));
-      Tensor a = Normal(kF64, c.a, 1), b = Uniform(kF64, c.b, 2, 0.5, 2);
+      const bool positive = kind == BinaryKind::kPow;
+      Tensor a = positive ? Uniform(kF64, c.a, 1, 0.5, 2) : Normal(kF64, c.a, 1);
+      Tensor b = Uniform(kF64, c.b, 2, 0.5, 2);
       const Tensor g = Normal(kF64, c.y, 3);
       const auto loss = [&] { return Project(Apply(kind, a, b, c.y), g); };
       const Gradients gradients = BinaryGradients(kind, a, b, g);
@@ -164,6 +187,64 @@ TEST_CASE("transpose: the inverse permutation is its gradient") {
     Run(kReference, TransposeArgs{x, y, {2, 0, 1}});
     return Project(y, g);
   });
+}
+
+TEST_CASE("take: what take_backward adds is its gradient") {
+  struct Case {
+    Shape x;
+    int64_t dim;
+    Tensor index;
+    Shape y;
+  };
+  const std::vector<Case> cases = {
+      {{4, 3}, 0, Ints({5}, {3, 0, 3, 2, 3}), {5, 3}},
+      {{2, 4, 3}, 1, Ints({2}, {1, 1}), {2, 2, 3}},
+      {{2, 4}, 1, Ints({2, 3}, {0, 3, 0, 2, 2, 1}), {2, 3}},
+      {{3, 2}, 0, Ints({2, 2}, {0, 2, 0, 1}), {2, 2}},
+      {{5}, 0, Ints({3}, {4, 4, 1}), {3}},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(Text(c.x));
+    CAPTURE(c.dim);
+    Tensor x = Normal(kF64, c.x, 1);
+    const Tensor g = Normal(kF64, c.y, 2), y(kF64, c.y), dx = Zeros(kF64, c.x);
+    Run(kReference, TakeBackwardArgs{g, c.index, c.dim, dx});
+    CheckGradient("x", x, dx, [&] {
+      Run(kReference, TakeArgs{x, c.index, c.dim, y});
+      return Project(y, g);
+    });
+  }
+}
+
+// softmax = exp(x − max − log_sum), and its logarithm, with the gradients that the tape composes.
+TEST_CASE("row_max: softmax and log softmax made of it have the gradients of the tape") {
+  const Shape shape{3, 5}, rows{3, 1};
+  Tensor x = Normal(kF64, shape, 1);
+  const Tensor g = Normal(kF64, shape, 2);
+  const auto unary = [](UnaryKind kind, const Tensor& of) {
+    Tensor y(kF64, of.shape());
+    Run(kReference, UnaryArgs{kind, 1, of, y});
+    return y;
+  };
+  const auto log_softmax = [&] {
+    const Tensor max(kF64, {3}), log_sum(kF64, {3});
+    Run(kReference, RowMaxArgs{x, max, {}, log_sum});
+    const auto column = [&](const Tensor& of) { return Of(kF64, rows, of.Values()); };
+    const Tensor centered = Apply(BinaryKind::kSub, x, column(max), shape);
+    return Apply(BinaryKind::kSub, centered, column(log_sum), shape);
+  };
+  const auto softmax = [&] { return unary(UnaryKind::kExponential, log_softmax()); };
+  const auto times = [&](const Tensor& a, const Tensor& b) {
+    return Apply(BinaryKind::kMul, a, b, shape);
+  };
+  const auto minus = [&](const Tensor& a, const Tensor& b) {
+    return Apply(BinaryKind::kSub, a, b, shape);
+  };
+  const Tensor y = softmax();
+  CheckGradient("x", x, times(y, minus(g, SumTo(times(g, y), rows))),
+                [&] { return Project(softmax(), g); });
+  CheckGradient("x", x, minus(g, times(y, SumTo(g, rows))),
+                [&] { return Project(log_softmax(), g); });
 }
 
 TEST_CASE("split_columns: the joined parts are its gradient") {

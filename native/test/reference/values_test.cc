@@ -151,6 +151,7 @@ struct Visibility {
   int64_t window;
   std::vector<int32_t> key_begin;
   std::vector<std::vector<int>> seen;  // per query
+  std::vector<int32_t> key_end{};
 };
 void CheckMeans(const Tensor& y, const Visibility& c, int64_t heads, int64_t kv_heads) {
   for (size_t i = 0; i < c.seen.size(); ++i) {
@@ -169,6 +170,10 @@ TEST_CASE("attention sees the keys that the rules name") {
       {"window", 2, {}, {{0}, {0, 1}, {1, 2}, {2, 3}}},
       {"begin", 0, {0, 0, 2, 2}, {{0}, {0, 1}, {2}, {2, 3}}},
       {"begin and window", 2, {1, 1, 0}, {{}, {1}, {1, 2}}},
+      {"both directions", 0, {}, {{0, 1, 2}, {0, 1}, {0, 1, 2}}, {3, 2, 7}},
+      {"both directions and window", 2, {}, {{0, 1}, {0, 1, 2}, {1, 2, 3}, {2, 3}}, {4, 4, 4, 4}},
+      {"both directions, two texts", 2, {0, 0, 2}, {{0, 1}, {0, 1}, {2}}, {2, 2, 3}},
+      {"both directions, nothing", 0, {2, 0}, {{}, {0, 1}}, {1, 2}},
   };
   constexpr int64_t kHeads = 4, kKvHeads = 2;
   for (const Visibility& c : cases) {
@@ -180,7 +185,8 @@ TEST_CASE("attention sees the keys that the rules name") {
     const Tensor k = Normal(kF64, v.shape(), 1), q = Zeros(kF64, {1, n, kHeads, 1});
     const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({1, n}, c.key_begin);
     const Tensor y(kF64, q.shape()), lse(kF64, {1, kHeads, n});
-    Do(AttentionForwardArgs{q, k, v, begin, c.window, 1, y, lse});
+    const Tensor end = c.key_end.empty() ? Tensor() : Ints({1, n}, c.key_end);
+    Do(AttentionForwardArgs{q, k, v, begin, c.window, 1, y, lse, end});
     CheckMeans(y, c, kHeads, kKvHeads);
     for (int64_t i = 0; i < n; ++i) {
       const size_t seen = c.seen[static_cast<size_t>(i)].size();
@@ -221,6 +227,13 @@ TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
   Do(AttentionForwardArgs{q, k, v, {}, 0, 0.5f, y, {}});  // scores 2.5 and 4.5
   const double first = 1 / (1 + std::exp(2));
   CHECK_CLOSE(y, Of(kF64, q.shape(), {1, 0, first, 1 - first}), kTight);
+  // A sink is one more score, without a value.
+  const Tensor lse(kF64, {1, 1, 2}), sink = Of(kF64, {1}, {1.5});
+  Do(AttentionForwardArgs{q, k, v, {}, 0, 0.5f, y, lse, {}, sink});
+  const double alone = 1 + std::exp(1.5), both = std::exp(2.5) + std::exp(4.5) + std::exp(1.5);
+  CHECK_CLOSE(y, Of(kF64, q.shape(), {1 / alone, 0, std::exp(2.5) / both, std::exp(4.5) / both}),
+              kTight);
+  CHECK_CLOSE(lse, Of(kF64, {1, 1, 2}, {std::log(alone), std::log(both)}), kTight);
 }
 
 TEST_CASE("gated") {
@@ -232,6 +245,30 @@ TEST_CASE("gated") {
   };
   Do(GatedForwardArgs{GatedKind::kGeluTanh, gate, up, y});
   CHECK_CLOSE(y, Of(kF64, {3}, {0, 3 * gelu(1), gelu(-2)}), (Tolerance{0, 1e-7}));  // f32 factors
+}
+
+TEST_CASE("gated: a clamped gate and up") {
+  // The kind's constant is an f32.
+  const auto gate_of = [](double x) { return x / (1 + std::exp(-double{1.702f} * x)); };
+  const Shape shape{6};
+  const Tensor gate = Of(kF64, shape, {2, -1, 7, 9, -9, 1}), y(kF64, shape);
+  const Tensor up = Of(kF64, shape, {3, -7, 7, 5, 8, -8}), g = Full(kF64, shape, 2);
+  const Tensor dgate(kF64, shape), dup(kF64, shape);
+  Do(GatedForwardArgs{GatedKind::kClamped, gate, up, y});
+  Do(GatedBackwardArgs{GatedKind::kClamped, gate, up, g, dgate, dup});
+  const Tolerance near{0, 1e-14};
+  CHECK_CLOSE(y,
+              Of(kF64, shape,
+                 {4 * gate_of(2), -6 * gate_of(-1), 8 * gate_of(7), 6 * gate_of(7), 8 * gate_of(-9),
+                  -6 * gate_of(1)}),
+              near);
+  // Beyond a limit there is no gradient, at it there is.
+  CHECK_CLOSE(
+      dup, Of(kF64, shape, {2 * gate_of(2), 2 * gate_of(-1), 2 * gate_of(7), 2 * gate_of(7), 0, 0}),
+      near);
+  CHECK(dgate.at(3) == 0);
+  CHECK(dgate.at(2) > 15);
+  CHECK(dgate.at(4) != 0);
 }
 
 TEST_CASE("cross_entropy") {
@@ -315,6 +352,20 @@ TEST_CASE("the small set") {
   CHECK(right.Values() == std::vector<double>{2, 3, 5, 6});
   Do(JoinColumnsArgs{{{}, right}, {1, 2}, joined});
   CHECK(joined.Values() == std::vector<double>{0, 2, 3, 0, 5, 6});
+  const Tensor taken(kF32, {2, 2}), each(kF32, {2, 1}), sums = Zeros(kF32, {2, 3});
+  Do(TakeArgs{x, Ints({2}, {2, 0}), 1, taken});
+  CHECK(taken.Values() == std::vector<double>{3, 1, 6, 4});
+  Do(TakeArgs{x, Ints({2, 1}, {1, 2}), 1, each});
+  CHECK(each.Values() == std::vector<double>{2, 6});
+  Do(TakeBackwardArgs{taken, Ints({2}, {1, 1}), 1, sums});
+  CHECK(sums.Values() == std::vector<double>{0, 4, 0, 0, 10, 0});
+  const Tensor max(kF32, {2}), place(DType::kI32, {2}), log_sum(kF32, {2});
+  Do(RowMaxArgs{Of(kF32, {2, 3}, {0, 2, 2, std::nan(""), 1, 5}), max, place, log_sum});
+  CHECK(max.at(0) == 2);
+  CHECK(place.Values() == std::vector<double>{1, 0});
+  CHECK(std::fabs(log_sum.at(0) - std::log(2 + std::exp(-2.0))) < 1e-6);
+  CHECK(std::isnan(max.at(1)));
+  CHECK(std::isnan(log_sum.at(1)));
   for (const bool trans_b : {false, true}) {
     Do(MatmulArgs{x, trans_b ? x : transposed, product, false, trans_b});
     CHECK(product.Values() == std::vector<double>{14, 32, 32, 77});

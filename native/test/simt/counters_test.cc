@@ -66,6 +66,44 @@ TEST_CASE("sums by the last block to arrive: the same bits in any order, and cou
   }
 }
 
+TEST_CASE("arrivals that acquire nothing are reported, and the L1 makes their sums wrong") {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    CAPTURE(seed);
+    Sums sums;
+    Options options = DrawnOrder(seed);
+    // Launches that may overlap arrive before they wait here, which is reported. What a block may
+    // see of its own launch is the same.
+    options.programmatic = seed % 2 == 0;
+    const auto run = [&](float input, bool acquires) {
+      sums.in.Upload(std::vector<float>(512, input).data());
+      options.acquires = acquires;
+      const Result result = sums.Run(options);
+      CHECK(result.Has(Kind::kBeforeWait) == options.programmatic);
+      CHECK(result.Has(Kind::kCrossBlock) == !acquires);
+    };
+    // A last block sees its own part, and those of others as the launch before left them.
+    const auto check = [&](float of_four, float of_eight) {
+      std::vector<float> found(192), parts(512), in(512);
+      sums.out.Download(found.data());
+      for (size_t i = 0; i < 192; ++i) REQUIRE(found[i] == (i < 128 ? of_four : of_eight));
+      sums.parts.Download(parts.data());
+      sums.in.Download(in.data());
+      CHECK(parts == in);
+      CHECK(sums.Counters() == std::vector<uint32_t>{0, 0, 0});
+    };
+    run(64, true);
+    check(4 * 64, 8 * 64);
+    run(1, true);
+    check(4, 8);
+    run(10, false);
+    check(10 + 3, 10 + 7);
+    run(100, false);
+    check(100 + 30, 100 + 70);
+    run(1, true);
+    check(4, 8);
+  }
+}
+
 TEST_CASE("counters that are not at 0 before or after a launch are reported") {
   Sums sums;
   sums.Set({0, 2, 0});

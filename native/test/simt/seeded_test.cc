@@ -40,6 +40,7 @@ struct Seed {
   int bug;
   Kind kind;
   Kind also = kind;  // what stops the kernel first under some schedules
+  bool old = false;  // loads what the L1 may still have, so that numbers are wrong in every run
 };
 
 std::vector<float> Counting(size_t count) {
@@ -254,14 +255,15 @@ const std::vector<Family>& Families() {
         {"store after the arrival that announces it", kStoreAfterArrive, Kind::kRace}}},
       {"sums by the last block to arrive",
        RunArrivals,
-       {{"nobody arrives", kNoArrival, Kind::kCrossBlock},
+       {{"nobody arrives", kNoArrival, Kind::kCrossBlock, Kind::kCrossBlock, true},
         {"no barrier between the stores and the arrival", kNoBarrierBeforeArrival,
          Kind::kCrossBlock},
         {"no barrier between the arrival and the loads", kNoBarrierAfterArrival, Kind::kRace},
         {"store after the arrival", kStoreAfterArrival, Kind::kCrossBlock},
         {"load before the arrival", kReadBeforeArrival, Kind::kCrossBlock},
         {"blocks that are not the last read too", kReadByAll, Kind::kCrossBlock},
-        {"non-coherent load of another block's part", kNonCoherentPart, Kind::kNonCoherent},
+        {"non-coherent load of another block's part", kNonCoherentPart, Kind::kNonCoherent,
+         Kind::kNonCoherent, true},
         {"a count that is one too small", kOneTooFew, Kind::kArrival},
         {"a count that is one too large", kOneTooMany, Kind::kArrival},
         {"a block arrives twice", kArrivesTwice, Kind::kArrival},
@@ -283,11 +285,12 @@ const std::vector<Family>& Families() {
         {"shift by 32 bits", kWideShift, Kind::kRegisterBounds}}},
       {"programmatic launches",
        RunDependent,
-       {{"load before griddepcontrol.wait", kReadBeforeWait, Kind::kBeforeWait},
+       {{"load before griddepcontrol.wait", kReadBeforeWait, Kind::kBeforeWait, Kind::kBeforeWait,
+         true},
         {"store before griddepcontrol.wait", kWriteBeforeWait, Kind::kBeforeWait},
         {"one warp never waits", kNeverWaits, Kind::kBeforeWait},
         {"load of what the launch before the last one wrote", kReadOfTheOneBefore,
-         Kind::kBeforeWait}}},
+         Kind::kBeforeWait, Kind::kBeforeWait, true}}},
       {"tiled product",
        RunGemm,
        {{"no barrier after compute", kNoBarrierAfterCompute, Kind::kRace},
@@ -337,6 +340,7 @@ TEST_CASE("every seeded bug is reported under every schedule, at its place") {
       table << "| " << family.name << " | " << seed.name << " | " << NameOf(seed.kind) << " | "
             << reported << "/" << runs << " | " << wrong << " |\n";
       CHECK_MESSAGE(reported == runs, family.name, ": ", seed.name, ": ", reported, "\n", example);
+      CHECK_MESSAGE((!seed.old || wrong == runs), family.name, ": ", seed.name, ": ", wrong);
       CHECK_MESSAGE(placed == runs, family.name, ": ", seed.name, ": ", example);
     }
 }

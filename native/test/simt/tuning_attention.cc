@@ -23,7 +23,8 @@ Tuning Of(const std::string& kernel, int d) {
 template <int kD>
 void Add(std::vector<Tuning>& all) {
   all.push_back(Of<AttentionMmaParams<BF16, kD, 64>>("attention_mma", kD));
-  if (kD == 64) all.push_back(Of<AttentionMmaParams<BF16, kD, 128>>("attention_mma, large", kD));
+  if constexpr (kD <= 128)
+    all.push_back(Of<AttentionMmaParams<BF16, kD, 128>>("attention_mma, large", kD));
   all.push_back(Of<AttentionDecodeParams<BF16, kD>>("attention_decode", kD));
   all.push_back(Of<AttentionFmaParams<float, kD>>("attention_fma", kD));
   all.push_back(Of<KeyGradientsMmaParams<BF16, kD, kStageRows<kD>>>("key_gradients_mma", kD));

@@ -57,6 +57,7 @@ TEST_CASE("tiles and occupancy of attention are those that were measured") {
                    {"key_gradients_mma 64", 128, 2, 48, 64, 64, 0, 42496},
                    {"query_gradients_mma 64", 128, 2, 64, 64, 64, 0, 41984},
                    {"attention_mma 128", 128, 2, 64, 64, 128, 0, 49664},
+                   {"attention_mma, large 128", 256, 1, 128, 64, 128, 0, 66560},
                    {"attention_decode 128", 128, 3, 16, 64, 128, 0, 37504},
                    {"attention_fma 128", 256, 2, 64, 32, 128, 0, 77312},
                    {"key_gradients_mma 128", 128, 2, 32, 64, 128, 0, 66560},

@@ -28,13 +28,16 @@ struct AttentionCase {
   int64_t batch = 1, queries = 1, q_heads = 1, kv_heads = 1, d = 8, window = 0;
   bool key_begin = false;
   int64_t q_offset = 0;  // keys before the first query; 0 but where they lie in pages
+  bool both_directions = false;
+  bool sinks = false;
 
   int64_t keys() const { return q_offset + queries; }
   std::string Name() const {
     std::ostringstream out;
     out << NameOf(dtype) << " batch " << batch << " queries " << queries << " + " << q_offset
         << " heads " << q_heads << '/' << kv_heads << " d " << d << " window " << window
-        << (key_begin ? " key_begin" : "");
+        << (key_begin ? " key_begin" : "") << (both_directions ? " both directions" : "")
+        << (sinks ? " sinks" : "");
     return out.str();
   }
 };
@@ -59,6 +62,15 @@ inline std::vector<AttentionCase> TileCases(DType dtype) {
       {dtype, 1, 18, 2, 2, 129},
       {dtype, 1, 33, 1, 1, 255, 20},
       {dtype, 1, 35, 2, 1, 256},
+      {dtype, 2, 4, 4, 2, 12, 0, true, 0, true},
+      {dtype, 1, 97, 2, 1, 64, 0, false, 0, true},
+      {dtype, 1, 140, 1, 1, 24, 9, true, 0, true},
+      {dtype, 1, 67, 4, 2, 128, 40, false, 0, true},
+      {dtype, 1, 40, 1, 1, 256, 0, true, 0, true},
+      {dtype, 2, 3, 4, 2, 12, 0, false, 0, false, true},
+      {dtype, 1, 33, 6, 2, 64, 12, false, 0, false, true},
+      {dtype, 1, 65, 1, 1, 128, 0, true, 0, false, true},
+      {dtype, 1, 20, 2, 1, 255, 0, false, 0, false, true},
   };
 }
 
@@ -88,9 +100,14 @@ inline std::vector<AttentionCase> GridCases() {
         ++n;
       }
     }
+    for (const int64_t window : {0, 1, 50}) {
+      cases.push_back({dtype, 2, 70, 4, 2, 20, window, true, 0, true});
+      cases.push_back({dtype, 1, 300, 8, 1, 64, window, false, 0, true});
+    }
     // So many rows that a task of the CPU has several tiles of them.
     cases.push_back({dtype, 1, 300, 8, 1, 64, 0, true});
     cases.push_back({dtype, 1, 300, 8, 1, 20, 70});
+    cases.push_back({dtype, 1, 150, 8, 2, 64, 70, true, 0, false, true});
     for (const int64_t d : {1, 7, 33, 255, 256}) {
       AttentionCase c;
       c.dtype = dtype;
@@ -114,7 +131,7 @@ inline std::vector<AttentionCase> AttentionCases() {
 }
 
 struct Operands {
-  Tensor q, k, v, g, key_begin;
+  Tensor q, k, v, g, key_begin, key_end, sinks;
   float scale;
 
   explicit Operands(const AttentionCase& c) : scale(1 / std::sqrt(static_cast<float>(c.d))) {
@@ -123,12 +140,18 @@ struct Operands {
     k = Normal(c.dtype, keys, 2);
     v = Normal(c.dtype, keys, 3);
     g = Normal(c.dtype, rows, 4);
-    if (!c.key_begin) return;
-    // There are two documents in a row; the second begins at a third of the keys.
-    key_begin = Tensor(DType::kI32, {c.batch, c.queries});
-    for (int64_t i = 0; i < key_begin.numel(); ++i) {
-      const int64_t position = i % c.queries, cut = c.queries / 3;
-      key_begin.Set(i, position < cut ? 0 : static_cast<double>(cut));
+    // Some outweigh all keys, and some no key.
+    if (c.sinks) sinks = Normal(DType::kF32, {c.q_heads}, 5, 4);
+    // With key_begin there are two documents in a row; the second begins at a third of the keys.
+    // The end of the last one may lie behind the keys.
+    const int64_t cut = c.key_begin ? c.queries / 3 : 0;
+    const Shape each{c.batch, c.queries};
+    if (c.key_begin) key_begin = Tensor(DType::kI32, each);
+    if (c.both_directions) key_end = Tensor(DType::kI32, each);
+    for (int64_t i = 0; i < c.batch * c.queries; ++i) {
+      const bool second = i % c.queries >= cut;
+      if (key_begin) key_begin.Set(i, second ? static_cast<double>(cut) : 0);
+      if (key_end) key_end.Set(i, static_cast<double>(second ? c.queries + i % 2 : cut));
     }
   }
 };
@@ -140,10 +163,12 @@ inline AttentionForwardArgs ForwardArgs(const AttentionCase& c, const Operands& 
   args.k = o.k;
   args.v = o.v;
   args.key_begin = o.key_begin;
+  args.key_end = o.key_end;
   args.window = c.window;
   args.scale = o.scale;
   args.y = y;
   args.lse = lse;
+  args.sinks = o.sinks;
   return args;
 }
 
@@ -187,8 +212,14 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
         int64_t first =
             o.key_begin ? static_cast<int64_t>(o.key_begin.at(b * c.queries + i)) : int64_t{0};
         if (c.window > 0) first = std::max(first, position - c.window + 1);
-        row.largest = -std::numeric_limits<double>::infinity();
-        for (int64_t j = first; j <= position; ++j) {
+        int64_t last = position;
+        if (o.key_end) {
+          last = std::min(static_cast<int64_t>(o.key_end.at(b * c.queries + i)), c.keys()) - 1;
+          if (c.window > 0) last = std::min(last, position + c.window - 1);
+        }
+        const double sink = o.sinks ? o.sinks.at(h) : -std::numeric_limits<double>::infinity();
+        row.largest = sink;
+        for (int64_t j = first; j <= last; ++j) {
           const int64_t key =
               ((b * c.keys() + j) * c.kv_heads + h / (c.q_heads / c.kv_heads)) * c.d;
           double dot = 0, qq = 0, kk = 0;
@@ -205,7 +236,8 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
                               kU * (2 * std::fabs(s) + 4));
           row.largest = std::max(row.largest, s);
         }
-        double sum = 0;
+        double sum = o.sinks ? std::exp(sink - row.largest) : 0;
+        if (o.sinks) row.worst = kU * (2 * std::fabs(sink) + 4 + row.largest - sink);
         for (const double s : row.score) sum += std::exp(s - row.largest);
         for (size_t j = 0; j < row.keys.size(); ++j) {
           row.p.push_back(std::exp(row.score[j] - row.largest) / sum);
@@ -290,6 +322,7 @@ inline AttentionBackwardArgs BackwardArgs(const AttentionCase& c, const Operands
   args.k = o.k;
   args.v = o.v;
   args.key_begin = o.key_begin;
+  args.key_end = o.key_end;
   args.y = y;
   args.lse = lse;
   args.g = o.g;

@@ -1,5 +1,6 @@
 // linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32:
-//   a logit errs by 4·√dim·u·‖h‖‖w‖, or by what tensor cores do (rounding.h);
+//   a logit errs by 4·√dim·u·‖h‖‖w‖, or by what tensor cores do (rounding.h), a capped one by 8·u
+//   times the cap beside, and the slope of a cap by 8·u;
 //   exp and its sum err as in cross_entropy_cases.h;
 //   the gradient of a logit is rounded to the activation dtype, and so may its exponential be;
 //   the sum over the vocabulary errs by 4·√vocab·u of its absolute terms, or by what tensor cores
@@ -21,10 +22,10 @@ namespace lora::test {
 
 struct LinearCrossEntropyProblem {
   Tensor hidden, weight, labels;
-  float scale;
+  float scale, cap;
   LinearCrossEntropyProblem(DType dtype, int64_t rows, int64_t dim, int64_t vocab,
-                            float logit_scale = 1)
-      : scale(logit_scale) {
+                            float logit_scale = 1, float logit_cap = 0)
+      : scale(logit_scale), cap(logit_cap) {
     hidden = Normal(dtype, {rows, dim}, 1);
     weight = Normal(dtype, {vocab, dim}, 2, 0.5);
     labels = Integers(DType::kI32, {rows}, 3, 0, static_cast<int>(vocab) - 1);
@@ -42,7 +43,7 @@ struct LinearCrossEntropyOutputs {
 inline LinearCrossEntropyArgs ArgsOf(const LinearCrossEntropyProblem& p, const FrozenWeight& w,
                                      const LinearCrossEntropyOutputs& out) {
   return {p.hidden,     w.view(),   p.labels,      out.loss, out.count,
-          out.d_hidden, out.losses, out.entropies, p.scale};
+          out.d_hidden, out.losses, out.entropies, p.scale,  p.cap};
 }
 
 // What the reference gives, and how far off another implementation may be.
@@ -73,7 +74,7 @@ struct LinearCrossEntropyExpected {
     for (int64_t row = 0; row < rows; ++row) {
       if (p.labels.at(row) == -100) continue;
       const double* x = h.data() + row * dim;
-      std::vector<double> logits, errors;
+      std::vector<double> logits, slopes, errors;
       double sum = 0, weighted = 0;
       for (int64_t c = 0; c < vocab; ++c) {
         const double* y = w.data() + c * dim;
@@ -83,10 +84,12 @@ struct LinearCrossEntropyExpected {
           xx += x[n] * x[n];
           yy += y[n] * y[n];
         }
-        logits.push_back(scale * dot);
-        errors.push_back(scale * dot_error * std::sqrt(xx * yy) +
+        const double part = p.cap == 0 ? 0 : std::tanh(dot / p.cap);
+        logits.push_back(scale * (p.cap == 0 ? dot : p.cap * part));
+        slopes.push_back(1 - part * part);
+        errors.push_back(scale * (dot_error * std::sqrt(xx * yy) + 8 * kU * p.cap) +
                          (scale == 1 ? 0 : kU * std::fabs(scale * dot)));
-        sum += std::exp(scale * dot);
+        sum += std::exp(logits.back());
       }
       const double lse = std::log(sum);
       const auto error = [&](size_t c) {  // of exp(logit − lse), without the error of lse
@@ -107,8 +110,12 @@ struct LinearCrossEntropyExpected {
       for (size_t c = 0; c < logits.size(); ++c) {
         const double probability = std::exp(logits[c] - lse);
         const double g = probability - (c == label ? 1 : 0);
-        const double g_error = scale * (probability * (error(c) + weighted + kSumError) +
-                                        2 * kU * std::fabs(g) + gradient_error * std::fabs(g));
+        // The slope changes with the logit, too.
+        const double slope_error = p.cap == 0 ? 0 : 8 * kU + 2 * errors[c] / (scale * p.cap);
+        const double g_error =
+            scale * (slopes[c] * (probability * (error(c) + weighted + kSumError) +
+                                  2 * kU * std::fabs(g) + gradient_error * std::fabs(g)) +
+                     slope_error * std::fabs(g));
         for (int64_t n = 0; n < dim; ++n) {
           d_hidden_bounds[static_cast<size_t>(row * dim + n)] +=
               g_error * std::fabs(w[c * static_cast<size_t>(dim) + static_cast<size_t>(n)]);

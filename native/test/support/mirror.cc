@@ -135,7 +135,9 @@ struct ToDevice {
 // Whether values of its operands, which only the device knows, decide what an op launches.
 template <class Args>
 constexpr bool kLooksAtData =
-    std::is_same_v<Args, SampleArgs> || std::is_same_v<Args, LinearCrossEntropyArgs>;
+    std::is_same_v<Args, SampleArgs> || std::is_same_v<Args, LinearCrossEntropyArgs> ||
+    std::is_same_v<Args, RoutedLinearForwardArgs> ||
+    std::is_same_v<Args, RoutedLinearBackwardArgs> || std::is_same_v<Args, RoutedWeightsArgs>;
 
 // Runs a call on the device, and holds what it launched and waited for against the list of it.
 template <class Args>

@@ -17,17 +17,18 @@ struct PagedCase {
   AttentionPhase phase = AttentionPhase::kDecode;
   int64_t queries = 1, q_heads = 1, kv_heads = 1, d = 8, window = 0;
   std::vector<int64_t> lengths;  // of the sequences, the queries included
+  bool sinks = false;
 
   std::string Name() const {
     std::ostringstream out;
     out << NameOf(dtype) << (phase == AttentionPhase::kDecode ? " decode" : " prefill")
         << " queries " << queries << " heads " << q_heads << '/' << kv_heads << " d " << d
-        << " window " << window << " lengths";
+        << " window " << window << (sinks ? " sinks" : "") << " lengths";
     for (const int64_t length : lengths) out << ' ' << length;
     return out.str();
   }
   AttentionCase Sequence(int64_t length) const {
-    return {dtype, 1, queries, q_heads, kv_heads, d, window, false, length - queries};
+    return {dtype, 1, queries, q_heads, kv_heads, d, window, false, length - queries, false, sinks};
   }
 };
 
@@ -129,6 +130,7 @@ inline AttentionPagedArgs PagedArgs(const PagedCase& c, const PagedOperands& o, 
   args.scale = 1 / std::sqrt(static_cast<float>(c.d));
   args.phase = c.phase;
   args.y = y;
+  if (c.sinks) args.sinks = o.sequences[0].sinks;  // those of all sequences
   return args;
 }
 

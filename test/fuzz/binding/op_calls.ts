@@ -74,6 +74,50 @@ function loraLinearBackward(d: Draw): Spec[] {
   ];
 }
 
+/** Tokens with k experts each, in an order of their own: assignments and their inverse. */
+function assignments(d: Draw) {
+  const [tokens, chosen, width] = [d.size(), 1 + d.dice.below(3), d.size()];
+  const m = tokens * chosen;
+  const order = { ...d.ids([m], 1), set: Array.from({ length: m }, (_, i): Spec => [i, m - 1 - i]) };
+  return { act: d.act(), tokens, chosen, m, width, order };
+}
+
+/** Experts of one shape, rows between offsets, and a change of all. */
+function experts(d: Draw) {
+  const [act, out, inner, rank] = [d.act(), d.some(), d.some(), d.some()];
+  const counts = Array.from({ length: 1 + d.dice.below(3) }, () => d.dice.below(6));
+  const ends = counts.map((_, e) => counts.slice(0, e + 1).reduce((sum, n) => sum + n, 0));
+  const offsets = { ...d.ids([counts.length + 1], 1), set: ends.map((end, e): Spec => [e + 1, end]) };
+  const weights = counts.map((): SpecObject => ({
+    weight: d.weight(act, out, inner),
+    bias: null,
+    activations: 'exact',
+  }));
+  const adapted = d.flag();
+  const change = adapted
+    ? [d.f32(counts.length, out, rank), d.f32(counts.length, rank, inner)]
+    : [null, null];
+  return { act, out, inner, rank, rows: ends.at(-1)!, offsets, weights, adapted, change };
+}
+
+function routedLinearForward(d: Draw): Spec[] {
+  const { act, inner, rows, offsets, weights, adapted, change } = experts(d);
+  const phase = d.dice.pick(['auto', 'prefill', 'decode']);
+  return [d.tensor(act, [rows, inner]), offsets, weights, ...change, 0.5, phase, adapted && d.flag()];
+}
+
+function routedLinearBackward(d: Draw): Spec[] {
+  const { act, out, inner, rank, rows, offsets, weights, adapted, change } = experts(d);
+  const [wantUp, wantDown] = [adapted && d.flag(), adapted && d.flag()];
+  return [
+    wantDown ? d.tensor(act, [rows, inner]) : null,
+    ...[offsets, weights, ...change, 0.5],
+    d.tensor(act, [rows, out]),
+    wantUp ? d.f32(rows, rank) : null,
+    ...[d.flag(), wantUp, wantDown],
+  ];
+}
+
 /** q, k, v of one call, and the options that both directions share. */
 function heads(d: Draw) {
   const act = d.act();
@@ -84,8 +128,9 @@ function heads(d: Draw) {
   const q = [batch, sequence, qHeads, width];
   const kv = [batch, sequence, kvHeads, width];
   const keyBegin = d.dice.once(3) ? d.ids([batch, sequence], 1) : null;
+  const keyEnd = d.dice.once(3) ? d.ids([batch, sequence], sequence + 1) : null;
   const options = { window: d.dice.pick([0, 0, 1, 3, 100, 2 ** 53]), scale: 0.5 };
-  return { act, q, kv, keyBegin, options, lse: [batch, qHeads, sequence] };
+  return { act, q, kv, keyBegin, keyEnd, options, lse: [batch, qHeads, sequence] };
 }
 
 /** Sequences whose pages lie in one pool. */
@@ -106,9 +151,11 @@ function attentionPaged(d: Draw): Spec[] {
   const phase = d.dice.pick(['prefill', 'decode']);
   const sequence = phase === 'decode' ? 1 : d.size();
   const { batch, kvHeads, width, pool, table, lengths } = pages(d, sequence);
-  const q = [batch, sequence, kvHeads * d.dice.pick([1, 2, 3]), width];
+  const heads = kvHeads * d.dice.pick([1, 2, 3]);
+  const q = [batch, sequence, heads, width];
+  const sinks = d.flag() ? d.f32(heads) : null;
   const options = { window: d.dice.pick([0, 0, 1, 70, 2 ** 53]), scale: 0.5, phase };
-  return [d.tensor(act, q), d.tensor(act, pool), d.tensor(act, pool), table, lengths, options];
+  return [d.tensor(act, q), d.tensor(act, pool), d.tensor(act, pool), table, lengths, sinks, options];
 }
 
 function pageAppend(d: Draw): Spec[] {
@@ -131,6 +178,39 @@ function pageAppend(d: Draw): Spec[] {
     lengths,
     d.flag() ? d.ids([batch], spare + 1) : null,
   ];
+}
+
+/** The operands that the calls of a short convolution share. */
+function convolution(d: Draw) {
+  const [act, kind] = [d.act(), d.dice.pick(['gated', 'silu'])];
+  const [batch, sequence, channels] = [d.dice.pick([0, 1, 2, 3]), d.size(), d.size()];
+  const taps = d.dice.pick([1, 2, 3, 4, 8]);
+  const x = d.tensor(act, [batch, sequence, kind === 'gated' ? 3 * channels : channels]);
+  const weight = d.tensor(d.dice.pick([act, 'f32']), [channels, taps]);
+  const bias = d.flag() ? d.tensor(d.dice.pick([act, 'f32']), [channels]) : null;
+  return { act, batch, sequence, channels, taps, shared: [kind, x, weight, bias] };
+}
+
+/** The operands that the calls of a delta rule share. */
+function delta(d: Draw, act: string, sequence: number) {
+  const [batch, kHeads, dk, dv] = [d.dice.below(4), d.dice.below(3), d.some(), d.some()];
+  const vHeads = kHeads * d.dice.pick([0, 1, 2]);
+  const [keys, values] = [
+    [batch, sequence, kHeads, dk],
+    [batch, sequence, vHeads, dv],
+  ];
+  const gates = [batch, sequence, vHeads];
+  return {
+    ...{ batch, values, pool: [4, vHeads, dk, dv], options: { scale: 0.5, eps: 1e-6 } },
+    operands: [
+      d.tensor(act, keys),
+      d.tensor(act, keys),
+      d.tensor(act, values),
+      d.tensor('f32', gates, -3, 0),
+      d.f32(...gates),
+    ],
+    keyBegin: d.flag() ? d.ids([batch, sequence], sequence + 1) : null,
+  };
 }
 
 function logits(d: Draw): { rows: number; vocab: number; lead: number[]; spec: SpecObject } {
@@ -186,6 +266,15 @@ const rates = { lr: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.1 };
 
 const columnSizes = (d: Draw): number[] => Array.from({ length: 1 + d.dice.below(3) }, () => d.size());
 
+/** Places of one dimension: one list for all lines, or one for each. */
+function taken(d: Draw) {
+  const shape = [d.size(), d.some(), d.size()].slice(d.dice.below(2));
+  const dim = d.dice.below(shape.length);
+  const of = shape.map((size, i) => (i === dim ? d.size() : size));
+  const index = d.ids(d.flag() ? of : [of[dim]!], Math.max(shape[dim]!, 1));
+  return { shape, dim, of, index };
+}
+
 const unary = (d: Draw): string => d.dice.pick(unaryKinds);
 
 /** What a program may have as a step. */
@@ -199,6 +288,32 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   unpack: (d) => [d.weight(d.act(), d.size(), d.columns())],
   loraLinearForward,
   loraLinearBackward,
+  routeForward: (d) => {
+    const count = d.some();
+    return [d.f32(d.size(), count), 1 + d.dice.below(Math.min(count, 4)), d.flag()];
+  },
+  routeBackward: (d) => {
+    const [tokens, count, chosen] = [d.size(), d.some(), 1 + d.dice.below(4)];
+    return [d.f32(tokens, count), d.ids([tokens, chosen], count, -1), d.f32(tokens, chosen), d.flag()];
+  },
+  spreadRows: (d) => {
+    const { act, tokens, m, width, order } = assignments(d);
+    return [d.tensor(act, [tokens, width]), order, d.flag() ? d.f32(m) : null];
+  },
+  combineRows: (d) => {
+    const { act, chosen, m, width, order } = assignments(d);
+    return [d.tensor(act, [m, width]), order, d.flag() ? d.f32(m) : null, chosen];
+  },
+  rowDots: (d) => {
+    const { act, tokens, m, width, order } = assignments(d);
+    return [d.tensor(act, [tokens, width]), d.tensor(act, [m, width]), order];
+  },
+  routedLinearForward,
+  routedLinearBackward,
+  routedWeights: (d) => {
+    const { act, out, inner, rows, offsets } = experts(d);
+    return [d.tensor(act, [rows, inner]), offsets, d.tensor(act, [rows, out])];
+  },
   pack: (d) => {
     const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.columns());
     // A copy: damage to the argument would else also reach the tensor, which must have a size.
@@ -249,6 +364,26 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const weight = d.tensor(d.dice.pick([act, 'f32']), [width]);
     return [x, weight, ofRows, ofRows, d.tensor(act, [...lead, width])];
   },
+  shortConvForward: (d) => {
+    const { batch, sequence, shared } = convolution(d);
+    return [...shared, d.flag() ? d.ids([batch, sequence], sequence + 1, -1) : null];
+  },
+  shortConvBackward: (d) => {
+    const { act, batch, sequence, channels, shared } = convolution(d);
+    const keyBegin = d.flag() ? d.ids([batch, sequence], sequence + 1, -1) : null;
+    return [...shared, keyBegin, d.tensor(act, [batch, sequence, channels]), d.flag(), d.flag(), d.flag()];
+  },
+  shortConvAppend: (d) => {
+    const { batch, sequence, channels, taps, shared } = convolution(d);
+    const set = Array.from({ length: batch }, (_, i): Spec => [i, i]);
+    const slots = { ...d.ids([batch], 1), set };
+    return [
+      ...shared,
+      d.f32(batch + 1, taps - 1, channels),
+      slots,
+      d.ids([batch], 2 * sequence + 2, sequence),
+    ];
+  },
   rope: (d) => {
     const [batch, sequence, half] = [d.dice.below(4), d.size(), d.dice.pick([0, 1, 3, 8, 9])];
     const offset = d.dice.below(4);
@@ -261,16 +396,35 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     return [heads(), d.flag() ? heads() : null, cos, sin, at, offset, d.flag()];
   },
   attentionForward: (d) => {
-    const { act, q, kv, keyBegin, options } = heads(d);
-    return [d.tensor(act, q), d.tensor(act, kv), d.tensor(act, kv), keyBegin, options, d.flag()];
+    const { act, q, kv, keyBegin, keyEnd, options } = heads(d);
+    const sinks = d.flag() ? d.f32(q[2]!) : null;
+    const [k, v] = [d.tensor(act, kv), d.tensor(act, kv)];
+    return [d.tensor(act, q), k, v, keyBegin, sinks, options, d.flag(), keyEnd];
   },
   attentionBackward: (d) => {
-    const { act, q, kv, keyBegin, options, lse } = heads(d);
+    const { act, q, kv, keyBegin, keyEnd, options, lse } = heads(d);
     const [y, g] = [d.tensor(act, q), d.tensor(act, q)];
-    return [d.tensor(act, q), d.tensor(act, kv), d.tensor(act, kv), keyBegin, y, d.f32(...lse), g, options];
+    const [k, v] = [d.tensor(act, kv), d.tensor(act, kv)];
+    return [d.tensor(act, q), k, v, keyBegin, y, d.f32(...lse), g, options, keyEnd];
   },
   attentionPaged,
   pageAppend,
+  gatedDeltaForward: (d) => {
+    const { operands, keyBegin, options } = delta(d, d.act(), d.size());
+    return [...operands, keyBegin, options];
+  },
+  gatedDeltaBackward: (d) => {
+    const act = d.act();
+    const { operands, keyBegin, options, values } = delta(d, act, d.size());
+    return [...operands, keyBegin, d.tensor(act, values), options];
+  },
+  gatedDeltaAppend: (d) => {
+    const phase = d.dice.pick(['prefill', 'decode']);
+    const sequence = phase === 'decode' ? 1 : d.size();
+    const { operands, batch, pool, options } = delta(d, d.act(), sequence);
+    const lengths = d.ids([batch], 300, sequence);
+    return [...operands, d.tensor('f32', pool), d.ids([batch], 4), lengths, { ...options, phase }];
+  },
   positions: (d) => [d.ids([d.dice.below(4)], 300), d.size()],
   dropout: (d) => [
     d.tensor(d.float() === 'bf16' ? 'bf16' : 'f32', [...d.leading().lead, d.size()]),
@@ -278,12 +432,16 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   ],
   gatedForward: (d) => {
     const [act, shape] = [d.act(), d.shape()];
-    return [d.dice.pick(['silu', 'gelu_tanh']), d.tensor(act, shape), d.tensor(act, shape)];
+    return [
+      d.dice.pick(['silu', 'gelu_tanh', 'sigmoid', 'clamped']),
+      d.tensor(act, shape),
+      d.tensor(act, shape),
+    ];
   },
   gatedBackward: (d) => {
     const [act, shape] = [d.act(), d.shape()];
     const y = d.flag() ? d.tensor(act, shape) : null;
-    const kind = d.dice.pick(['silu', 'gelu_tanh']);
+    const kind = d.dice.pick(['silu', 'gelu_tanh', 'sigmoid', 'clamped']);
     return [kind, d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape), y];
   },
   crossEntropyForward: (d) => {
@@ -302,6 +460,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
       d.weight(act, vocab, width),
       labels(d, lead, vocab),
       d.dice.pick([1, 0.7]),
+      d.dice.pick([0, 30]),
       ...[d.flag(), d.flag(), d.flag()],
     ];
   },
@@ -359,13 +518,26 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   },
   splitColumns: (d) => {
     const [{ lead }, sizes] = [d.leading(), columnSizes(d)];
-    return [d.tensor(d.float(), [...lead, sizes.reduce((sum, size) => sum + size)]), sizes];
+    return [
+      d.tensor(d.float(), [...lead, sizes.reduce((sum, size) => sum + size)]),
+      sizes,
+      sizes.map(() => d.flag()),
+    ];
   },
   joinColumns: (d) => {
     const [{ lead }, sizes, dtype] = [d.leading(), columnSizes(d), d.float()];
     const parts = sizes.map((size, i) => (i > 0 && d.flag() ? null : d.tensor(dtype, [...lead, size])));
     return [parts, sizes];
   },
+  take: (d) => {
+    const { shape, dim, index } = taken(d);
+    return [d.tensor(d.dice.pick(storedDtypes), shape), index, dim];
+  },
+  takeBackward: (d) => {
+    const { shape, dim, index, of } = taken(d);
+    return [d.tensor('f32', of), index, dim, d.tensor('f32', shape)];
+  },
+  rowMax: (d) => [d.tensor(d.float(), [...d.leading().lead, 1 + d.size()]), d.flag(), d.flag(), d.flag()],
   matmul: (d) => {
     const [m, k, n] = [d.size(), d.size(), d.size()];
     const [transA, transB] = [d.flag(), d.flag()];

@@ -36,7 +36,8 @@ for (const [name, device] of Object.entries({ cpu, reference })) {
     rmsNorm: () => native.rmsNormForward(wide, wide, empty(device, 0), 1e-5, 0, 'f32', false),
     gated: () => native.gatedForward('silu', wide, wide),
     accumulate: () => native.accumulate(wide, wide),
-    attention: () => native.attentionForward(heads, heads, heads, null, { window: 0, scale: 1 }, false),
+    attention: () =>
+      native.attentionForward(heads, heads, heads, null, null, { window: 0, scale: 1 }, false, null),
     matmul: () =>
       native.matmul(empty(device, 2 ** 40, 0, 3), empty(device, 2 ** 40, 3, 0), false, false, 'f32'),
     transpose: () => native.transpose(wide, [1, 0]),

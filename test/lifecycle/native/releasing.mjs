@@ -98,8 +98,10 @@ const calls = [
       tensor(1, 3, 2, 4),
       tensor(1, 3, 2, 4),
       null,
+      null,
       watched({ window: 0, scale: 0.5 }),
       true,
+      null,
     ),
 ];
 const bytesOf = (results) =>

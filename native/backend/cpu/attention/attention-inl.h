@@ -17,6 +17,7 @@
 #define LORA_BACKEND_CPU_ATTENTION_ATTENTION_INL_H_
 #endif
 
+#include <limits>
 #include <type_traits>
 
 #include "backend/cpu/attention/attention_call.h"
@@ -290,14 +291,40 @@ HWY_INLINE void BeginRows(const AttentionCall& args, const AttentionShape& s, co
   }
 }
 
+// Adds the sinks of rows, in units of ln 2, to their sums, and puts what the output must be
+// multiplied by, because the maximum may have grown, in the place of the sinks.
+HWY_INLINE void AddSinks(size_t padded_rows, const ForwardTileScratch& w, float* sinks) {
+  const DF d;
+  const VF minus_inf = hn::Neg(hn::Inf(d));
+  for (size_t c = 0; c < padded_rows; c += kLanes) {
+    const VF sink = hn::LoadU(d, sinks + c), old_max = hn::LoadU(d, w.max + c);
+    const VF max = hn::Max(old_max, sink);
+    const VF base = hn::IfThenElse(hn::Eq(max, minus_inf), hn::Zero(d), max);
+    const VF factor = Exp2Below127(hn::Sub(old_max, base));
+    const VF own = Exp2Below127(hn::Sub(sink, base));
+    hn::StoreU(max, d, w.max + c);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, w.sum + c), factor, own), d, w.sum + c);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, w.weights + c), factor, own), d, w.weights + c);
+    hn::StoreU(factor, d, sinks + c);
+  }
+}
+
 template <class T>
 HWY_INLINE void FinishRows(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                            float* rows, const ForwardTileScratch& w) {
   TransposeTile(w.out_t, kRowTile, s.padded, t.padded(), rows, s.padded);
   float* const factors = MultipliesPairs<T>(s) ? w.weights : w.sum;
+  if (args.sinks) {
+    std::fill(w.alpha, w.alpha + t.padded(), -std::numeric_limits<float>::infinity());
+    for (size_t r = 0; r < t.count; ++r) {
+      w.alpha[r] = kLog2E * args.sinks.as<const float>()[t.QueryHead(s, r)];
+    }
+    AddSinks(t.padded(), w, w.alpha);
+  }
   FinishSums(t.padded(), w.max, w.sum, factors);
   for (size_t r = 0; r < t.count; ++r) {
-    RowFromF32(rows + r * s.padded, s.d, factors[r], args.y.as<T>() + t.offset[r]);
+    const float factor = args.sinks ? w.alpha[r] * factors[r] : factors[r];
+    RowFromF32(rows + r * s.padded, s.d, factor, args.y.as<T>() + t.offset[r]);
   }
   if (!args.lse) return;
   for (size_t r = 0; r < t.count; ++r) args.lse.as<float>()[t.lse_offset[r]] = w.max[r];

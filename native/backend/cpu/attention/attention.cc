@@ -81,7 +81,7 @@ HWY_EXPORT(RunBackwardBlock);
 HWY_EXPORT(RunStoreKeyGradients);
 
 AttentionShape ShapeOf(const AttentionBackwardArgs& a) {
-  return AttentionShape(a.q, a.k, a.key_begin, a.window, a.scale);
+  return AttentionShape(a.q, a.k, a.key_begin, a.key_end, a.window, a.scale);
 }
 
 RowBlock BlockOf(const AttentionShape& s, size_t pair, size_t block, size_t rows) {
@@ -181,7 +181,8 @@ void RunForward(const AttentionCall& call, Scratch scratch, Context& context) {
   const size_t rows = tiles * kRowTile, blocks = CeilDiv(s.rows, rows);
   float* block_scratch = arena.Take<float>(threads * floats);
   const auto run = HWY_DYNAMIC_POINTER(RunForwardBlock);
-  // Later blocks see more keys. They are taken first, so that the last task is a short one.
+  // Causally, later blocks see more keys. They are taken first, so that the last task is a short
+  // one.
   ParallelFor(pool, s.pairs() * blocks, [&](size_t task, size_t thread) {
     run(call, s, BlockOf(s, task / blocks, blocks - 1 - task % blocks, rows),
         block_scratch + thread * floats);
@@ -195,9 +196,10 @@ PlannedCall PlanAttention(const AttentionCall& call, int threads) {
 }
 
 PlannedCall PlanCall(const AttentionForwardArgs& args, int threads) {
-  const AttentionShape shape(args.q, args.k, args.key_begin, args.window, args.scale);
-  return PlanAttention({shape, args.q, args.k, args.v, args.y, args.lse, shape.rows <= kDecodeRows},
-                       threads);
+  const AttentionShape shape(args.q, args.k, args.key_begin, args.key_end, args.window, args.scale);
+  return PlanAttention(
+      {shape, args.q, args.k, args.v, args.sinks, args.y, args.lse, shape.rows <= kDecodeRows},
+      threads);
 }
 
 // ---- backward ----------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ namespace lora::cpu {
 
 struct AttentionCall {
   AttentionShape shape;
-  TensorView q, k, v, y, lse;  // k and v may be pools of pages; lse may be absent
+  TensorView q, k, v, sinks;  // k and v may be pools of pages; sinks may be absent
+  TensorView y, lse;          // lse may be absent
   // Rows are few, so the keys are split into tasks. Otherwise tasks are tiles of rows. The results
   // of both are right for any number of rows, but differ in bits.
   bool decode;

@@ -342,13 +342,15 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
   const DF d;
   const DecodePartial total(s, partials);  // the first chunk becomes the total
   for (size_t r = 0; r < t.count; ++r) {
-    float max = total.max[r];
-    for (size_t c = 1; c < chunks; ++c) {
+    float sink = -std::numeric_limits<float>::infinity();
+    if (args.sinks) sink = kLog2E * args.sinks.as<const float>()[t.QueryHead(s, r)];
+    float max = sink;
+    for (size_t c = 0; c < chunks; ++c) {
       max = std::max(max, DecodePartial(s, partials + c * stride).max[r]);
     }
     const float base = max == -std::numeric_limits<float>::infinity() ? 0.0f : max;
     float* o = total.out + r * s.padded;
-    float sum = 0;
+    float sum = std::exp2(sink - base);
     for (size_t c = 0; c < chunks; ++c) {
       const DecodePartial part(s, partials + c * stride);
       const float factor = std::exp2(part.max[r] - base);

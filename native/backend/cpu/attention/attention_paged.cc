@@ -5,7 +5,8 @@ namespace lora::cpu {
 namespace {
 
 AttentionCall CallOf(const AttentionPagedArgs& a) {
-  return {AttentionShape(a), a.q, a.k_pool, a.v_pool, a.y, {}, a.phase == AttentionPhase::kDecode};
+  return {AttentionShape(a), a.q, a.k_pool, a.v_pool,
+          a.sinks,           a.y, {},       a.phase == AttentionPhase::kDecode};
 }
 
 }  // namespace

@@ -34,12 +34,12 @@ struct AttentionShape {
   size_t rows = 0;           // per (batch, kv head): queries · group
   int64_t window = 0;
   float scale = 1;
-  const int32_t* key_begin = nullptr;
-  const int32_t *pages = nullptr, *lengths = nullptr;  // [batch, max_pages], [batch]; or null
+  const int32_t *key_begin = nullptr, *key_end = nullptr;  // [batch, queries], or null
+  const int32_t *pages = nullptr, *lengths = nullptr;      // [batch, max_pages], [batch]; or null
   size_t max_pages = 0;
 
   AttentionShape(const TensorView& q, const TensorView& k, const TensorView& key_begin_view,
-                 int64_t window, float scale)
+                 const TensorView& key_end_view, int64_t window, float scale)
       : batch(static_cast<size_t>(q.dim(0))),
         queries(static_cast<size_t>(q.dim(1))),
         q_heads(static_cast<size_t>(q.dim(2))),
@@ -51,7 +51,8 @@ struct AttentionShape {
         rows(queries * group),
         window(window),
         scale(scale),
-        key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr) {}
+        key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr),
+        key_end(key_end_view ? key_end_view.as<const int32_t>() : nullptr) {}
 
   explicit AttentionShape(const AttentionPagedArgs& args)
       : batch(static_cast<size_t>(args.q.dim(0))),
@@ -123,9 +124,10 @@ struct RowTile {
       const int64_t position = s.Position(batch) + static_cast<int64_t>(query);
       int64_t low = s.key_begin ? std::max(s.key_begin[batch * s.queries + query], 0) : 0;
       if (s.window > 0) low = std::max(low, position - s.window + 1);
-      if (low <= position) {
+      const int64_t high = s.key_end ? LastAhead(s, query) : position;
+      if (low <= high) {
         lo[r] = static_cast<int32_t>(low);
-        hi[r] = static_cast<int32_t>(position);
+        hi[r] = static_cast<int32_t>(high);
         begin = std::min(begin, lo[r]);
         end = std::max(end, hi[r] + 1);
       }
@@ -139,7 +141,18 @@ struct RowTile {
     begin = std::min(begin, end);
   }
 
+  // The last key that a query sees where it sees in both directions.
+  int64_t LastAhead(const AttentionShape& s, size_t query) const {
+    const int64_t end = s.key_end[batch * s.queries + query];
+    const int64_t last = std::min(end, static_cast<int64_t>(s.queries)) - 1;
+    return s.window > 0 ? std::min(last, static_cast<int64_t>(query) + s.window - 1) : last;
+  }
+
   size_t padded() const { return RoundUp(count, kMaxLanes); }
+  // The head of q of a row.
+  size_t QueryHead(const AttentionShape& s, size_t r) const {
+    return head * s.group + (first + r) % s.group;
+  }
   int32_t first_tile() const { return begin - begin % static_cast<int32_t>(kKeyTile); }
   // The end of the tile of keys in which key `from` lies.
   int32_t TileEnd(int32_t from) const {

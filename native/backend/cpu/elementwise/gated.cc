@@ -1,4 +1,5 @@
-// y = f(gate)·up, dup = g·f(gate) and dgate = g·up·f'(gate), by the formulas of core/maths/kinds.h.
+// y = f(gate)·u(up), dup = g·f(gate)·u'(up) and dgate = g·u(up)·f'(gate), by the formulas of
+// core/maths/kinds.h.
 #include <type_traits>
 
 #include "backend/cpu/elementwise/convert.h"
@@ -29,7 +30,7 @@ template <class Kind, size_t kCount>
 HWY_INLINE Vectors<kCount> Output(const Vectors<kCount>& gate, const Vectors<kCount>& up) {
   const auto at = Kind::At(gate);
   return Vectors<kCount>::Each(
-      [&](size_t i) HWY_ATTR { return hn::Mul(hn::Mul(at.z.v[i], up.v[i]), at.s.v[i]); });
+      [&](size_t i) HWY_ATTR { return hn::Mul(hn::Mul(at.z.v[i], Kind::Up(up.v[i])), at.s.v[i]); });
 }
 
 // What is not written of these is not computed.
@@ -41,10 +42,10 @@ struct Gradients {
     const auto at = Kind::At(x);
     HWY_UNROLL(8)
     for (size_t i = 0; i < kCount; ++i) {
-      const VF gs = hn::Mul(g.v[i], at.s.v[i]);
-      y.v[i] = hn::Mul(hn::Mul(at.z.v[i], u.v[i]), at.s.v[i]);
-      up.v[i] = hn::Mul(gs, at.z.v[i]);
-      gate.v[i] = hn::Mul(hn::Mul(gs, u.v[i]), at.slope.v[i]);
+      const VF gs = hn::Mul(g.v[i], at.s.v[i]), factor = Kind::Up(u.v[i]);
+      y.v[i] = hn::Mul(hn::Mul(at.z.v[i], factor), at.s.v[i]);
+      up.v[i] = Kind::UpGradient(u.v[i], hn::Mul(gs, at.z.v[i]));
+      gate.v[i] = hn::Mul(hn::Mul(gs, factor), at.slope.v[i]);
     }
   }
 };

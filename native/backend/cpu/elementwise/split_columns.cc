@@ -13,9 +13,10 @@ void Run(const SplitColumnsArgs& args, Scratch, Context& context) {
           kCheapGrain, [&](size_t begin, size_t end) {
             for (size_t row = begin; row < end; ++row) {
               const std::byte* from = args.x.as<const std::byte>() + row * pitch;
-              for (const TensorView& part : args.parts) {
-                const size_t bytes = static_cast<size_t>(part.dim(1)) * SizeOf(part.dtype);
-                if (bytes > 0) std::memcpy(part.as<std::byte>() + row * bytes, from, bytes);
+              for (size_t i = 0; i < args.sizes.size(); ++i) {
+                const size_t bytes = static_cast<size_t>(args.sizes[i]) * SizeOf(args.x.dtype);
+                const TensorView& part = args.parts[i];
+                if (part && bytes > 0) std::memcpy(part.as<std::byte>() + row * bytes, from, bytes);
                 from += bytes;
               }
             }

@@ -99,7 +99,7 @@ struct NibbleRuns {
   static HWY_INLINE VF NibbleValueOf(const LaneBytes& block, size_t run, size_t i) {
     if constexpr (kFindsCodes) {
       const VI byte = block[kAt + run * kGroupValues + i];
-      return FindCodes(kNibbles, hn::BitCast(DU(), kPart == 0 ? byte : hn::ShiftRight<4>(byte)));
+      return FindCodes(kNibbles, hn::BitCast(DU(), byte), 4 * kPart);
     } else {
       return hn::ConvertTo(DF(), NibbleOf<kPart>(block, run, i));
     }

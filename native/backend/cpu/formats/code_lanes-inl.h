@@ -42,8 +42,7 @@ template <const CodeTable& kTable>
 struct TableLanes : ElementLanes<4> {
   template <size_t kPart>
   static HWY_INLINE VF ValueOf(const LaneBytes& block, size_t, size_t i) {
-    const int shift = CodeShift(static_cast<int>(i % kPer));
-    return FindCodes(kTable, hn::ShiftRightSame(ElementOf(block, kPart, i), shift));
+    return FindCodes(kTable, ElementOf(block, kPart, i), CodeShift(static_cast<int>(i % kPer)));
   }
 };
 template <>

@@ -15,6 +15,7 @@
 
 #include "backend/cpu/logits/cross_entropy_rows.h"
 #include "backend/cpu/simd/bf16-inl.h"
+#include "backend/cpu/simd/kinds-inl.h"
 #include "backend/cpu/simd/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -125,6 +126,29 @@ HWY_INLINE void RowScaled(const T* src, size_t n, float factor, T* dst) {
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) WriteVecFast(hn::Mul(f, ReadVec(src + i)), dst + i);
   if (i < n) WritePartFast(hn::Mul(f, ReadPart(src + i, n - i)), dst + i, n - i);
+}
+
+HWY_INLINE void RowCapped(float* logits, size_t n, float cap) {
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    WriteVecFast(unary::Softcap::Value(ReadVec(logits + i), cap), logits + i);
+  if (i < n)
+    WritePartFast(unary::Softcap::Value(ReadPart(logits + i, n - i), cap), logits + i, n - i);
+}
+
+template <class T>
+HWY_INLINE void RowTimesCapSlopes(const float* logits, size_t n, float cap, T* values) {
+  const VF one = Of(1), inverse = Of(1 / cap);
+  const auto slope = [&](VF logit) HWY_ATTR {
+    const VF part = hn::Mul(logit, inverse);
+    return hn::NegMulAdd(part, part, one);
+  };
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    WriteVecFast(hn::Mul(ReadVec(values + i), slope(ReadVec(logits + i))), values + i);
+  if (i < n)
+    WritePartFast(hn::Mul(ReadPart(values + i, n - i), slope(ReadPart(logits + i, n - i))),
+                  values + i, n - i);
 }
 
 // `gradient` may be `logits`, because an element is read before it is written.

@@ -47,6 +47,15 @@ void RunScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst
   RowScaled(static_cast<const float*>(src), n, factor, static_cast<float*>(dst));
 }
 
+void RunCapRow(float* logits, size_t n, float cap) { RowCapped(logits, n, cap); }
+
+void RunTimesCapSlopes(const float* logits, size_t n, float cap, DType dtype, void* values) {
+  if (dtype == DType::kBF16) {
+    return RowTimesCapSlopes(logits, n, cap, static_cast<hwy::bfloat16_t*>(values));
+  }
+  RowTimesCapSlopes(logits, n, cap, static_cast<float*>(values));
+}
+
 void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
                         void* gradient) {
   if (dtype == DType::kBF16) {
@@ -68,6 +77,8 @@ HWY_EXPORT(RunAddLogits);
 HWY_EXPORT(RunAddAndExponentiate);
 HWY_EXPORT(RunAddEntropy);
 HWY_EXPORT(RunScaleRow);
+HWY_EXPORT(RunCapRow);
+HWY_EXPORT(RunTimesCapSlopes);
 HWY_EXPORT(RunSoftmaxGradient);
 
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
@@ -99,6 +110,12 @@ void AddEntropy(const void* logits, DType dtype, size_t n, EntropySum& total) {
 
 void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst) {
   HWY_DYNAMIC_DISPATCH(RunScaleRow)(src, dtype, n, factor, dst);
+}
+
+void CapRow(float* logits, size_t n, float cap) { HWY_DYNAMIC_DISPATCH(RunCapRow)(logits, n, cap); }
+
+void TimesCapSlopes(const float* logits, size_t n, float cap, DType dtype, void* values) {
+  HWY_DYNAMIC_DISPATCH(RunTimesCapSlopes)(logits, n, cap, dtype, values);
 }
 
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,

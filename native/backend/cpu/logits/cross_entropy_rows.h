@@ -47,6 +47,12 @@ constexpr size_t kChunkBytes = size_t{96} << 20, kMinChunk = 16, kMaxChunk = 512
 // dst[j] = factor·src[j], both f32 or both bf16. `dst` may be `src`.
 void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst);
 
+// logits[j] ← cap·tanh(logits[j] / cap)
+void CapRow(float* logits, size_t n, float cap);
+
+// values[j] ← values[j]·(1 − (logits[j] / cap)²): times the slope of capped logits. f32 or bf16.
+void TimesCapSlopes(const float* logits, size_t n, float cap, DType dtype, void* values);
+
 // gradient[j] = (exp(logits[j] − lse) − [j == label])·g. A label ≥ n is not among these logits.
 // `gradient` has the dtype of `logits` and may be `logits` itself.
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,

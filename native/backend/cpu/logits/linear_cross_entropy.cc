@@ -1,11 +1,12 @@
-// With logits = scale·W·h:
+// With logits = scale·W·h, or scale·cap·tanh(W·h/cap):
 // losses   = lse(logits) − logits[label] of counted rows; loss is their sum
-// d_hidden = scale·Wᵀ·(softmax(logits) − onehot)
+// d_hidden = scale·Wᵀ·(softmax(logits) − onehot), each times the slope of its cap
 //
 // Counted rows are gathered into chunks. Both directions go over the vocabulary in parts, so that
 // what one product writes is still in cache for the next step. Per part:
 //   forward   logits = hidden · W_partᵀ [rows, part] in f32, which are added to Σ exp of each row;
-//             their exponentials, to a base for each row and part, are kept in scratch
+//             their exponentials, to a base for each row and part and times the slopes of a cap,
+//             are kept in scratch
 //   backward  gradient = softmax − onehot [rows, part];  d_hidden += gradient · W_part
 // Exponentials and gradient are bf16 where W is bf16, so a softmax is rounded twice there. W is
 // read once per chunk and direction, and transposed once per chunk.
@@ -147,6 +148,13 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
     return w.exponentials + (i * p.vocab + token) * SizeOf(dtype);
   };
 
+  const float cap = args.cap * args.scale;  // of scaled logits
+  // The slope of a logit that was capped.
+  const auto slope = [&](float logit) {
+    const double part = cap == 0 ? 0 : static_cast<double>(logit) / cap;
+    return 1 - part * part;
+  };
+
   const size_t chunks = (counted + p.chunk - 1) / p.chunk;
   double loss = 0;
   size_t next = 0;  // the first row that no chunk has taken yet
@@ -170,12 +178,14 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
         float* const logits = w.logits + i * p.stride;
         if (args.scale != 1) ScaleRow(logits, DType::kF32, count, args.scale, logits);
+        if (cap != 0) CapRow(logits, count, cap);
         if (args.entropies) AddEntropy(logits, DType::kF32, count, w.entropies[i]);
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         if (label >= begin && label < begin + count) w.of_labels[i] = logits[label - begin];
         if (!args.d_hidden) return AddLogits(logits, DType::kF32, count, w.sums[i]);
         w.bases[i * p.parts + begin / kPart] =
             AddAndExponentiate(logits, count, w.sums[i], dtype, kept(i, begin));
+        if (cap != 0) TimesCapSlopes(logits, count, cap, dtype, kept(i, begin));
       });
     }
     for (size_t i = 0; i < rows; ++i) {
@@ -199,8 +209,9 @@ void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch sc
         ScaleRow(kept(i, begin), dtype, count, factor, gradient);
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         if (label < begin || label >= begin + count) return;
-        const double of_label =
-            args.scale * (std::exp(static_cast<double>(w.of_labels[i]) - w.lse[i]) - 1);
+        const double of_label = args.scale *
+                                (std::exp(static_cast<double>(w.of_labels[i]) - w.lse[i]) - 1) *
+                                slope(w.of_labels[i]);
         Store(TensorView(gradient, dtype, {static_cast<int64_t>(count)}),
               static_cast<int64_t>(label - begin), of_label);
       });

@@ -6,6 +6,8 @@
 #define LORA_BACKEND_CPU_SIMD_KINDS_INL_H_
 #endif
 
+#include <cmath>
+
 #include "backend/cpu/simd/math-inl.h"
 #include "core/ops/tape.h"
 #include "hwy/contrib/math/math-inl.h"
@@ -21,9 +23,14 @@ HWY_INLINE VF IfNegative(VF x, VF a, VF b) {
 HWY_INLINE VF IfPositive(VF x, VF a, VF b) {
   return hn::IfThenElse(hn::Gt(x, hn::Zero(DF())), a, b);
 }
+HWY_INLINE VF IfLess(VF x, VF y, VF a, VF b) { return hn::IfThenElse(hn::Lt(x, y), a, b); }
+HWY_INLINE VF IfEqual(VF x, VF y, VF a, VF b) { return hn::IfThenElse(hn::Eq(x, y), a, b); }
 // In this order, as in ExpBelow88.
 HWY_INLINE VF AtLeast(float low, VF x) { return hn::Max(Of(low), x); }
 HWY_INLINE VF AtMost(float high, VF x) { return hn::Min(Of(high), x); }
+HWY_INLINE VF IfAbove(float high, VF x, VF a, VF b) {
+  return hn::IfThenElse(hn::Gt(x, Of(high)), a, b);
+}
 HWY_INLINE VF Root(VF x) { return hn::Sqrt(x); }
 // Highway's is for positive finite numbers.
 HWY_INLINE VF Log(VF x) {
@@ -31,6 +38,14 @@ HWY_INLINE VF Log(VF x) {
   const VF y = hn::IfThenElse(hn::Lt(x, infinity), hn::Log(DF(), x), x);
   const VF below = hn::IfThenElse(hn::Lt(x, zero), hn::NaN(DF()), hn::Neg(infinity));
   return hn::IfThenElse(hn::Le(x, zero), below, y);
+}
+// Element by element: vectors would lose digits of large powers.
+HWY_INLINE VF Power(VF x, VF y) {
+  HWY_ALIGN float xs[kLanes], ys[kLanes];
+  hn::Store(x, DF(), xs);
+  hn::Store(y, DF(), ys);
+  for (size_t i = 0; i < kLanes; ++i) xs[i] = std::pow(xs[i], ys[i]);
+  return hn::Load(DF(), xs);
 }
 
 // Several vectors: one step of each after the other hides the latency of the steps.
@@ -61,6 +76,11 @@ struct Vectors {
   }
   friend HWY_INLINE Vectors AtMost(float high, const Vectors& x) {
     return Each([&](size_t i) HWY_ATTR { return hn::Min(Of(high), x.v[i]); });
+  }
+  friend HWY_INLINE Vectors IfAbove(float high, const Vectors& x, const Vectors& a,
+                                    const Vectors& b) {
+    return Each([&](size_t i)
+                    HWY_ATTR { return hn::IfThenElse(hn::Gt(x.v[i], Of(high)), a.v[i], b.v[i]); });
   }
 };
 

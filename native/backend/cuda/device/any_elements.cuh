@@ -95,4 +95,14 @@ LORA_DEVICE float LoadElement(const AnyInput& x, int64_t i) {
   return ToFloat(static_cast<const F16*>(x.data)[i]);
 }
 
+LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
+  if (y.dtype == DType::kF32) {
+    static_cast<float*>(y.data)[i] = value;
+  } else if (y.dtype == DType::kBF16) {
+    static_cast<BF16*>(y.data)[i] = FromFloat<BF16>(value);
+  } else {
+    static_cast<F16*>(y.data)[i] = FromFloat<F16>(value);
+  }
+}
+
 }  // namespace lora::device

@@ -19,7 +19,7 @@ constexpr int kNoKey = 2147483647;
 constexpr float kLn2 = 0.693147180559945309f, kLog2E = 1.44269504088896341f;
 
 struct AttentionShape {
-  const int32_t* key_begin;  // [batch, queries], or null
+  const int32_t *key_begin, *key_end;  // [batch, queries], or null
   int batch, queries, q_heads, kv_heads, group, d;
   int rows;                 // per (batch, kv head): queries · group
   int window;               // 0: none
@@ -36,6 +36,13 @@ struct AttentionShape {
   }
 
   LORA_DEVICE int Position(int) const { return 0; }  // of the first query
+  // The last key that a query sees, in both directions where there is key_end.
+  LORA_DEVICE int LastKey(int b, int query) const {
+    if (key_end == nullptr) return query;
+    const int end = key_end[int64_t{b} * queries + query];
+    const int last = (end < queries ? end : queries) - 1;
+    return window > 0 && window - 1 < last - query ? query + window - 1 : last;
+  }
   // Where the first tile of keys begins, if the first key that a row sees is `key`.
   LORA_DEVICE int FirstTile(int key) const { return key; }
   // Finds tiles of keys of one (batch, kv head): the offset of a tile's first key, and the distance
@@ -59,6 +66,7 @@ struct PagedShape : AttentionShape {
 
   LORA_DEVICE int64_t KeyOffset(int b, int h, int key) const { return TilesOf(b, h).Offset(key); }
   LORA_DEVICE int Position(int b) const { return lengths[b] - queries; }
+  LORA_DEVICE int LastKey(int b, int query) const { return Position(b) + query; }
   LORA_DEVICE int FirstTile(int key) const { return key - key % kPageKeys; }
   struct Tiles {
     const int32_t* pages;  // of the sequence
@@ -87,7 +95,8 @@ LORA_DEVICE Interval SeenByQuery(const Shape& s, int b, int query) {
   const int position = s.Position(b) + query;
   int lo = s.key_begin ? Greatest(s.key_begin[int64_t{b} * s.queries + query], 0) : 0;
   if (s.window > 0) lo = Greatest(lo, position - s.window + 1);
-  return lo > position ? Interval{kNoKey, -1} : Interval{lo, position};
+  const int hi = s.LastKey(b, query);
+  return lo > hi ? Interval{kNoKey, -1} : Interval{lo, hi};
 }
 
 // What the rows of a tile see together: no row sees a key outside [begin, end), and all rows see
@@ -129,7 +138,8 @@ LORA_DEVICE TileSight LookAt(const Shape& s, int b, int first, int count, int* l
   return {s.FirstTile(least_lo), most_hi + 1, most_lo, least_hi};
 }
 
-// The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its maximum
+// The end of the forward pass of rows. In parts: part `split` of the keys of a row leaves its
+// unscaled sum, its maximum
 // and its sum of weights, and the last block of a tile of rows makes one result of them
 // (attention_finish.cuh).
 struct AttentionParts {
@@ -137,8 +147,25 @@ struct AttentionParts {
   float* max = nullptr;   // [splits, batch, kv_heads, rows]
   float* weight = nullptr;
   uint32_t* counters = nullptr;  // of each tile of rows
+  const float* sinks = nullptr;  // [q_heads], or null
   int splits = 1;
 };
+
+// What the sums of the keys of a row come to, together with the sink of its head.
+struct RowEnd {
+  float base, total;
+  float inverse;  // what the sum of values must be multiplied by
+  LORA_DEVICE float Lse() const { return total == 0 ? -INFINITY : base * kLn2 + Log(total); }
+};
+LORA_DEVICE RowEnd EndOfRow(const AttentionShape& s, const AttentionParts& parts, int h, int row,
+                            float max, float weight) {
+  if (parts.sinks == nullptr) return {max, weight, weight == 0 ? 0.0f : 1 / weight};
+  const float sink = kLog2E * parts.sinks[h * s.group + row % s.group];
+  const float largest = Larger(max, sink);
+  const float base = largest == -INFINITY ? 0.0f : largest;
+  const float kept = Exp2(max - base), total = kept * weight + Exp2(sink - base);
+  return {base, total, total == 0 ? 0.0f : kept / total};
+}
 constexpr int kMaxParts = 64;
 
 // Narrows [begin, end) to the keys of part `split`; the parts are equal numbers of whole tiles.

@@ -38,13 +38,15 @@ struct RowRange {
 };
 LORA_DEVICE RowRange RowsThatSee(const AttentionShape& s, int from, int to) {
   const int64_t last = s.window > 0 ? int64_t{to} - 1 + s.window : s.queries;  // queries below it
-  return {from * s.group, static_cast<int>(last < s.queries ? last : s.queries) * s.group};
+  int first = from;
+  if (s.key_end != nullptr) first = s.window > 0 && s.window <= from ? from - s.window + 1 : 0;
+  return {first * s.group, static_cast<int>(last < s.queries ? last : s.queries) * s.group};
 }
 
 // Tells whether all of the rows [first, first + count) see all keys [from, to), where that follows
 // from their positions alone.
 LORA_DEVICE bool AllSee(const AttentionShape& s, int first, int count, int from, int to) {
-  if (s.key_begin != nullptr) return false;
+  if (s.key_begin != nullptr || s.key_end != nullptr) return false;
   const int first_query = first / s.group, last_query = (first + count - 1) / s.group;
   return first_query >= to - 1 && (s.window == 0 || last_query - s.window + 1 <= from);
 }
@@ -54,7 +56,7 @@ LORA_DEVICE bool AllSee(const AttentionShape& s, int first, int count, int from,
 // computes the result.
 LORA_DEVICE int NextRowThatSees(const AttentionShape& s, int b, int first, int end, int from,
                                 int to) {
-  if (s.key_begin == nullptr || first >= end) return first;
+  if ((s.key_begin == nullptr && s.key_end == nullptr) || first >= end) return first;
   for (int query = first / s.group; query * s.group < end; query += 128) {
     int found = kNoKey;
     LORA_UNROLL

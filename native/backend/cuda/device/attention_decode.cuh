@@ -146,12 +146,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD, Shape>::k
         p.parts.weight[at] = total;
       }
     } else {
-      const float inverse = total == 0 ? 0.0f : 1 / total;
+      const RowEnd row_end = EndOfRow(s, p.parts, h, r, largest, total);
       LORA_UNROLL
-      for (int j = 0; j < 8; ++j) values[j] *= inverse;
+      for (int j = 0; j < 8; ++j) values[j] *= row_end.inverse;
       StoreElements(p.y + s.QueryOffset(b, h, r), block * 8, s.d, values);
-      if (p.lse && block == 0)
-        p.lse[s.LseOffset(b, h, r)] = total == 0 ? -INFINITY : largest * kLn2 + Log(total);
+      if (p.lse && block == 0) p.lse[s.LseOffset(b, h, r)] = row_end.Lse();
     }
   }
   if (p.parts.sums != nullptr) FinishRows(p, shared, pair, 0, count);

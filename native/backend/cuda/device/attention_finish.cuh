@@ -9,10 +9,11 @@
 
 namespace lora::device {
 
-// The warp writes the factors [part·pitch] of the parts of row `at` of `rows` to shared memory, so
-// that y is the sum of its parts, each times its factor, and returns lse.
-LORA_DEVICE float FactorsOfRow(const AttentionParts& parts, int64_t rows, int64_t at,
-                               float* factors, int pitch) {
+// The warp writes the factors [part·pitch] of the parts of row `at` of `rows`, which is `row` of kv
+// head h, to shared memory, so that y is the sum of its parts, each times its factor, and returns
+// lse.
+LORA_DEVICE float FactorsOfRow(const AttentionShape& s, const AttentionParts& parts, int h, int row,
+                               int64_t rows, int64_t at, float* factors, int pitch) {
   static_assert(kMaxParts == 64);  // two of a lane
   float maxima[2], weights[2];
   LORA_UNROLL
@@ -27,13 +28,13 @@ LORA_DEVICE float FactorsOfRow(const AttentionParts& parts, int64_t rows, int64_
   LORA_UNROLL
   for (int n = 0; n < 2; ++n) maxima[n] = Exp2(maxima[n] - base);
   const float weight = WarpSum(maxima[0] * weights[0] + maxima[1] * weights[1]);
-  const float inverse = weight == 0 ? 0.0f : 1 / weight;
+  const RowEnd end = EndOfRow(s, parts, h, row, max, weight);
   LORA_UNROLL
   for (int n = 0; n < 2; ++n) {
     const int part = n * 32 + LaneIndex();
-    if (part < parts.splits) factors[part * pitch] = maxima[n] * inverse;
+    if (part < parts.splits) factors[part * pitch] = maxima[n] * end.inverse;
   }
-  return weight == 0 ? -INFINITY : base * kLn2 + Log(weight);
+  return end.Lse();
 }
 
 // Writes rows [first, first + count) of y and lse of a (batch, kv head), if this block is the last
@@ -53,7 +54,7 @@ LORA_DEVICE void FinishRows(const P& p, unsigned char* shared, int pair, int fir
   const int64_t at = int64_t{pair} * s.rows + first;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads;
   for (int r = WarpIndex(); r < count; r += P::kThreads / 32) {
-    const float lse = FactorsOfRow(parts, rows, at + r, factors + r, P::kRows);
+    const float lse = FactorsOfRow(s, parts, h, first + r, rows, at + r, factors + r, P::kRows);
     if (p.lse && LaneIndex() == 0) p.lse[s.LseOffset(b, h, first + r)] = lse;
   }
   SyncThreads();

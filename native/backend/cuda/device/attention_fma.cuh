@@ -239,9 +239,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
         p.parts.weight[at] = total;
       }
     } else {
-      StoreRow(p.y + s.QueryOffset(b, h, row), s.d, sum[i], total == 0 ? 0.0f : 1 / total);
-      if (p.lse && tx == 0)
-        p.lse[s.LseOffset(b, h, row)] = total == 0 ? -INFINITY : max[i] * kLn2 + Log(total);
+      const RowEnd row_end = EndOfRow(s, p.parts, h, row, max[i], total);
+      StoreRow(p.y + s.QueryOffset(b, h, row), s.d, sum[i], row_end.inverse);
+      if (p.lse && tx == 0) p.lse[s.LseOffset(b, h, row)] = row_end.Lse();
     }
   }
   if (p.parts.sums != nullptr) FinishRows(p, shared, pair, first, count);

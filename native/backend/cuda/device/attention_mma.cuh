@@ -10,6 +10,11 @@
 // 16 bytes, swizzled so that ldmatrix needs one pass per eight rows. Scores leave mma as f32 in the
 // layout of its first operand: they become weights in registers, are summed in f32, and are rounded
 // to 16 bits for p·v only.
+//
+// With 128 rows of a head dim of 128 a block has 8 warps of 16 rows, because the sums of 32 do not
+// fit into registers. k and v have two stages: one tile of both is on its way while the products of
+// the other run, so that a tile is waited for once, at one barrier. q is copied to the second stage
+// and has left it for registers before the first copy there, so 65 KiB do.
 #pragma once
 
 #include "backend/cuda/device/attention_finish.cuh"
@@ -37,6 +42,19 @@ LORA_DEVICE void HideUnseen(float (&scores)[kScores][4], float hidden, int from,
       }
     }
   }
+}
+
+// Returns from the first to the last key that one of the rows [row, row + 16) sees; lo > hi where
+// none sees any.
+LORA_DEVICE Interval SeenByWarp(const int* lo, const int* hi, int row) {
+  const int r = row + LaneIndex() % 16;
+  Interval seen{lo[r], hi[r]};
+  LORA_UNROLL
+  for (int mask = 8; mask > 0; mask /= 2) {
+    seen.lo = Least(seen.lo, ShuffleXor(seen.lo, mask));
+    seen.hi = Greatest(seen.hi, ShuffleXor(seen.hi, mask));
+  }
+  return seen;
 }
 
 // One step of online softmax for the rows [row, row + 16) of a warp. Scores of the keys from `from`
@@ -85,11 +103,17 @@ LORA_DEVICE void SoftmaxStep(float (&scores)[kScores][4], float (&sum)[kColumns]
 // kTileRows is 64 or 128.
 template <class T, int kD, int kTileRows, class Shape = AttentionShape>
 struct AttentionMmaParams {
-  static constexpr int kThreads = 128, kMinBlocks = kD == 64 && kTileRows == 64 ? 3 : 2;
+  static constexpr int kStages = kD == 128 && kTileRows == 128 ? 2 : 1;  // of k and v
+  static constexpr int kThreads = kStages * 128;
+  static constexpr int kMinBlocks = kStages == 2 ? 1 : kD == 64 && kTileRows == 64 ? 3 : 2;
   static constexpr int kRows = kTileRows, kKeys = kD == 256 ? 32 : 64;
-  static constexpr int kRowTiles = kRows / 64;       // of 16 rows, of a warp
-  static constexpr bool kMaySplit = kRowTiles == 1;  // ForwardTile
-  static constexpr int kSharedBytes = (kRows + 2 * kKeys) * kD * 2 + 2 * kRows * 4;
+  static constexpr int kRowTiles = kRows * 2 / kThreads;  // of 16 rows, of a warp
+  static constexpr bool kMaySplit = kRows == 64;          // ForwardTile
+  static constexpr int kStageBytes = 2 * kKeys * kD * 2;  // k, then v
+  static constexpr int kQueryBytes = kRows * kD * 2;      // of q, which is in the second stage
+  static constexpr int kSharedBytes =
+      kStageBytes + (kStages == 2 ? kStageBytes : kQueryBytes) + 2 * kRows * 4;
+  static_assert(kStages == 1 || kQueryBytes <= kStageBytes);
   Shape s;
   AttentionParts parts;
   const T *q, *k, *v;
@@ -100,7 +124,8 @@ struct AttentionMmaParams {
 
 // A block owns a tile of rows of one (batch, kv head) and one part of its keys.
 template <class T, int kD, int kTileRows, class Shape = AttentionShape>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, Shape>::kMinBlocks))
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((AttentionMmaParams<T, kD, kTileRows, Shape>::kThreads),
+                                    (AttentionMmaParams<T, kD, kTileRows, Shape>::kMinBlocks))
     AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD, kTileRows, Shape> p) {
   using P = AttentionMmaParams<T, kD, kTileRows, Shape>;
   constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads,
@@ -109,10 +134,12 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, S
   constexpr bool kKeepQ = kD <= 128;                     // in registers
   constexpr int kScores = kKeys / 8, kColumns = kD / 8;  // blocks of accumulators
   LORA_DYNAMIC_SHARED(shared);
-  unsigned char* const q = shared;
-  unsigned char* const k = q + kRows * kD * 2;
-  unsigned char* const v = k + kKeys * kD * 2;
-  int* const lo = reinterpret_cast<int*>(v + kKeys * kD * 2);
+  constexpr bool kTwoStages = P::kStages == 2;
+  // With two stages q is where the second one will be.
+  unsigned char* const q = kTwoStages ? shared + P::kStageBytes : shared;
+  unsigned char* k = kTwoStages ? shared : q + P::kQueryBytes;
+  unsigned char* v = k + P::kStageBytes / 2;
+  int* const lo = reinterpret_cast<int*>(shared + P::kSharedBytes) - 2 * kRows;
   int* const hi = lo + kRows;
 
   const Shape& s = p.s;
@@ -132,10 +159,21 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, S
     CopyRows<kD, kKeys, kThreads>(tile, source + keys.Offset(from), keys.pitch, end - from, s.d,
                                   p.aligned, source);
   };
+  const auto copy_stage = [&](unsigned char* stage, int from) {
+    copy_keys(stage, p.k, from);
+    copy_keys(stage + P::kStageBytes / 2, p.v, from);
+  };
   CopyQueries<kD, kRows, kThreads>(q, p.q, s, b, h, first, count, p.aligned);
-  if (begin < end) copy_keys(k, p.k, begin);
-  CopyAsyncCommit();
-  CopyAsyncWait<0>();
+  if constexpr (kTwoStages) {
+    CopyAsyncCommit();
+    if (begin < end) copy_stage(k, begin);
+    CopyAsyncCommit();
+    CopyAsyncWait<1>();
+  } else {
+    if (begin < end) copy_keys(k, p.k, begin);
+    CopyAsyncCommit();
+    CopyAsyncWait<0>();
+  }
   SyncThreads();
 
   uint32_t q_operand[kKeepQ ? kSteps : 1][kRowTiles][4];
@@ -147,6 +185,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, S
     LORA_UNROLL
     for (int step = 0; step < kSteps; ++step) load_q(q_operand[step], step);
   }
+  // With two stages a warp passes over the tiles of which its rows see no key: all their weights
+  // are 0.
+  const Interval own = kTwoStages ? SeenByWarp(lo, hi, warp_row) : Interval{};
   // The two rows of this lane in a tile are `half` 0 and 1.
   float max[kRowTiles][2], weight[kRowTiles][2], sum[kRowTiles][kColumns][4];
   LORA_UNROLL
@@ -159,48 +200,66 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, S
     SetZero(sum[t]);
   }
 
+  unsigned char* next = q;  // the other stage, if there are two
+  float scores[kRowTiles][kScores][4];
+  const auto add_dots = [&] {
+    LORA_UNROLL
+    for (int t = 0; t < kRowTiles; ++t) SetZero(scores[t]);
+    if constexpr (kKeepQ) {
+      LORA_UNROLL
+      for (int step = 0; step < kSteps; ++step) AddDots<T, kD>(scores, q_operand[step], k, 0, step);
+    } else {
+      LORA_ROLL
+      for (int step = 0; step < kSteps; ++step) {
+        load_q(q_operand[0], step);
+        AddDots<T, kD>(scores, q_operand[0], k, 0, step);
+      }
+    }
+  };
+  const auto add_values = [&](int from) {
+    const bool all = sight.All(from, from + kKeys);
+    LORA_UNROLL
+    for (int t = 0; t < kRowTiles; ++t) {
+      SoftmaxStep(scores[t], sum[t], max[t], weight[t], s.scale_log2, from, all, lo, hi,
+                  warp_row + t * 16);
+    }
+    LORA_UNROLL
+    for (int step = 0; step < kKeys / 16; ++step) {
+      uint32_t weights[kRowTiles][4];
+      LORA_UNROLL
+      for (int t = 0; t < kRowTiles; ++t) RoundOperand<T>(weights[t], scores[t], step);
+      AddRows<T, kD>(sum, weights, v, step * 16, 0);
+    }
+  };
   for (int from = begin; from < end; from += kKeys) {
-    // k has arrived, and all threads have finished with the last v.
-    copy_keys(v, p.v, from);
-    CopyAsyncCommit();
-    float scores[kRowTiles][kScores][4];
-    if (busy) {
-      LORA_UNROLL
-      for (int t = 0; t < kRowTiles; ++t) SetZero(scores[t]);
-      if constexpr (kKeepQ) {
-        LORA_UNROLL
-        for (int step = 0; step < kSteps; ++step)
-          AddDots<T, kD>(scores, q_operand[step], k, 0, step);
-      } else {
-        LORA_ROLL
-        for (int step = 0; step < kSteps; ++step) {
-          load_q(q_operand[0], step);
-          AddDots<T, kD>(scores, q_operand[0], k, 0, step);
-        }
+    if constexpr (kTwoStages) {
+      CopyAsyncWait<0>();
+      SyncThreads();
+      // k and v have arrived, and all threads have finished with the other stage.
+      if (from + kKeys < end) copy_stage(next, from + kKeys);
+      CopyAsyncCommit();
+      if (own.lo < from + kKeys && own.hi >= from) {
+        add_dots();
+        add_values(from);
       }
+      unsigned char* const done = k;
+      k = next;
+      v = k + P::kStageBytes / 2;
+      next = done;
+    } else {
+      // k has arrived, and all threads have finished with the last v.
+      copy_keys(v, p.v, from);
+      CopyAsyncCommit();
+      if (busy) add_dots();
+      CopyAsyncWait<0>();
+      SyncThreads();
+      // v has arrived, and all threads have finished with k.
+      if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
+      CopyAsyncCommit();
+      if (busy) add_values(from);
+      CopyAsyncWait<0>();
+      SyncThreads();
     }
-    CopyAsyncWait<0>();
-    SyncThreads();
-    // v has arrived, and all threads have finished with k.
-    if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
-    CopyAsyncCommit();
-    if (busy) {
-      const bool all = sight.All(from, from + kKeys);
-      LORA_UNROLL
-      for (int t = 0; t < kRowTiles; ++t) {
-        SoftmaxStep(scores[t], sum[t], max[t], weight[t], s.scale_log2, from, all, lo, hi,
-                    warp_row + t * 16);
-      }
-      LORA_UNROLL
-      for (int step = 0; step < kKeys / 16; ++step) {
-        uint32_t weights[kRowTiles][4];
-        LORA_UNROLL
-        for (int t = 0; t < kRowTiles; ++t) RoundOperand<T>(weights[t], scores[t], step);
-        AddRows<T, kD>(sum, weights, v, step * 16, 0);
-      }
-    }
-    CopyAsyncWait<0>();
-    SyncThreads();
   }
 
   LORA_UNROLL
@@ -227,20 +286,20 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, S
     }
   }
   if (!busy) return;
+  // Rows leave through memory that no other warp reads: that of q, or the stage that is next.
+  unsigned char* const rows = kTwoStages ? k : q;
   LORA_UNROLL
   for (int t = 0; t < kRowTiles; ++t) {
     float inverse[2];
     LORA_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float total = weight[t][half];
       const int r = row_of(t, half);
-      inverse[half] = total == 0 ? 0.0f : 1 / total;
-      if (p.lse && lane % 4 == 0 && r < count)
-        p.lse[s.LseOffset(b, h, first + r)] =
-            total == 0 ? -INFINITY : max[t][half] * kLn2 + Log(total);
+      const RowEnd row_end = EndOfRow(s, p.parts, h, first + r, max[t][half], weight[t][half]);
+      inverse[half] = row_end.inverse;
+      if (p.lse && lane % 4 == 0 && r < count) p.lse[s.LseOffset(b, h, first + r)] = row_end.Lse();
     }
     StoreRows<kD, T>(
-        q, sum[t], inverse[0], inverse[1], warp_row + t * 16, 0, s.d, p.aligned, [&](int r) {
+        rows, sum[t], inverse[0], inverse[1], warp_row + t * 16, 0, s.d, p.aligned, [&](int r) {
           return r < count ? p.y + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);
         });
   }

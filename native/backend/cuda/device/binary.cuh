@@ -1,7 +1,11 @@
 // y = a ∘ b with broadcasting. y is rows of `inner` elements, along which each operand is one run
 // or one element. A thread computes 8 consecutive elements of a row in f32, whatever the dtypes. y
 // may be an operand of its own shape.
+//
+// PowerOfElements: the same, an element per thread, because a power takes long.
 #pragma once
+
+#include <type_traits>
 
 #include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/kinds.cuh"
@@ -45,11 +49,25 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(BinaryParams::kThreads, BinaryParams::kMinBl
   LoadOperand(a, p.a, p.a_repeats, begin[0], first, p.inner);
   LoadOperand(b, p.b, p.b_repeats, begin[1], first, p.inner);
   binary::ForKind(p.kind, [&]<class Kind>() {
-    LORA_UNROLL
-    for (int j = 0; j < BinaryParams::kPerThread; ++j) a[j] = Kind::Value(a[j], b[j]);
+    if constexpr (!std::is_same_v<Kind, binary::Pow>) {
+      LORA_UNROLL
+      for (int j = 0; j < BinaryParams::kPerThread; ++j) a[j] = Kind::Value(a[j], b[j]);
+    }
   });
   const int64_t y = row * p.inner;
   StoreElements(p.y, y + first, y + p.inner, a);
+}
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(BinaryParams::kThreads, BinaryParams::kMinBlocks)
+    PowerOfElements(const LORA_GRID_CONSTANT BinaryParams p) {
+  const int64_t index = GlobalIndex<BinaryParams::kThreads>();
+  const auto [row, column] = Divide(index, p.inner);
+  if (row >= p.rows) return;
+  int64_t begin[2] = {0, 0};
+  AddOffsets(p.outer, row, begin);
+  const float a = LoadElement(p.a, begin[0] + (p.a_repeats ? 0 : column));
+  const float b = LoadElement(p.b, begin[1] + (p.b_repeats ? 0 : column));
+  StoreElement(p.y, index, binary::Pow::Value(a, b));
 }
 
 }  // namespace lora::device

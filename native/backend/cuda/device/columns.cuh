@@ -12,17 +12,21 @@ namespace lora::device {
 // U is an unsigned integer as large as an element.
 template <class U>
 struct ColumnsParams {
-  static constexpr int kThreads = 256, kMinBlocks = 4, kParts = 3;
+  static constexpr int kThreads = 256, kMinBlocks = 4, kParts = 8;
   static constexpr int kPerThread = 16 / sizeof(U);
   U* whole;          // [rows, columns]
-  U* parts[kParts];  // [rows, sizes[i]]; a null one has zeros, and no size where there is none
+  U* parts[kParts];  // [rows, sizes[i]]; a null one is left out, or has zeros where it joins
   int64_t sizes[kParts];
   int64_t rows, columns;
   bool joins;  // copies to `whole`
   LORA_HOST_DEVICE int64_t ChunksOf(int part) const {
     return (sizes[part] + kPerThread - 1) / kPerThread;
   }
-  LORA_HOST_DEVICE int64_t chunks() const { return ChunksOf(0) + ChunksOf(1) + ChunksOf(2); }
+  LORA_HOST_DEVICE int64_t chunks() const {
+    int64_t sum = 0;
+    for (int i = 0; i < kParts; ++i) sum += ChunksOf(i);
+    return sum;
+  }
 };
 
 template <class U>
@@ -45,6 +49,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ColumnsParams<U>::kThreads, ColumnsParams<U>
   }
   const int64_t first = chunk * kPerThread;
   if (part == nullptr) {
+    if (!p.joins) return;
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j)
       if (first + j < size) whole[first + j] = 0;

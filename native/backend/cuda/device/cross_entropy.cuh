@@ -1,6 +1,7 @@
 // lse     = log Σ exp(logits), the losses of rows lse − logits[label], and their sum
 // entropy = Σ p·(lse − logits) of a row, p = exp(logits − lse)
-// dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows that do not count
+// dlogits = (exp(logits − lse) − onehot(label))·g, times the slope of capped logits, and 0 in rows
+//           that do not count
 //
 // Forward has a block per row, which it reads once (softmax.cuh), or a warp per row of parts that
 // the product of the logits left (gemm_row_sums.cuh). Backward has a block per 8192 columns of a
@@ -156,6 +157,7 @@ struct SoftmaxGradientParams {
   const float* g;         // [1], or null: 1
   int64_t g_step;         // 1 where g is [rows]
   float scale;            // of the gradient beside g
+  float cap;              // of the logits, by whose slope the gradient is multiplied; 0: none
   Gradient* dlogits;      // [rows, vocab]; may be the logits
   int64_t dlogits_pitch;
 };
@@ -180,7 +182,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThread
     if (counts) {
       LoadOfRow(x, logits, i, p.vocab, 0);
       LORA_UNROLL
-      for (int j = 0; j < kN; ++j) x[j] = (Exp(x[j] - lse) - (i + j == label ? 1.0f : 0.0f)) * g;
+      for (int j = 0; j < kN; ++j) {
+        const float part = p.cap != 0 ? x[j] / p.cap : 0;
+        x[j] = (Exp(x[j] - lse) - (i + j == label ? 1.0f : 0.0f)) * g;
+        if (p.cap != 0) x[j] *= Fma(-part, part, 1);
+      }
     }
     StoreOfRow(dlogits, i, p.vocab, x);
   }

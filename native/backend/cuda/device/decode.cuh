@@ -9,8 +9,10 @@
 // in the j-th product. x is the second factor, with 8 rows to a tile. The warps' sums are added in
 // order through shared memory.
 // A W whose format has scales is read as it is stored, and expanded in registers to the elements
-// of T that expand.cuh would write, so y has the bits of a W that was expanded before.
-// decode_f32.cuh has the same for f32.
+// of T that expand.cuh would write, so y has the bits of a W that was expanded before. Issuing
+// instructions limits it, so turns of columns that are all there need no checks, what rows add to
+// an address is computed once, and two codes are looked up at once.
+// decode_blocks.cuh does so with GGUF's blocks, and decode_f32.cuh has the same for f32.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -80,7 +82,7 @@ struct DecodeParams : DecodeWeights<kScaled> {
   static constexpr int kPitch = 20;                    // floats between the sums of two rows of x
   static constexpr int kSlice = kXTiles * 8 * kPitch;  // floats of one warp's sums
   static constexpr int kSumBytes = (kWarps + 1) * kSlice * 4;
-  static constexpr int kSharedBytes = kSumBytes + (kScaled ? ScaledWeight::kSharedBytes : 0);
+  static constexpr int kSharedBytes = kSumBytes + (kScaled ? CodePairs::kBytes : 0);
   const T* x;
   int64_t k, sites;
   const int32_t* slots;  // [m], or null
@@ -106,12 +108,132 @@ LORA_DEVICE Vec16 LoadTail16(const T* row, int64_t first, int64_t count) {
   return v;
 }
 
-template <class T, int kXTiles, bool kScaled>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads),
-                                    (DecodeParams<T, kXTiles, kScaled>::kMinBlocks))
-    Decode(const LORA_GRID_CONSTANT DecodeParams<T, kXTiles, kScaled> p) {
+// The rows of W of a lane, where elements are stored as they are.
+template <class T>
+struct PlainRows {
+  const T* row[2];
+
+  LORA_DEVICE Vec16 LoadTail(int half, int group, int64_t count) const {
+    return LoadTail16(row[half], group * 32, count);
+  }
+  LORA_DEVICE void Advance(int columns) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) row[half] += columns;
+  }
+};
+
+// Adds to acc the products of a warp: of 16 rows of W, and of turns of columns of W and x. Rows
+// start at the first column of the lane, which has 8 of each group of 32.
+template <class T, int kXTiles>
+struct DecodeTurns {
+  using P = DecodeParams<T, kXTiles, false>;
+  static constexpr int kGroups = P::kColumns / 32, kTurn = P::kWarps * P::kColumns;
+  float (&acc)[kXTiles][4];
+  const T* x[kXTiles];
+  int64_t count;  // columns from there on
+  int whole;      // turns that need no checks: all 128 columns are there, and aligned
+
+  LORA_DEVICE void AddGroup(const Vec16 (&ws)[2], const Vec16 (&xs)[kXTiles]) {
+    LORA_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const uint32_t a[4] = {ws[0].words[2 * j], ws[1].words[2 * j], ws[0].words[2 * j + 1],
+                             ws[1].words[2 * j + 1]};
+      LORA_UNROLL
+      for (int i = 0; i < kXTiles; ++i) {
+        const uint32_t b[2] = {xs[i].words[2 * j], xs[i].words[2 * j + 1]};
+        MmaM16N8K16<T>(acc[i], a, b);
+      }
+    }
+  }
+  // x of so many groups from the first one on, and of the next turn after the last.
+  template <int kCount>
+  LORA_DEVICE void LoadX(Vec16 (&xs)[kCount][kXTiles], int first = 0) {
+    LORA_UNROLL
+    for (int n = 0; n < kCount; ++n) {
+      LORA_UNROLL
+      for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadGlobal16(x[i] + (first + n) * 32);
+    }
+    if (first + kCount < kGroups) return;
+    LORA_UNROLL
+    for (int i = 0; i < kXTiles; ++i) x[i] += kTurn;
+  }
+
+  LORA_DEVICE void Add(PlainRows<T> w) {
+    LORA_ROLL
+    for (int turn = 0; turn < whole; ++turn) {
+      Vec16 ws[kGroups][2], xs[kGroups][kXTiles];
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half) ws[n][half] = LoadGlobalStream16(w.row[half] + n * 32);
+      }
+      w.Advance(kTurn);
+      LoadX(xs);
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) AddGroup(ws[n], xs[n]);
+    }
+    AddTail(w, [&](int half, int n, int64_t rest) { return w.LoadTail(half, n, rest); });
+  }
+
+  // Where W is stored in eights that Turn loads and expands with what prepare() returns, once the
+  // first ones are on their way. The eights of a turn are loaded while those of the one before it
+  // are expanded.
+  template <class Turn, class Rows, class Prepare>
+  LORA_DEVICE void AddPacked(Rows w, const Prepare& prepare) {
+    constexpr int kXGroups = kGroups / kXTiles;  // of which x is in registers at once
+    Turn loaded{};
+    if (whole > 0) {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) loaded.Load(w, n);
+    }
+    const auto table = prepare();
+    LORA_ROLL
+    for (int turn = 0; turn < whole; ++turn) {
+      Vec16 xs[kXGroups][kXTiles];
+      w.Advance(kTurn);
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        if (n % kXGroups == 0) LoadX(xs, n);
+        Vec16 ws[2];
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half)
+          ws[half] = loaded.template Expand<T>(w, table, half, n);
+        if (turn + 1 < whole) loaded.Load(w, n);
+        AddGroup(ws, xs[n % kXGroups]);
+      }
+    }
+    AddTail(w, [&](int half, int n, int64_t rest) {
+      if (n * 32 >= rest) return Vec16{{0, 0, 0, 0}};
+      return w.template ExpandOne<T>(table, half, n);
+    });
+  }
+
+  // The turns that are left, with load(half, group, rest) for what W has there.
+  template <class Rows, class Load>
+  LORA_DEVICE void AddTail(Rows& w, const Load& load) {
+    for (int64_t rest = count - int64_t{whole} * kTurn; rest + LaneIndex() % 4 * 8 > 0;
+         rest -= kTurn) {
+      LORA_ROLL
+      for (int n = 0; n < kGroups; ++n) {
+        const Vec16 ws[2] = {load(0, n, rest), load(1, n, rest)};
+        Vec16 xs[kXTiles];
+        LORA_UNROLL
+        for (int i = 0; i < kXTiles; ++i) xs[i] = LoadTail16(x[i], n * 32, rest);
+        AddGroup(ws, xs);
+      }
+      w.Advance(kTurn);
+      LORA_UNROLL
+      for (int i = 0; i < kXTiles; ++i) x[i] += kTurn;
+    }
+  }
+};
+
+// Computes the rows of a block. add(turns, number, rows, first) adds the products of branch
+// `number` with rows of W from the lane's first column on.
+template <class T, int kXTiles, bool kScaled, class Add>
+LORA_DEVICE void DecodeRows(const DecodeParams<T, kXTiles, kScaled>& p, unsigned char* shared,
+                            const Add& add) {
   using P = DecodeParams<T, kXTiles, kScaled>;
-  LORA_DYNAMIC_SHARED(shared);
   float* sums = reinterpret_cast<float*>(shared);  // [warps, 8·kXTiles, kPitch]
   int number = 0;
   while (number + 1 < p.branches && BlockX() >= p.branch[number + 1].first_block) ++number;
@@ -119,23 +241,12 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads
   const int64_t row0 = (BlockX() - o.first_block) * P::kRows;
   const int lane = LaneIndex(), g = lane / 4, q = lane % 4;
 
-  const float* codes = nullptr;
-  if constexpr (kScaled) codes = LoadCodes(p.scaled[number], shared + P::kSumBytes);
-
   // Rows after the last one read the last row, and are not stored.
   int64_t rows[2];
-  const T* w[2];
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int64_t row = row0 + half * 8 + g;
     rows[half] = row < o.n ? row : o.n - 1;
-    w[half] = static_cast<const T*>(o.w) + rows[half] * p.k;
-  }
-  const T* x[kXTiles];
-  LORA_UNROLL
-  for (int i = 0; i < kXTiles; ++i) {
-    const int row = i * 8 + g;
-    x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
   }
   // Each warp computes the low-rank part of two rows, with a lane for a rank. What it needs of up
   // is loaded before W, so that it has arrived by the end.
@@ -160,66 +271,18 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads
     LORA_UNROLL
     for (int c = 0; c < 4; ++c) acc[i][c] = 0.0f;
   }
-  constexpr int kGroups = P::kColumns / 32;
-  for (int64_t k0 = int64_t{WarpIndex()} * P::kColumns; k0 < p.k; k0 += P::kWarps * P::kColumns) {
-    Vec16 ws[kGroups][2], xs[kGroups][kXTiles];
-    [[maybe_unused]] Eight eights[kGroups][2];  // of a W with scales, loaded and not yet expanded
-    if constexpr (kScaled) {
-      LORA_UNROLL
-      for (int n = 0; n < kGroups; ++n) {
-        LORA_UNROLL
-        for (int half = 0; half < 2; ++half)
-          eights[n][half] = LoadEight(p.scaled[number], rows[half], k0 + n * 32 + q * 8, p.k);
-      }
-    }
-    if (aligned && k0 + P::kColumns <= p.k) {
-      if constexpr (!kScaled) {
-        LORA_UNROLL
-        for (int n = 0; n < kGroups; ++n) {
-          LORA_UNROLL
-          for (int half = 0; half < 2; ++half)
-            ws[n][half] = LoadGlobalStream16(w[half] + k0 + n * 32 + q * 8);
-        }
-      }
-      LORA_UNROLL
-      for (int n = 0; n < kGroups; ++n) {
-        LORA_UNROLL
-        for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadGlobal16(x[i] + k0 + n * 32 + q * 8);
-      }
-    } else {
-      LORA_UNROLL
-      for (int n = 0; n < kGroups; ++n) {
-        const int64_t k = k0 + n * 32 + q * 8;
-        if constexpr (!kScaled) {
-          LORA_UNROLL
-          for (int half = 0; half < 2; ++half) ws[n][half] = LoadTail16(w[half], k, p.k);
-        }
-        LORA_UNROLL
-        for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadTail16(x[i], k, p.k);
-      }
-    }
-    if constexpr (kScaled) {
-      LORA_UNROLL
-      for (int n = 0; n < kGroups; ++n) {
-        LORA_UNROLL
-        for (int half = 0; half < 2; ++half)
-          ws[n][half] = ExpandEight<T>(p.scaled[number], codes, eights[n][half]);
-      }
-    }
-    LORA_UNROLL
-    for (int n = 0; n < kGroups; ++n) {
-      LORA_UNROLL
-      for (int j = 0; j < 2; ++j) {
-        const uint32_t a[4] = {ws[n][0].words[2 * j], ws[n][1].words[2 * j],
-                               ws[n][0].words[2 * j + 1], ws[n][1].words[2 * j + 1]};
-        LORA_UNROLL
-        for (int i = 0; i < kXTiles; ++i) {
-          const uint32_t b[2] = {xs[n][i].words[2 * j], xs[n][i].words[2 * j + 1]};
-          MmaM16N8K16<T>(acc[i], a, b);
-        }
-      }
-    }
+  const int64_t first = WarpIndex() * P::kColumns + q * 8;
+  using Turns = DecodeTurns<T, kXTiles>;
+  const int64_t last =
+      p.k - int64_t{WarpIndex() + 1} * P::kColumns;  // the first column of a whole turn
+  Turns turns{
+      acc, {}, p.k - first, aligned && last >= 0 ? static_cast<int>(last / Turns::kTurn) + 1 : 0};
+  LORA_UNROLL
+  for (int i = 0; i < kXTiles; ++i) {
+    const int row = i * 8 + g;
+    turns.x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k + first;
   }
+  add(turns, number, rows, first);
 
   LORA_UNROLL
   for (int i = 0; i < kXTiles; ++i) {
@@ -233,28 +296,34 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads
   GridDependencyWait();
   float* low_sums = sums + P::kWarps * P::kSlice;
   if (o.a != nullptr) {
-    float low[kXTiles * 8][2];
-    LORA_UNROLL
-    for (int m = 0; m < kXTiles * 8; ++m) low[m][0] = low[m][1] = 0.0f;
-    for (int j = lane; j < o.rank + lane; j += 32) {
-      const float a0 = j == lane ? a_first[0] : load_a(0, j);
-      const float a1 = j == lane ? a_first[1] : load_a(1, j);
+    // Four rows of x side by side, so that their sums overlap.
+    constexpr int kSide = 4;
+    LORA_ROLL
+    for (int m0 = 0; m0 < p.m; m0 += kSide) {
+      float low[kSide][2];
       LORA_UNROLL
-      for (int m = 0; m < kXTiles * 8; ++m) {
-        if (m >= p.m || j >= o.rank) continue;
-        const float h = o.h[int64_t{m} * o.rank + j];
-        low[m][0] = Fma(a0, h, low[m][0]);
-        low[m][1] = Fma(a1, h, low[m][1]);
+      for (int m = 0; m < kSide; ++m) low[m][0] = low[m][1] = 0.0f;
+      LORA_ROLL
+      for (int j = lane; j < o.rank; j += 32) {
+        const float a0 = j == lane ? a_first[0] : load_a(0, j);
+        const float a1 = j == lane ? a_first[1] : load_a(1, j);
+        LORA_UNROLL
+        for (int m = 0; m < kSide; ++m) {
+          if (m0 + m >= p.m) continue;
+          const float h = o.h[int64_t{m0 + m} * o.rank + j];
+          low[m][0] = Fma(a0, h, low[m][0]);
+          low[m][1] = Fma(a1, h, low[m][1]);
+        }
       }
-    }
-    LORA_UNROLL
-    for (int m = 0; m < kXTiles * 8; ++m) {
-      if (m >= p.m) continue;
       LORA_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const float sum = WarpSum(low[m][half]);
-        if (lane == (m * 2 + half) % 32)
-          low_sums[m * P::kPitch + WarpIndex() * 2 + half] = o.scale * sum;
+      for (int m = 0; m < kSide; ++m) {
+        if (m0 + m >= p.m) continue;
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const float sum = WarpSum(low[m][half]);
+          if (lane == m * 2 + half)
+            low_sums[(m0 + m) * P::kPitch + WarpIndex() * 2 + half] = o.scale * sum;
+        }
       }
     }
   } else if (o.site != nullptr) {
@@ -284,6 +353,34 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads
     sum += sums[warp * P::kSlice + of_x * P::kPitch + of_w];
   const T rounded = FromFloat<T>(sum * output_factor + bias);
   static_cast<T*>(o.y)[of_x * o.n + row0 + of_w] = rounded;
+}
+
+template <class T, int kXTiles, bool kScaled>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads),
+                                    (DecodeParams<T, kXTiles, kScaled>::kMinBlocks))
+    Decode(const LORA_GRID_CONSTANT DecodeParams<T, kXTiles, kScaled> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  DecodeRows(p, shared, [&](auto& turns, int number, const int64_t(&rows)[2], int64_t first) {
+    if constexpr (kScaled) {
+      const ScaledWeight& scaled = p.scaled[number];
+      const auto add = [&]<bool kHasCodes>() {
+        ScaledRows<kHasCodes> w;
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half) w.Start(scaled, half, rows[half], first, p.k);
+        turns.template AddPacked<ScaledTurn<kHasCodes>>(w, [&] {
+          CodePairs pairs{};
+          if constexpr (kHasCodes)
+            pairs = LoadPairs(shared + DecodeParams<T, kXTiles, kScaled>::kSumBytes,
+                              [&](int code) { return scaled.codes[code]; });
+          return pairs;
+        });
+      };
+      scaled.has_codes != 0 ? add.template operator()<true>() : add.template operator()<false>();
+    } else {
+      const T* const w = static_cast<const T*>(p.branch[number].w) + first;
+      turns.Add(PlainRows<T>{{w + rows[0] * p.k, w + rows[1] * p.k}});
+    }
+  });
 }
 
 }  // namespace lora::device

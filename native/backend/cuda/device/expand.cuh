@@ -63,10 +63,21 @@ LORA_DEVICE Vec8 LoadBits(const ScaledWeight& w, int64_t first, int64_t count) {
   return bits;
 }
 
+// Byte j less a bias, as a float. A sum with 2²³ is exact, and several times as fast as a
+// conversion.
+LORA_DEVICE float FloatOfCode(uint32_t bytes, int j, int bias) {
+  const uint32_t digits = 0x7440u | static_cast<uint32_t>(j);  // byte j, zeros, and 0x4b
+  return BitsToFloat(SelectBytes(bytes, 0x4b000000u, digits)) - static_cast<float>(0x800000 + bias);
+}
+// A whole number of 8 bits as a float.
+LORA_DEVICE float FloatOfByte(uint32_t word, int j) {
+  return FloatOfCode(word ^ 0x80808080u, j, 128);
+}
+
 // Value j of these eight, before its scale.
 LORA_DEVICE float Unscaled(const ScaledWeight& w, const float* codes, const Vec8& bits, int j) {
   if (w.has_codes != 0) return codes[bits.words[0] >> CodeShift(j) & 15u];
-  return static_cast<float>(static_cast<int8_t>(bits.words[j / 4] >> (j % 4 * 8) & 0xffu));
+  return FloatOfByte(bits.words[j / 4], j % 4);
 }
 
 // values[j] = W[first + j] of the flattened matrix, or 0 from `count` on.
@@ -86,41 +97,152 @@ LORA_DEVICE void LoadElements(float (&values)[8], const ScaledWeight& w, const f
   }
 }
 
-// Eight neighbors along k in a row of whole eights, which share a scale.
-struct Eight {
-  Vec8 bits;
-  float scale;
+// The two values of each pair of codes, which is a byte. Lanes read different bytes, and an access
+// of 8 bytes serves 16 of them at once: each of these has a copy of its own, in banks of its own.
+struct CodePairs {
+  static constexpr int kCopies = 16, kPitch = kCopies * 2 * sizeof(float);
+  static constexpr int kBytes = 256 * kPitch;
+  const unsigned char* mine;  // the lane's copy
 };
 
-// Loads those from column k on, or zeros from `count` on. Nothing is computed with them yet, so
-// that many loads may be in flight. Values are aligned to 4 bytes, as their scales are.
-LORA_DEVICE Eight LoadEight(const ScaledWeight& w, int64_t row, int64_t k, int64_t count) {
-  Eight eight{{{0, 0}}, 0.0f};
-  if (k >= count) return eight;
-  const int64_t at = row * count + k;
-  if (w.has_codes != 0) {
-    eight.bits.words[0] = *reinterpret_cast<const uint32_t*>(w.values + at / 2);
-    eight.scale = w.scales[at / kBlockValues];
-  } else {
-    const auto* const words = reinterpret_cast<const uint32_t*>(w.values + at);
-    eight.bits.words[0] = words[0];
-    eight.bits.words[1] = words[1];
-    eight.scale = w.scales[row];
+// Fills the table in shared memory, which a block of 256 threads does together. Threads begin with
+// different copies, since all are alike, so that the banks are evenly busy.
+// value(code) is what a code of 4 bits stands for.
+template <class Value>
+LORA_DEVICE CodePairs LoadPairs(unsigned char* shared, const Value& value) {
+  const int byte = ThreadIndex();
+  const uint32_t first = FloatToBits(value(byte >> 4)), second = FloatToBits(value(byte & 15));
+  LORA_UNROLL
+  for (int i = 0; i < CodePairs::kPitch / 16; ++i) {
+    const int copies = (i + byte) % (CodePairs::kPitch / 16);
+    StoreShared16(shared + byte * CodePairs::kPitch + copies * 16,
+                  {{first, second, first, second}});
   }
-  return eight;
+  SyncThreads();
+  return {shared + LaneIndex() % CodePairs::kCopies * (CodePairs::kPitch / CodePairs::kCopies)};
 }
 
-// Returns the values, of 16 bits.
-template <class T>
-LORA_DEVICE Vec16 ExpandEight(const ScaledWeight& w, const float* codes, const Eight& eight) {
+// The values of the codes in a byte.
+LORA_DEVICE FloatPair PairOf(const CodePairs& pairs, uint32_t byte) {
+  const uint64_t pair = *reinterpret_cast<const uint64_t*>(pairs.mine + byte * CodePairs::kPitch);
+  return {BitsToFloat(static_cast<uint32_t>(pair)), BitsToFloat(static_cast<uint32_t>(pair >> 32))};
+}
+
+// Returns the values of an eight, of 16 bits.
+template <class T, bool kHasCodes>
+LORA_DEVICE Vec16 ExpandEight(const CodePairs& pairs, const Vec8& bits, float scale) {
   Vec16 v;
   LORA_UNROLL
   for (int j = 0; j < 4; ++j) {
-    v.words[j] = RoundPair<T>(Unscaled(w, codes, eight.bits, 2 * j) * eight.scale,
-                              Unscaled(w, codes, eight.bits, 2 * j + 1) * eight.scale);
+    float first, second;
+    if constexpr (kHasCodes) {
+      const auto [low, high] = PairOf(pairs, bits.words[0] >> (j * 8) & 0xffu);
+      first = low;
+      second = high;
+    } else {
+      first = FloatOfByte(bits.words[j / 2], j % 2 * 2);
+      second = FloatOfByte(bits.words[j / 2], j % 2 * 2 + 1);
+    }
+    v.words[j] = RoundPair<T>(first * scale, second * scale);
   }
   return v;
 }
+
+// Eights are 8 neighbors along k, of which a lane loads one of each group of 32 columns, in two
+// rows of whole eights. Nothing is computed with what is loaded, so that many loads may be in
+// flight. Values are aligned to 4 bytes, as their scales are.
+template <bool kHasCodes>
+struct ScaledRows;
+
+// A scale is that of 64 values of the flattened matrix, in which rows may begin anywhere.
+template <>
+struct ScaledRows<true> {
+  const uint8_t* values[2];
+  const float* scales[2];  // from that of group 0 on
+  bool odd[2];             // whether groups with odd numbers have the scale of the group after them
+
+  LORA_DEVICE void Start(const ScaledWeight& w, int half, int64_t row, int64_t k, int64_t count) {
+    const int64_t at = row * count + k;
+    values[half] = w.values + at / 2;
+    scales[half] = w.scales + at / kBlockValues;
+    odd[half] = at % kBlockValues >= 32;
+  }
+  LORA_DEVICE Vec8 Load(int half, int group) const {
+    return {{*reinterpret_cast<const uint32_t*>(values[half] + group * 16), 0}};
+  }
+  LORA_DEVICE float LoadScale(int half, int group) const {
+    return scales[half][(group + (odd[half] ? 1 : 0)) / 2];
+  }
+  template <class T>
+  LORA_DEVICE Vec16 ExpandOne(const CodePairs& pairs, int half, int group) const {
+    return ExpandEight<T, true>(pairs, Load(half, group), LoadScale(half, group));
+  }
+  // By columns, of which there are whole blocks.
+  LORA_DEVICE void Advance(int columns) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      values[half] += columns / 2;
+      scales[half] += columns / kBlockValues;
+    }
+  }
+};
+
+template <>
+struct ScaledRows<false> {
+  const uint8_t* values[2];
+  float scale[2];
+
+  LORA_DEVICE void Start(const ScaledWeight& w, int half, int64_t row, int64_t k, int64_t count) {
+    values[half] = w.values + row * count + k;
+    scale[half] = w.scales[row];
+  }
+  LORA_DEVICE Vec8 Load(int half, int group) const {
+    const auto* const words = reinterpret_cast<const uint32_t*>(values[half] + group * 32);
+    return {{words[0], words[1]}};
+  }
+  LORA_DEVICE float LoadScale(int half, int) const { return scale[half]; }
+  template <class T>
+  LORA_DEVICE Vec16 ExpandOne(const CodePairs& pairs, int half, int group) const {
+    return ExpandEight<T, false>(pairs, Load(half, group), LoadScale(half, group));
+  }
+  LORA_DEVICE void Advance(int columns) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) values[half] += columns;
+  }
+};
+
+// Four groups of them, loaded and not yet expanded.
+template <bool kHasCodes>
+struct ScaledTurn {
+  Vec8 bits[4][2];
+  float scales[3][2];  // of codes, those of groups 0 and 1, 1 to 3, and 3
+
+  // Loads a group of the rows, in the place of one that was used before.
+  LORA_DEVICE void Load(const ScaledRows<kHasCodes>& rows, int group) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      bits[group][half] = rows.Load(half, group);
+      if constexpr (kHasCodes) {
+        if (group == 1) scales[0][half] = rows.scales[half][0];
+        if (group == 3) scales[1][half] = rows.scales[half][1];
+        if (group == 3 && rows.odd[half]) scales[2][half] = rows.scales[half][2];
+      }
+    }
+  }
+  LORA_DEVICE float Scale(const ScaledRows<kHasCodes>& rows, int half, int group) const {
+    if constexpr (kHasCodes) {
+      const float even = scales[group / 2][half];
+      return group % 2 == 1 && rows.odd[half] ? scales[group / 2 + 1][half] : even;
+    } else {
+      return rows.scale[half];
+    }
+  }
+  template <class T>
+  LORA_DEVICE Vec16 Expand(const ScaledRows<kHasCodes>& rows, const CodePairs& pairs, int half,
+                           int group) const {
+    return ExpandEight<T, kHasCodes>(pairs, bits[group][half], Scale(rows, half, group));
+  }
+};
 
 template <class T>
 struct ExpandParams {

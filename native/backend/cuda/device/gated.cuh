@@ -1,5 +1,6 @@
-// y = f(gate)·up, dup = g·f(gate) and dgate = g·up·f'(gate), by the formulas of core/maths/kinds.h.
-// All threads take the branch of one kind, and a thread one vector of 16 bytes of each operand.
+// y = f(gate)·u(up), dup = g·f(gate)·u'(up) and dgate = g·u(up)·f'(gate), by the formulas of
+// core/maths/kinds.h. All threads take the branch of one kind, and a thread one vector of 16 bytes
+// of each operand.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -31,7 +32,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(GatedParams<T>::kThreads, GatedParams<T>::kM
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) {
       const auto at = Kind::At(gate[j]);
-      up[j] *= at.z * at.s;
+      up[j] = Kind::Up(up[j]) * (at.z * at.s);
     }
   });
   StoreElements(p.y, first, p.count, up);
@@ -62,10 +63,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(GatedBackwardParams<T>::kThreads,
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) {
       const auto at = Kind::At(gate[j]);
-      const float gs = g[j] * at.s, y = up[j] * (at.z * at.s);
-      g[j] = gs * at.z;
-      gate[j] = gs * up[j] * at.slope;
-      up[j] = y;
+      const float gs = g[j] * at.s, factor = Kind::Up(up[j]);
+      g[j] = Kind::UpGradient(up[j], gs * at.z);
+      gate[j] = gs * factor * at.slope;
+      up[j] = factor * (at.z * at.s);
     }
   });
   StoreElements(p.dgate, first, p.count, gate);

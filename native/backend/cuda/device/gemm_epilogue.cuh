@@ -2,59 +2,16 @@
 // once.
 //
 // Lane q of four neighbors (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
-// row. An f32 c is stored in such pairs. For a 16-bit c the four lanes exchange the pairs of four
-// column tiles, after which each lane stores 16 bytes of consecutive columns. Where c is just
-// alpha·acc in the dtype of the operands, as it is for most products, nothing else is looked at.
+// row. Where c is just alpha·acc in the dtype of the operands, as it is for most products, the four
+// lanes exchange the pairs of four column tiles, after which each lane stores 16 bytes of
+// consecutive columns. Any other c goes through shared memory, from where a loop that stands once
+// in the code finishes and stores it: unrolled over the accumulators it would be longer than all
+// else of the kernel.
 #pragma once
 
 #include "backend/cuda/device/gemm_tile.cuh"
 
 namespace lora::device {
-
-// Returns factor·acc + bias + addend for two columns of a row from `col` on. The addend is read
-// only inside of c.
-LORA_DEVICE FloatPair FinishPair(const GemmEpilogue& p, FloatPair acc, FloatPair factor,
-                                 FloatPair bias, int64_t row, int col) {
-  FloatPair v{acc.low * factor.low + bias.low, acc.high * factor.high + bias.high};
-  if (p.addend != nullptr && row < p.m) {
-    const float* addend = p.addend + row * p.addend_pitch + col;
-    if (col < p.n) v.low += addend[0];
-    if (col + 1 < p.n) v.high += addend[1];
-  }
-  return v;
-}
-
-// Stores two f32 columns of a row that is inside c.
-LORA_DEVICE void StorePair(const GemmEpilogue& p, int64_t row, int col, FloatPair v) {
-  float* c = static_cast<float*>(p.c) + PlaceInC(p, row, col);
-  if (p.c_align >= 8 && col + 1 < p.n) {
-    *reinterpret_cast<FloatPair*>(c) = v;
-  } else {
-    if (col < p.n) c[0] = v.low;
-    if (col + 1 < p.n) c[1] = v.high;
-  }
-}
-
-// Stores 32 columns of a row from `first` on as 16-bit elements. words[j] holds this lane's two
-// columns of column tile j. All lanes must call, also those whose row is outside c.
-LORA_DEVICE void StoreQuad(const GemmEpilogue& p, int64_t row, int first, uint32_t (&words)[4]) {
-  const int q = LaneIndex() % 4;
-  const bool inside = row < p.m;
-  if (p.c_align == 16 && first + 32 <= p.n) {
-    TransposeQuad(words);
-    if (inside)
-      StoreGlobal16(static_cast<uint16_t*>(p.c) + PlaceInC(p, row, first + q * 8),
-                    {{words[0], words[1], words[2], words[3]}});
-  } else if (inside) {
-    LORA_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const int col = first + j * 8 + q * 2;
-      uint16_t* c = static_cast<uint16_t*>(p.c) + PlaceInC(p, row, col);
-      if (col < p.n) c[0] = static_cast<uint16_t>(words[j]);
-      if (col + 1 < p.n) c[1] = static_cast<uint16_t>(words[j] >> 16);
-    }
-  }
-}
 
 template <class T>
 inline constexpr DType kDTypeOf = DType::kBF16;
@@ -98,49 +55,74 @@ LORA_DEVICE void StorePlain(const GemmEpilogue& p, const GemmPlace& place,
   }
 }
 
-// Stores the warp's accumulators. `columns` is shared memory for 2·kN floats.
+// What stands in shared memory: alpha·factor and the bias of the tile's columns, then for each warp
+// the sums of one row tile.
+template <class Tile>
+struct EpilogueShared {
+  // Four rows of pairs, and a row of runs of four, span the banks once.
+  static constexpr int kPitch = Tile::kWarpN + 8;
+  static_assert(kPitch % 32 == 8);
+  static constexpr int kSums = 2 * Tile::kN, kWarpSums = 16 * kPitch;  // floats
+  static_assert((kSums + Tile::kThreads / 32 * kWarpSums) * sizeof(float) <= Tile::kSharedBytes);
+};
+
+// Stores the warp's accumulators. `stages` is the block's shared memory.
 template <class T, class Tile>
 LORA_DEVICE void StoreAccumulators(const GemmEpilogue& p, const GemmPlace& place,
-                                   const GemmAccumulators<Tile>& acc, float* columns) {
+                                   const GemmAccumulators<Tile>& acc, float* stages) {
   if (IsPlain<T, Tile>(p, place)) {
     StorePlain<T, Tile>(p, place, acc);
     return;
   }
-  float *const factor = columns, *const bias = columns + Tile::kN;
-  SyncThreads();  // all threads have finished with the stage that these overwrite
-  for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads) {
-    factor[col] = FactorAt(p, place.n0 + col);
-    bias[col] = BiasAt(p, place.n0 + col);
+  using Shared = EpilogueShared<Tile>;
+  float *const factor = stages, *const bias = stages + Tile::kN;
+  SyncThreads();  // all threads have finished with the stages that these overwrite
+  for (int n = ThreadIndex(); n < Tile::kN; n += Tile::kThreads) {
+    factor[n] = FactorAt(p, place.n0 + n);
+    bias[n] = BiasAt(p, place.n0 + n);
   }
   SyncThreads();
   const int lane = LaneIndex();
-  const int row0 = WarpIndex() / 2 * Tile::kWarpM + lane / 4;
-  const int col0 = WarpIndex() % 2 * Tile::kWarpN;
-  const bool f32 = p.c_dtype == DType::kF32;
-  LORA_UNROLL
-  for (int i = 0; i < Tile::kRowTiles; ++i) {
+  float* sums = stages + Shared::kSums + WarpIndex() * Shared::kWarpSums;
+  float* own = sums + lane / 4 * Shared::kPitch + lane % 4 * 2;
+  constexpr int kRuns = Tile::kWarpN / 4, kRows = 32 / kRuns;  // of a row; at a time
+  const int first = lane / kRuns, at = lane % kRuns * 4, warp_n = WarpIndex() % 2 * Tile::kWarpN;
+  const int col = place.n0 + warp_n + at;
+  const int row0 = place.m0 + WarpIndex() / 2 * Tile::kWarpM;
+  LORA_ROLL
+  for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
+    // The indices of accumulators are known at compile time, so that they stay in registers.
     LORA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int64_t row = place.m0 + row0 + i * 16 + half * 8;
+    for (int i = 0; i < Tile::kRowTiles; ++i) {
+      if (i != tile) continue;
       LORA_UNROLL
-      for (int j0 = 0; j0 < Tile::kColTiles; j0 += 4) {
-        uint32_t words[4] = {0, 0, 0, 0};
+      for (int j = 0; j < Tile::kColTiles; ++j) {
         LORA_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          const int at = col0 + (j0 + j) * 8 + lane % 4 * 2, col = place.n0 + at;
-          const FloatPair sums{acc[i][j0 + j][half * 2], acc[i][j0 + j][half * 2 + 1]};
-          const FloatPair by = *reinterpret_cast<const FloatPair*>(factor + at);
-          const FloatPair add = *reinterpret_cast<const FloatPair*>(bias + at);
-          const FloatPair v = FinishPair(p, sums, by, add, row, col);
-          if (!f32) {
-            words[j] = PackAs(p.c_dtype, v.low, v.high);
-          } else if (row < p.m) {
-            StorePair(p, row, col, v);
-          }
-        }
-        if (!f32) StoreQuad(p, row, place.n0 + col0 + j0 * 8, words);
+        for (int half = 0; half < 2; ++half)
+          *reinterpret_cast<FloatPair*>(own + half * 8 * Shared::kPitch + j * 8) = {
+              acc[i][j][half * 2], acc[i][j][half * 2 + 1]};
       }
     }
+    SyncWarp();
+    LORA_ROLL
+    for (int r = first; r < 16; r += kRows) {
+      const int64_t row = row0 + tile * 16 + r;
+      if (row >= p.m || col >= p.n) break;
+      // Read every time: registers for these would spill on sm_120.
+      const Vec16 run = LoadShared16(sums + r * Shared::kPitch + at);
+      const Vec16 by = LoadShared16(factor + warp_n + at), add = LoadShared16(bias + warp_n + at);
+      float v[4];
+      FourColumns four;
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j) {
+        v[j] = BitsToFloat(run.words[j]);
+        four.factor[j] = BitsToFloat(by.words[j]);
+        four.bias[j] = BitsToFloat(add.words[j]);
+      }
+      FinishFour(p, row, col, v, four);
+      StoreFour(p, row, col, v);
+    }
+    SyncWarp();  // before the next row tile overwrites the sums
   }
 }
 

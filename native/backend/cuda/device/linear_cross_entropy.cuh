@@ -2,6 +2,7 @@
 // between are those of gemm.h and cross_entropy.h.
 #pragma once
 
+#include "backend/cuda/device/kinds.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/rows.cuh"
@@ -70,6 +71,21 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ScatterRowsParams::kThreads, ScatterRowsPara
     ScatterRows(const LORA_GRID_CONSTANT ScatterRowsParams p) {
   CopyRow<ScatterRowsParams::kThreads>(p.to + p.rows[BlockX()] * p.dim, p.from + BlockX() * p.dim,
                                        p.dim);
+}
+
+// logits ← cap·tanh(logits / cap), in rows of `vocab`. A block handles one row.
+struct CapRowsParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  float* logits;
+  int64_t vocab, pitch;
+  float cap;
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(CapRowsParams::kThreads, CapRowsParams::kMinBlocks)
+    CapRows(const LORA_GRID_CONSTANT CapRowsParams p) {
+  float* row = p.logits + BlockX() * p.pitch;
+  for (int64_t i = ThreadIndex(); i < p.vocab; i += CapRowsParams::kThreads)
+    row[i] = unary::Softcap::Value(row[i], p.cap);
 }
 
 // to[row] ← 0 where the label is `ignored`. A block handles one row.

@@ -169,6 +169,16 @@ LORA_DEVICE void MmaM16N8K16<F16>(float (&d)[4], const uint32_t (&a)[4], const u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Returns four of the bytes of a (0 to 3) and b (4 to 7), the lowest first: the number of each is a
+// digit of the selector.
+LORA_DEVICE uint32_t SelectBytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+// Returns the low word of low | high << 32, shifted to the right by shift % 32.
+LORA_DEVICE uint32_t FunnelShift(uint32_t low, uint32_t high, uint32_t shift) {
+  return __funnelshift_r(low, high, shift);
+}
+
 // Programmatic dependent launch. Below sm_90 these do nothing, because no launch is
 // programmatic there.
 LORA_DEVICE void GridDependencyWait() {
@@ -204,6 +214,7 @@ LORA_DEVICE float Exp(float f) { return expf(f); }
 LORA_DEVICE double Exp(double d) { return exp(d); }
 LORA_DEVICE float Log(float f) { return logf(f); }
 LORA_DEVICE double Log(double d) { return log(d); }
+LORA_DEVICE float Pow(float x, float y) { return powf(x, y); }
 // Returns 2^f within 2 ulp in one instruction; results below the normal numbers are 0.
 LORA_DEVICE float Exp2(float f) {
   float e;

@@ -38,16 +38,6 @@ struct SumColumnsParams : SumParams {
   static constexpr size_t kSharedBytes = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
 };
 
-LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
-  if (y.dtype == DType::kF32) {
-    static_cast<float*>(y.data)[i] = value;
-  } else if (y.dtype == DType::kBF16) {
-    static_cast<BF16*>(y.data)[i] = FromFloat<BF16>(value);
-  } else {
-    static_cast<F16*>(y.data)[i] = FromFloat<F16>(value);
-  }
-}
-
 LORA_DEVICE void LeaveSum(const SumParams& p, int64_t output, int64_t split, Compensated sum) {
   if (p.partial) {
     p.partial[split * p.plan.outputs + output] = sum;

@@ -1,6 +1,7 @@
 /** A frozen linear layer with a trainable low-rank change. */
 import { inspect } from 'node:util';
 import { loraError } from '../errors';
+import type { ReadLimits } from '../formats/limits';
 import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
 import { adoptParameter, tensor } from '../tensor/create';
@@ -20,13 +21,17 @@ import {
   isDropout,
   shapeText,
 } from '../validate';
-import type { Delta } from './delta';
-import { fingerprint, sameFingerprint } from './fingerprint';
-import { Linear } from './linear';
-import { lora } from './lora';
+import type { Delta } from '../linear/delta';
+import { fingerprint, sameFingerprint } from '../linear/fingerprint';
+import { Linear } from '../linear/linear';
+import { lora } from '../linear/lora';
+import { checkModule, loadPair, savePair } from './lora_files';
 
 const op = 'LoRALinear';
 const streams = { weight: 0, bias: 1, lora: 2 };
+
+/** The name of a layer in PEFT's files, where nothing else names it. */
+const defaultModule = 'linear';
 
 /** Numbers of a weight: a tensor or a typed array. */
 type Values = Tensor | Float32Array | Float64Array | Uint16Array;
@@ -59,6 +64,19 @@ export interface LoRALinearOptions {
   seed?: number | undefined;
 }
 
+/** What a pair from a file is added to, for {@link LoRALinear.load}. */
+export interface LoadLoRALinearOptions extends Pick<
+  LoRALinearOptions,
+  'bias' | 'dtype' | 'quantize' | 'device' | 'seed'
+> {
+  /** W [out, in], which the file does not have; a Uint16Array holds the bits of bf16. */
+  weight: Values;
+  /** The name of the layer in the file; default: the only one that it has. */
+  module?: string | undefined;
+  /** Bounds on what the file may ask for. */
+  limits?: ReadLimits | undefined;
+}
+
 /**
  * y = W·x + bias + (α/r)·up·(down·x) with W frozen. up [out, r] starts at zero, down [r, in] at U(−1/√in, 1/√in), both f32.
  * Where the formula is written W + (α/r)·A·B, up is its A, which is PEFT's lora_B, and down is its B, PEFT's lora_A.
@@ -89,6 +107,7 @@ export class LoRALinear {
   readonly up: Parameter;
   /** [r, in], f32. */
   readonly down: Parameter;
+  readonly #useRslora: boolean;
   readonly #seed: number;
   readonly #linear: Linear;
   readonly #delta: Delta;
@@ -141,6 +160,7 @@ export class LoRALinear {
     this.dtype = dtype;
     this.device = deviceName(op, options.device ?? given?.device ?? 'cpu');
     if (dtype === 'f16') checkF16(op, this.device);
+    this.#useRslora = useRslora;
     this.#seed = seed;
 
     const bound = 1 / Math.sqrt(inFeatures);
@@ -166,6 +186,49 @@ export class LoRALinear {
     this.#delta = lora.make(spec, parameters);
     this.up = parameters.get('up')!;
     this.down = parameters.get('down')!;
+  }
+
+  /**
+   * A layer with the pair of a PEFT adapter: one that save() wrote, or one of PEFT's for a network that has the module.
+   *
+   * @throws ERR_FILE; ERR_ADAPTER for a file without the module, of another method than plain LoRA, or of another shape than the weight.
+   * @example
+   * const trained = new Linear({ inFeatures: 4, outFeatures: 3 });
+   * const { weight, bias } = trained;
+   * const layer = await LoRALinear.load('adapter', { weight, bias });
+   */
+  static async load(dir: string | URL, options: LoadLoRALinearOptions): Promise<LoRALinear> {
+    const name = 'LoRALinear.load';
+    checkOptions(name, options, [
+      'weight',
+      'bias',
+      'dtype',
+      'quantize',
+      'device',
+      'seed',
+      'module',
+      'limits',
+    ]);
+    const { module, limits, weight, ...rest } = options;
+    check(
+      weight !== undefined,
+      name,
+      'expected weight, which the file does not hold, but received undefined',
+    );
+    if (module !== undefined) checkModule(name, module);
+    const given = weight instanceof Tensor ? weight.device : undefined;
+    const device = deviceName(name, options.device ?? given ?? 'cpu');
+    const { settings, up, down } = await loadPair(name, dir, module, device, limits);
+    try {
+      const [outFeatures, inFeatures] = [up.shape[0]!, down.shape[1]!];
+      const layer = new LoRALinear({ ...rest, ...settings, weight, inFeatures, outFeatures });
+      layer.up.copyFrom(up);
+      layer.down.copyFrom(down);
+      return layer;
+    } finally {
+      up.dispose();
+      down.dispose();
+    }
   }
 
   /** The frozen weight, and its values as calls read them. */
@@ -253,6 +316,23 @@ export class LoRALinear {
     this.#check('unmerge');
     this.#linear.unmerge();
     return this;
+  }
+
+  /**
+   * Writes the pair as a PEFT adapter: adapter_config.json and adapter_model.safetensors, which appear together. The frozen weight is not in
+   * it. `module` is its name there, that of the layer in a network of PyTorch's; default 'linear'.
+   *
+   * @throws ERR_FILE when writing fails.
+   * @example
+   * await layer.save('adapter', { module: 'encoder.query' });
+   */
+  async save(dir: string | URL, options: { module?: string | undefined } = {}): Promise<void> {
+    this.#check('save');
+    checkOptions(op, options, ['module']);
+    const { module = defaultModule } = options;
+    checkModule(op, module);
+    const { r, loraAlpha, loraDropout } = this;
+    await savePair(dir, module, { r, loraAlpha, loraDropout, useRslora: this.#useRslora }, this);
   }
 
   /** The trained weights, the count of training forwards, and four numbers by which loading knows the frozen weight. */
