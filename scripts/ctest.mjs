@@ -47,7 +47,13 @@ const tests = run('ctest', [
 // ctest counts files; what a reader wants is the number of test cases in them. Those that doctest calls skipped are of the
 // program's other files, each of which is a test of its own.
 const log = join(dir, 'Testing/Temporary/LastTest.log');
-const counts = { passed: 0, failed: 0, skipped: 0, skips: [] };
+const counts = { passed: 0, failed: 0, skipped: 0, skips: [], failures: [] };
+/** The program and the first lines of its output that name a failed case, an error or a crash. */
+const failureOf = (section) =>
+  [section.split('\n', 1)[0], ...(section.match(/^.*(TEST CASE|ERROR|FATAL|Exception|Timeout).*$/gm) ?? [])]
+    .slice(0, 4)
+    .map((line) => line.trim())
+    .join(' | ');
 const emulated = { files: 0, cases: 0, seconds: 0 }; // the emulator's own tests, and CUDA kernels on it
 if (existsSync(log))
   for (const section of readFileSync(log, 'utf8')
@@ -58,6 +64,7 @@ if (existsSync(log))
     );
     if (!found) {
       const why = /^skipped: (.*)/m.exec(section);
+      if (!why && !section.includes('Test Passed.')) counts.failures.push(failureOf(section)); // it crashed, or took too long
       if (!why) continue;
       counts.skipped++;
       counts.skips.push(section.split('\n', 1)[0]);
@@ -66,6 +73,7 @@ if (existsSync(log))
     }
     counts.passed += Number(found[2]);
     counts.failed += Number(found[3]);
+    if (Number(found[3]) > 0) counts.failures.push(failureOf(section));
     if (Number(found[2]) + Number(found[3]) === 0) {
       console.log(`${section.split('\n', 1)[0]} has no test case`);
       counts.failed++;

@@ -15,9 +15,9 @@ const jestCounts = (title: string): object => ({
   testResults: [{ assertionResults: [{ status: 'pending', fullName: title }] }],
 });
 
-function summary(failedSteps = '0'): { status: number | null; last: string | undefined; all: string } {
+function summary(...failedSteps: string[]): { status: number | null; last: string | undefined; all: string } {
   const script = join(clone, 'scripts/ci-summary.mjs');
-  const { status, stdout } = spawnSync(process.execPath, [script, failedSteps], { encoding: 'utf8' });
+  const { status, stdout } = spawnSync(process.execPath, [script, ...failedSteps], { encoding: 'utf8' });
   return { status, last: stdout.trimEnd().split('\n').at(-1), all: stdout };
 }
 
@@ -46,5 +46,38 @@ test('a skip of deep tests without a reason, and a failed step, are failures', (
   write('jest-deep.json', jestCounts('forgotten'));
   expect(summary()).toMatchObject({ status: 1, last: '220 passed, 1 failed, 4 skipped' });
   expect(summary().all).toContain('not in .ci/skips.json: forgotten');
-  expect(summary('2').last).toBe('220 passed, 2 failed, 4 skipped');
+  const { last, all } = summary('lint', 'types');
+  expect(last).toBe('220 passed, 2 failed, 4 skipped');
+  expect(all).toContain('failed step: lint\nfailed step: types\n');
+});
+
+test('tests that failed are named after all skips, with the beginning of what they said', () => {
+  write('jest.json', {
+    ...jestCounts('llama.cpp (skipped: node-llama-cpp is not installed) writes'),
+    numFailedTests: 1,
+    testResults: [
+      {
+        name: join(clone, 'test/a.test.ts'),
+        message: 'all of it',
+        assertionResults: [
+          { status: 'failed', fullName: 'one is two', failureMessages: ['Expected: 2\nReceived: 1'] },
+        ],
+      },
+      { name: join(clone, 'test/b.test.ts'), message: 'Cannot find module', assertionResults: [] },
+    ],
+  });
+  write('ctest-deep.json', {
+    passed: 9,
+    failed: 1,
+    skipped: 0,
+    skips: [],
+    failures: ['cuda_gemm | ERROR: 1'],
+  });
+  expect(summary().all.split('\n').slice(-5)).toEqual([
+    'failed: one is two: Expected: 2 | Received: 1',
+    'failed: test/b.test.ts: Cannot find module',
+    'failed: cuda_gemm | ERROR: 1',
+    '219 passed, 2 failed, 3 skipped',
+    '',
+  ]);
 });
