@@ -12,8 +12,6 @@ export interface GpuLoss {
   readonly vocabSize: number;
   /** Whether the output embedding is quantized: a call expands it before it multiplies. */
   readonly expandedHead: boolean;
-  /** Whether the logits have a cap. */
-  readonly capped: boolean;
 }
 
 /** LORA_CUDA_LOSS_BYTES as native/core/runtime/memory_limit.cc reads it, or what holds without it. */
@@ -41,22 +39,20 @@ export function lossScratch({
   hiddenSize: dim,
   vocabSize: vocab,
   expandedHead,
-  capped,
 }: GpuLoss): number {
   const { minRows, maxRows, rowStep } = cudaLossChunk;
   const bytes = lossBytes();
   const pitch = upTo(vocab, 8);
-  const fit = Math.floor(Math.floor(bytes / (4 * pitch)) / minRows) * minRows;
+  const fit = Math.floor(Math.floor(bytes / (size * pitch)) / minRows) * minRows;
   const chunk = Math.min(Math.max(minRows, Math.min(maxRows, fit)), upTo(tokens, rowStep));
   const whole = !expandedHead || size * dim * vocab <= bytes;
   const slice = whole ? vocab : Math.min(vocab, Math.max(64, Math.floor(bytes / (size * dim) / 64) * 64));
   return laid(
     ...[32, 4 * tokens, 8 * tokens, 4 * chunk, 4 * chunk, size * chunk * dim],
-    4 * chunk * pitch,
-    size === 2 ? size * chunk * pitch : 0,
+    size * chunk * pitch,
     4 * chunk * dim,
     expandedHead ? size * dim * slice : 0,
-    // Pairs for each 64 columns of a row, where one product has all of them.
-    size === 2 && whole && !capped ? 8 * chunk * Math.ceil(vocab / 64) : 0,
+    // Three sums for each 64 columns of a row.
+    size === 2 ? 12 * chunk * Math.ceil(vocab / 64) : 0,
   );
 }

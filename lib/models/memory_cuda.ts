@@ -108,7 +108,6 @@ export function gpuParts(op: string, config: ModelConfig, adapter: AdapterSizes,
     kvHeads: shapes[0]!.kvHeads,
     expandedHead:
       quantized?.has(config.tieWordEmbeddings ? embeddingPath(config) : headPath(config)) ?? false,
-    capped: config.logitCap !== undefined,
   });
   const trained = [...matrices.values()].flatMap(({ rank, out, in: inside }) =>
     rank > 0 ? [rank * out, rank * inside] : [],

@@ -56,5 +56,5 @@ export const ignoredLabel = -100;
 /** How many rows of exponentials the loss from hidden states keeps on the CPU, and of how many bytes. */
 export const lossChunk = { bytes: 100663296, minRows: 16, maxRows: 512 } as const;
 
-/** On a GPU: how many rows of logits it keeps, of how many bytes in f32, in multiples of so many rows; and the bytes of a quantized matrix that it expands at once. LORA_CUDA_LOSS_BYTES sets other bytes. */
+/** On a GPU: how many rows of logits it keeps, of how many bytes, in multiples of so many rows; and the bytes of a quantized matrix that it expands at once. LORA_CUDA_LOSS_BYTES sets other bytes. */
 export const cudaLossChunk = { bytes: 167772160, minRows: 128, maxRows: 1024, rowStep: 64 } as const;

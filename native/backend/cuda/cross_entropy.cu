@@ -3,6 +3,7 @@
 #include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -13,19 +14,6 @@ void ForLogits(const char* op, DType dtype, F&& f) {
   if (dtype == DType::kF32) return f.template operator()<float>();
   if (dtype == DType::kBF16) return f.template operator()<device::BF16>();
   Throw("ERR_UNSUPPORTED", op, "no kernel for logits of dtype ", NameOf(dtype));
-}
-
-template <class T, class Gradient>
-void LaunchGradient(const char* op, const LogitRows& rows, const float* lse,
-                    const LogitGradients& to, Context& context) {
-  using Params = device::SoftmaxGradientParams<T, Gradient>;
-  device::LaunchShape shape = Blocks(rows.rows, 1);
-  // The first vector may begin up to 7 elements before the row.
-  shape.grid_y = static_cast<unsigned>((rows.vocab + 7 + Params::kColumns - 1) / Params::kColumns);
-  Launch<device::SoftmaxGradient<T, Gradient>>(
-      op, context, shape,
-      Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels, lse, to.g,
-             to.g_step, to.scale, to.cap, static_cast<Gradient*>(to.dlogits), to.pitch});
 }
 
 // Scratch for the losses of the rows, for the check of the labels, and for log-sums that nobody
@@ -59,13 +47,24 @@ void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* l
   });
 }
 
-void RowLoss(const char* op, const LogitRows& rows, const float* row_sums, int64_t parts,
-             double* losses, float* lse, Context& context) {
+void RowLoss(const char* op, const RowParts& parts, int64_t rows, float scale, float cap,
+             double* losses, const RowValues& values, Context& context) {
   using Params = device::RowLossParams;
-  Launch<device::RowLoss>(op, context, Blocks(rows.rows, Params::kThreads / 32),
-                          Params{reinterpret_cast<const device::FloatPair*>(row_sums),
-                                 static_cast<const float*>(rows.logits), rows.rows, parts,
-                                 rows.pitch, rows.labels, losses, lse});
+  Launch<device::RowLoss>(
+      op, context, Blocks(rows, Params::kThreads / 32),
+      Params{reinterpret_cast<device::RowPart*>(parts.parts), parts.label_logits, rows, parts.count,
+             values.list, losses, values.losses_to, values.entropies_to, scale, cap});
+}
+
+void RowGradient(const char* op, const RowParts& parts, const LogitRows& rows, Context& context) {
+  using Params = device::RowGradientParams<device::BF16>;
+  device::LaunchShape shape = Blocks(rows.rows, 1);
+  shape.grid_y = static_cast<unsigned>(CeilDiv(rows.vocab, Params::kColumns));
+  Launch<device::RowGradient<device::BF16>>(
+      op, context, shape,
+      Params{reinterpret_cast<const device::RowPart*>(parts.parts), parts.label_logits, rows.labels,
+             parts.count, rows.vocab, static_cast<device::BF16*>(rows.logits), rows.pitch,
+             static_cast<uint32_t>(parts.columns)});
 }
 
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
@@ -89,12 +88,16 @@ void StoreRowValues(const char* op, const LogitRows& rows, const RowValues& valu
 
 void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,
                      const LogitGradients& to, Context& context) {
-  if (rows.dtype == to.dtype) {
-    return ForLogits(op, rows.dtype,
-                     [&]<class T>() { LaunchGradient<T, T>(op, rows, lse, to, context); });
-  }
-  if (rows.dtype != DType::kF32) Throw("ERR_UNSUPPORTED", op, "no gradient of another dtype");
-  ForLogits(op, to.dtype, [&]<class T>() { LaunchGradient<float, T>(op, rows, lse, to, context); });
+  ForLogits(op, rows.dtype, [&]<class T>() {
+    using Params = device::SoftmaxGradientParams<T>;
+    device::LaunchShape shape = Blocks(rows.rows, 1);
+    // The first vector may begin up to 7 elements before the row.
+    shape.grid_y = static_cast<unsigned>(CeilDiv(rows.vocab + 7, Params::kColumns));
+    Launch<device::SoftmaxGradient<T>>(
+        op, context, shape,
+        Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels, lse, to.g,
+               to.g_step, to.scale, to.cap, static_cast<T*>(to.dlogits), to.pitch});
+  });
 }
 
 size_t ScratchBytes(const CrossEntropyForwardArgs& args, int) {
@@ -128,7 +131,6 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context
   to.g = Data<const float>(args.g);
   to.g_step = args.g.numel() == 1 ? 0 : 1;
   to.dlogits = args.dlogits.data;
-  to.dtype = args.dlogits.dtype;
   to.pitch = rows.vocab;
   SoftmaxGradient("cross_entropy", rows, Data<const float>(args.lse), to, context);
 }

@@ -8,7 +8,7 @@
 namespace lora::cuda {
 
 struct LogitRows {
-  const void* logits = nullptr;  // [rows, vocab] f32 or bf16
+  void* logits = nullptr;  // [rows, vocab] f32 or bf16
   DType dtype = DType::kF32;
   int64_t rows = 0, vocab = 0, pitch = 0;  // pitch in elements
   const int32_t* labels = nullptr;         // [rows]; −100 does not count
@@ -19,10 +19,13 @@ struct LogitRows {
 void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* lse, bool every_lse,
                  Context& context);
 
-// Gives the same losses and lse for rows of f32 logits that all count, from what their product left
-// (GemmProblem::row_sums): `parts` pairs for each row.
-void RowLoss(const char* op, const LogitRows& rows, const float* row_sums, int64_t parts,
-             double* losses, float* lse, Context& context);
+// What a product of logits left of rows (GemmLogits), and how large its parts are.
+struct RowParts {
+  float* parts = nullptr;         // [rows, count] of three f32
+  float* label_logits = nullptr;  // [rows]
+  int64_t count = 0;              // of a row
+  int64_t columns = 0;            // of a part
+};
 
 // loss [1] ← Σ losses in a fixed order,  count [1] ← counted
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
@@ -40,15 +43,24 @@ struct RowValues {
 void StoreRowValues(const char* op, const LogitRows& rows, const RowValues& values,
                     Context& context);
 
-// dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count. Its dtype is
-// that of the logits, or bf16 where the logits are f32.
+// Gives the losses and values of rows that all count, from what their product left. After it the
+// parts have what RowGradient needs of them, with `scale` the gradient's and `cap` the logits'.
+void RowLoss(const char* op, const RowParts& parts, int64_t rows, float scale, float cap,
+             double* losses, const RowValues& values, Context& context);
+
+// exponentials [rows, vocab] bf16 ← scale·(exp(logits − lse) − onehot(label))·slope, of rows that all
+// count.
+void RowGradient(const char* op, const RowParts& parts, const LogitRows& exponentials,
+                 Context& context);
+
+// dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count, in the dtype of
+// the logits.
 struct LogitGradients {
   const float* g = nullptr;  // [1], or null: 1
   int64_t g_step = 0;        // 1: g is [rows]
   float scale = 1;
   float cap = 0;            // of the logits, by whose slope dlogits are multiplied; 0: none
   void* dlogits = nullptr;  // [rows, vocab]
-  DType dtype = DType::kF32;
   int64_t pitch = 0;
 };
 void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,

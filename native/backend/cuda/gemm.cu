@@ -1,11 +1,12 @@
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "backend/cuda/device/gemm_fma.cuh"
+#include "backend/cuda/device/gemm_logits.cuh"
 #include "backend/cuda/device/gemm_mma.cuh"
 #include "backend/cuda/device/gemm_reduce.cuh"
-#include "backend/cuda/device/gemm_row_sums.cuh"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/launch.h"
@@ -65,15 +66,24 @@ struct Group {
   std::vector<device::GemmSource> segments;
   std::vector<device::GemmProduct> products;
   bool trans_a = false, trans_b = false;
-  float* row_sums = nullptr;
+  std::optional<device::LogitsOut> logits;
 };
+
+device::LogitsOut LogitsOf(const GemmLogits& p) {
+  return {reinterpret_cast<device::RowPart*>(p.parts),
+          p.labels,
+          p.label_logits,
+          p.parts_pitch,
+          static_cast<int>(p.first),
+          p.cap};
+}
 
 // Adds the product of a launch of a plan, whose tiles begin at `first_tile`.
 void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
          const device::GemmEpilogue& out, unsigned first_tile, Group& group) {
   group.trans_a = p.trans_a;
   group.trans_b = p.trans_b;
-  group.row_sums = p.row_sums;
+  if (p.logits) group.logits = LogitsOf(*p.logits);
   device::GemmProduct product{};
   product.first_segment = static_cast<int>(group.segments.size());
   product.segment_count = static_cast<int>(launch.count);
@@ -102,8 +112,7 @@ template <class Tile, auto kKernel, class Params = device::GemmParams<Tile>>
 void LaunchTiles(const char* op, Context& context, const device::LaunchShape& shape,
                  const Group& group) {
   Params params{};
-  if constexpr (requires { params.parts; })
-    params.parts = reinterpret_cast<device::FloatPair*>(group.row_sums);
+  if constexpr (requires { params.to; }) params.to = *group.logits;
   std::ranges::copy(group.segments, params.segment);
   std::ranges::copy(group.products, params.product);
   params.count = static_cast<int>(group.products.size());
@@ -144,15 +153,15 @@ void LaunchDropped(const char* op, Context& context, int tile, const device::Lau
   }
 }
 
-void LaunchRowSums(const char* op, Context& context, int tile, const device::LaunchShape& shape,
-                   const Group& group) {
-  using device::BF16, device::GemmTile128, device::GemmTile64, device::GemmRowSumsParams;
+void LaunchLogits(const char* op, Context& context, int tile, const device::LaunchShape& shape,
+                  const Group& group) {
+  using device::BF16, device::GemmTile128, device::GemmTile64, device::GemmLogitsParams;
   if (tile == 128) {
-    LaunchTiles<GemmTile128, device::GemmMmaRowSums<BF16, GemmTile128>,
-                GemmRowSumsParams<GemmTile128>>(op, context, shape, group);
+    LaunchTiles<GemmTile128, device::GemmMmaLogits<BF16, GemmTile128>,
+                GemmLogitsParams<GemmTile128>>(op, context, shape, group);
   } else {
-    LaunchTiles<GemmTile64, device::GemmMmaRowSums<BF16, GemmTile64>,
-                GemmRowSumsParams<GemmTile64>>(op, context, shape, group);
+    LaunchTiles<GemmTile64, device::GemmMmaLogits<BF16, GemmTile64>, GemmLogitsParams<GemmTile64>>(
+        op, context, shape, group);
   }
 }
 
@@ -174,8 +183,8 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
 void LaunchKernel(const char* op, Context& context, const GemmPlan& plan, DType dtype,
                   const device::LaunchShape& shape, const Group& group) {
   using device::FmaTile128, device::FmaTile64;
-  if (group.row_sums != nullptr) {
-    LaunchRowSums(op, context, plan.tile, shape, group);
+  if (group.logits) {
+    LaunchLogits(op, context, plan.tile, shape, group);
   } else if (plan.tensor_cores) {
     if (dtype == DType::kBF16) {
       LaunchMma<device::BF16>(op, context, plan.tile, shape, group);

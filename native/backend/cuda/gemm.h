@@ -28,6 +28,18 @@ struct GemmSegment {
   std::optional<DType> b_stored{};
 };
 
+// What a product of logits leaves (device/gemm_logits.cuh).
+struct GemmLogits {
+  float cap = 0;      // of the logits; 0: none
+  int64_t first = 0;  // the logit of c's first column, a multiple of PartColumns(plan)
+  // [m, parts_pitch] of three f32: the largest logit of PartColumns(plan) columns, the sum of
+  // exponentials relative to it, and that of their products with what they are exponentials of.
+  float* parts = nullptr;
+  int64_t parts_pitch = 0;
+  const int32_t* labels = nullptr;  // [m]
+  float* label_logits = nullptr;    // [m]
+};
+
 struct GemmProblem {
   int64_t m = 0, n = 0;
   DType a_dtype = DType::kF32, b_dtype = DType::kF32, c_dtype = DType::kF32;
@@ -41,16 +53,16 @@ struct GemmProblem {
   // where c is f32: then the product is accumulated into c.
   const float* addend = nullptr;
   int64_t addend_pitch = 0;
-  void* c = nullptr;  // [m, n]
+  void* c = nullptr;  // [m, n]; may be null with `logits`
   int64_t c_pitch = 0;
   // The product runs `batches` times. *_batch counts the elements from one batch to the next, 0 for
   // an operand that all batches share. Batches need one segment and no addend.
   int64_t batches = 1;
   int64_t a_batch = 0, b_batch = 0, c_batch = 0;
-  // Also leaves the parts of gemm_row_sums.cuh in `row_sums`, RowSumParts of them a row. This
-  // is for c = a·bᵀ of bf16 operands in f32, to which nothing is added; it is not split.
-  bool with_row_sums = false;
-  float* row_sums = nullptr;
+  // Where set, c gets exponentials of logits in place of alpha·a·bᵀ. This is for bf16, and for
+  // products to which nothing is added; they are not split.
+  std::optional<GemmLogits> logits{};
+  int tile = 0;  // that the plan takes; 0: the fastest
   // Of the first launch (LaunchShape::programmatic). Before the kernels wait they read all segments
   // but the late ones, which the launch before it may write.
   bool programmatic = false;

@@ -80,14 +80,14 @@ Choice Choose(const GemmProblem& p, int multiprocessors) {
   const std::vector<GemmSegment> segments = NonEmpty(p);
   Choice best;
   for (const int tile : {128, 64}) {
-    if (!HasTile(p, tile)) continue;
+    if (!HasTile(p, tile) || (p.tile != 0 && p.tile != tile)) continue;
     const int tile_k = TileK(p, tile);
     const int64_t blocks = Blocks(segments, 0, std::min(segments.size(), kMaxSegments), tile_k);
     for (int splits = 1; splits <= kMaxSplits; ++splits) {
       const int64_t per_split = std::max<int64_t>(1, CeilDiv(blocks, splits));
       const int64_t tiles = Tiles(p, tile) * splits;
       // Every split must have work, and enough of it to be worth a slab.
-      if (splits > 1 && (p.batches > 1 || p.with_row_sums || per_split * tile_k < 256 ||
+      if (splits > 1 && (p.batches > 1 || p.logits || per_split * tile_k < 256 ||
                          CeilDiv(blocks, per_split) != splits || tiles > 4 * multiprocessors)) {
         continue;
       }
@@ -102,11 +102,11 @@ Choice Choose(const GemmProblem& p, int multiprocessors) {
   return best;
 }
 
-void CheckRowSums(const char* op, const GemmProblem& p) {
-  const bool plain = p.alpha == 1 && !p.factor && !p.bias && !p.addend && p.batches == 1;
-  if (p.with_row_sums && (!plain || p.a_dtype != DType::kBF16 || p.b_dtype != DType::kBF16 ||
-                          p.c_dtype != DType::kF32 || p.trans_a || !p.trans_b))
-    Throw("ERR_UNSUPPORTED", op, "no kernel for this product leaves the sums of its rows");
+void CheckLogits(const char* op, const GemmProblem& p) {
+  const bool plain = !p.factor && !p.bias && !p.addend && p.batches == 1;
+  if (p.logits && (!plain || p.a_dtype != DType::kBF16 || p.b_dtype != DType::kBF16 ||
+                   p.c_dtype != DType::kBF16 || p.trans_a || !p.trans_b))
+    Throw("ERR_UNSUPPORTED", op, "no kernel leaves what a loss needs of this product");
 }
 
 bool IsEmpty(const GemmProblem& p) { return p.m == 0 || p.n == 0 || p.batches == 0; }
@@ -162,7 +162,7 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
 
 GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
   CheckSizes(op, p);
-  CheckRowSums(op, p);
+  CheckLogits(op, p);
   const Choice best = IsEmpty(p) ? Choice() : Choose(p, multiprocessors);
   return LayOut(op, p, best.tile, best.splits);
 }

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "backend/cuda/gemm.h"
-#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 
@@ -33,10 +32,8 @@ struct GemmPlan {
 // Throws ERR_UNSUPPORTED where no kernel can index the sizes.
 GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessors);
 
-// Returns how many parts each row has in GemmProblem::row_sums.
-inline int64_t RowSumParts(const GemmPlan& plan, const GemmProblem& problem) {
-  return 2 * CeilDiv(problem.n, plan.tile);
-}
+// Returns how many logits a part of GemmLogits has: a warp's columns.
+inline int64_t PartColumns(const GemmPlan& plan) { return plan.tile / 2; }
 
 // Several products: those whose results are not empty share one launch, or each has its own.
 struct GemmGroupPlan {

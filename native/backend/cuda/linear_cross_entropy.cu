@@ -2,10 +2,10 @@
 //            their losses
 // d_hidden = scale·(softmax − onehot)·W from the same logits, times the slopes of a cap
 // Only rows that count are computed; they are gathered first. Per chunk, W is read once per
-// direction, and the f32 logits are written once. In bf16 their product leaves what the losses need
-// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32, scaled or capped, the losses
-// do, too, and entropies always. The gradients of the logits are rounded to the dtype of W, which
-// is what tensor cores take.
+// direction. In bf16 the product of the logits leaves their exponentials, in 16 bits, and f32 sums
+// of these (gemm_logits.cuh), so that no logit is kept, and scaling the exponentials makes the
+// gradients, which are what tensor cores take. In f32 it leaves the logits, which the losses, the
+// entropies and the gradients read in turn.
 #include <algorithm>
 #include <type_traits>
 
@@ -39,10 +39,8 @@ void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t cou
 }
 
 // How many rows count is in the labels, so that the last chunk's products are planned here.
-GemmPlan Product(const GemmProblem& problem, Scratch scratch, Context& context) {
-  const GemmPlan plan = PlanGemm(kOp, problem, context.threads());
-  Gemm(kOp, problem, plan, scratch, context);
-  return plan;
+void Product(const GemmProblem& problem, Scratch scratch, Context& context) {
+  Gemm(kOp, problem, PlanGemm(kOp, problem, context.threads()), scratch, context);
 }
 
 // W as the products of a chunk read it: at once, or, where all of its values would take too much
@@ -73,6 +71,74 @@ class WeightSlices {
   std::byte* const expanded_;
 };
 
+struct Chunk {
+  LogitRows rows;  // those that count
+  int64_t padded;  // rows of the products
+  const std::byte* hidden;
+  float* of_row;
+  double* losses;
+  RowValues values;
+};
+
+// Leave the losses of a chunk, and in the place of its logits their gradients, where the plan has
+// some.
+void LossesOfLogits(const Chunk& chunk, const LinearCrossEntropyPlan& plan,
+                    const WeightSlices& weight, Scratch product, Context& context) {
+  LogitRows rows = chunk.rows;
+  auto* const logits = static_cast<float*>(rows.logits);
+  weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
+    GemmProblem forward = plan.Logits(chunk.padded, n);
+    forward.segments[0].a = chunk.hidden;
+    forward.segments[0].b = w;
+    forward.c = logits + first;
+    Product(forward, product, context);
+  });
+  if (plan.cap != 0) {
+    Launch<device::CapRows>(kOp, context, Blocks(chunk.padded, 1),
+                            device::CapRowsParams{logits, plan.vocab, plan.pitch, plan.cap});
+  }
+  float* const lse = chunk.of_row;
+  SoftmaxLoss(kOp, rows, chunk.losses, lse, false, context);
+  RowValues values = chunk.values;
+  values.lse = lse;
+  StoreRowValues(kOp, rows, values, context);
+  if (!plan.gradient) return;
+  rows.rows = chunk.padded;
+  LogitGradients to;
+  to.scale = plan.scale;
+  to.cap = plan.cap;
+  to.dlogits = logits;
+  to.pitch = plan.pitch;
+  SoftmaxGradient(kOp, rows, lse, to, context);
+}
+
+void LossesOfParts(const Chunk& chunk, const LinearCrossEntropyPlan& plan,
+                   const WeightSlices& weight, float* parts, Context& context) {
+  const LogitRows& rows = chunk.rows;
+  RowParts of_rows{parts, chunk.of_row};
+  int tile = 0;
+  weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
+    GemmProblem forward = plan.Logits(chunk.padded, n);
+    forward.segments[0].a = chunk.hidden;
+    forward.segments[0].b = w;
+    if (plan.gradient) forward.c = static_cast<uint16_t*>(rows.logits) + first;
+    forward.tile = tile;
+    const GemmPlan gemm = PlanGemm(kOp, forward, context.threads());
+    tile = gemm.tile;
+    of_rows.columns = PartColumns(gemm);
+    of_rows.count = CeilDiv(plan.vocab, of_rows.columns);
+    forward.logits->first = first;
+    forward.logits->parts = parts;
+    forward.logits->parts_pitch = of_rows.count;
+    forward.logits->labels = rows.labels;
+    forward.logits->label_logits = of_rows.label_logits;
+    Gemm(kOp, forward, gemm, {}, context);
+  });
+  RowLoss(kOp, of_rows, rows.rows, plan.scale, plan.cap, chunk.losses, chunk.values, context);
+  // The rows of padding keep their exponentials, whose product nobody reads.
+  if (plan.gradient) RowGradient(kOp, of_rows, rows, context);
+}
+
 void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan& plan,
                 Scratch scratch, Context& context) {
   const int64_t counted = CheckLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
@@ -81,7 +147,6 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
   auto* const row_list = reinterpret_cast<int32_t*>(scratch.data() + plan.row_list);
   auto* const losses = reinterpret_cast<double*>(scratch.data() + plan.losses);
   auto* const labels = reinterpret_cast<int32_t*>(scratch.data() + plan.labels);
-  auto* const lse = reinterpret_cast<float*>(scratch.data() + plan.lse);
   std::byte* const hidden = scratch.data() + plan.hidden;
   auto* const d_hidden = reinterpret_cast<float*>(scratch.data() + plan.d_hidden);
   const Scratch product = scratch.subspan(plan.product);
@@ -109,48 +174,25 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
     const int64_t padded = RoundUp(count, kStep);
     Gather(args, row_list + done, count, padded, hidden, labels, context);
 
-    auto* const logits = reinterpret_cast<float*>(scratch.data() + plan.logits);
-    auto* const row_sums = reinterpret_cast<float*>(scratch.data() + plan.row_sums);
-    int64_t parts = 0;  // in row_sums, for each row
-    weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
-      GemmProblem forward = plan.Logits(padded, n);
-      forward.segments[0].a = hidden;
-      forward.segments[0].b = w;
-      forward.c = logits + first;
-      if (plan.with_row_sums()) forward.row_sums = row_sums;
-      const GemmPlan gemm = Product(forward, product, context);
-      if (plan.with_row_sums()) parts = RowSumParts(gemm, forward);
-    });
-
-    if (plan.cap != 0) {
-      Launch<device::CapRows>(kOp, context, Blocks(padded, 1),
-                              device::CapRowsParams{logits, plan.vocab, plan.pitch, plan.cap});
-    }
-
-    LogitRows rows{logits, DType::kF32, count, plan.vocab, plan.pitch, labels};
-    if (plan.with_row_sums()) {
-      RowLoss(kOp, rows, row_sums, parts, losses + done, lse, context);
+    Chunk chunk{{scratch.data() + plan.logits, plan.dtype, count, plan.vocab, plan.pitch, labels},
+                padded,
+                hidden,
+                reinterpret_cast<float*>(scratch.data() + plan.of_row),
+                losses + done,
+                {losses + done, nullptr, row_list + done}};
+    if (args.losses) chunk.values.losses_to = Data<float>(args.losses);
+    if (args.entropies) chunk.values.entropies_to = Data<float>(args.entropies);
+    if (plan.in_parts()) {
+      auto* const parts = reinterpret_cast<float*>(scratch.data() + plan.parts);
+      LossesOfParts(chunk, plan, weight, parts, context);
     } else {
-      SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
+      LossesOfLogits(chunk, plan, weight, product, context);
     }
-    RowValues values{losses + done, lse, row_list + done};
-    if (args.losses) values.losses_to = Data<float>(args.losses);
-    if (args.entropies) values.entropies_to = Data<float>(args.entropies);
-    StoreRowValues(kOp, rows, values, context);
     if (plan.gradient) {
-      rows.rows = padded;
-      LogitGradients to;
-      to.scale = args.scale;
-      to.cap = plan.cap;
-      to.dlogits = scratch.data() + plan.gradients;
-      to.dtype = plan.dtype;
-      to.pitch = plan.pitch;
-      SoftmaxGradient(kOp, rows, lse, to, context);
-
       weight.ForEach(context, [&](int64_t first, int64_t n, const void* w) {
         GemmProblem backward = plan.HiddenGradient(padded, n);
         backward.segments[0].a =
-            static_cast<std::byte*>(to.dlogits) + static_cast<size_t>(first) * SizeOf(plan.dtype);
+            scratch.data() + plan.logits + static_cast<size_t>(first) * SizeOf(plan.dtype);
         backward.segments[0].b = w;
         backward.c = d_hidden;
         if (first > 0) {

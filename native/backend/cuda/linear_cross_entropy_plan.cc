@@ -44,14 +44,14 @@ GemmProblem LinearCrossEntropyPlan::Logits(int64_t m, int64_t n) const {
   p.m = m;
   p.n = n;
   p.a_dtype = p.b_dtype = dtype;
-  p.c_dtype = DType::kF32;
+  p.c_dtype = dtype;
   p.trans_b = true;
   p.segments.resize(1);
   p.segments[0].k = p.segments[0].a_pitch = p.segments[0].b_pitch = dim;
   p.segments[0].b_stored = stored;
   p.alpha = scale;
   p.c_pitch = pitch;
-  p.with_row_sums = with_row_sums();
+  if (in_parts()) p.logits = GemmLogits{.cap = cap};
   return p;
 }
 
@@ -83,14 +83,15 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.cap = args.cap * args.scale;
   plan.pitch = RoundUp(plan.vocab, 8);
   plan.slice = SliceOf(args.weight);
-  const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);
+  const size_t size = SizeOf(plan.dtype);
+  const size_t row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * size;
   const int64_t fit =
       static_cast<int64_t>(LossBytes() / row_bytes) / plan.kMinChunk * plan.kMinChunk;
   plan.chunk = std::min(std::clamp(fit, plan.kMinChunk, plan.kMaxChunk),
                         RoundUp(std::max<int64_t>(plan.rows, 1), plan.kRowStep));
 
   const auto rows = static_cast<size_t>(plan.rows), chunk = static_cast<size_t>(plan.chunk);
-  const size_t dim = static_cast<size_t>(plan.dim), size = SizeOf(plan.dtype);
+  const auto dim = static_cast<size_t>(plan.dim);
   const size_t logits = chunk * static_cast<size_t>(plan.pitch);
   const auto take = [&](size_t& place, size_t bytes) {
     place = plan.bytes;
@@ -100,31 +101,28 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   take(plan.row_list, rows * sizeof(int32_t));
   take(plan.losses, rows * sizeof(double));
   take(plan.labels, chunk * sizeof(int32_t));
-  take(plan.lse, chunk * sizeof(float));
+  take(plan.of_row, chunk * sizeof(float));
   take(plan.hidden, chunk * dim * size);
-  take(plan.logits, logits * sizeof(float));
-  plan.gradients = plan.logits;
-  if (plan.gradient && plan.dtype != DType::kF32) take(plan.gradients, logits * size);
+  if (plan.gradient || !plan.in_parts()) take(plan.logits, logits * size);
   if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
   PackedView slice = args.weight;
   slice.rows = plan.slice;
   take(plan.weight, ExpandedBytes(slice));
   // The last slice may have fewer rows.
   const int64_t last = plan.slice > 0 ? (plan.vocab - 1) % plan.slice + 1 : 0;
-  size_t product = 0, row_sums = 0;
+  size_t product = 0, parts = 0;
   for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
     for (const int64_t n : {plan.slice, last}) {
-      const GemmProblem logits_of = plan.Logits(m, n);
-      const GemmPlan gemm = PlanGemm(kOp, logits_of, multiprocessors);
+      const GemmPlan gemm = PlanGemm(kOp, plan.Logits(m, n), multiprocessors);
       product = std::max(product, gemm.scratch_bytes);
-      if (plan.with_row_sums())
-        row_sums = std::max(row_sums, static_cast<size_t>(m * RowSumParts(gemm, logits_of)));
+      if (n == plan.slice)
+        parts = std::max(parts, static_cast<size_t>(m * CeilDiv(plan.vocab, PartColumns(gemm))));
       if (!plan.gradient) continue;
       product = std::max(product,
                          PlanGemm(kOp, plan.HiddenGradient(m, n), multiprocessors).scratch_bytes);
     }
   }
-  take(plan.row_sums, row_sums * 2 * sizeof(float));
+  if (plan.in_parts()) take(plan.parts, parts * 3 * sizeof(float));
   take(plan.product, product);
   return plan;
 }

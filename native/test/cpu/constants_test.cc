@@ -93,8 +93,7 @@ std::string FileText() {
           "export const lossChunk = { bytes: "
        << cpu::kChunkBytes << ", minRows: " << cpu::kMinChunk << ", maxRows: " << cpu::kMaxChunk
        << " } as const;\n"
-          "\n/** On a GPU: how many rows of logits it keeps, of how many bytes in f32, in "
-          "multiples of so "
+          "\n/** On a GPU: how many rows of logits it keeps, of how many bytes, in multiples of so "
           "many rows; and the bytes of a quantized matrix that it expands at once. "
           "LORA_CUDA_LOSS_BYTES sets other bytes. */\n"
           "export const cudaLossChunk = { bytes: "

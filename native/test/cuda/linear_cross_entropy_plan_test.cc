@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/cuda/gemm_plan.h"
+#include "core/maths/ceil_div.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {
@@ -46,6 +47,23 @@ TEST_CASE("cuda linear_cross_entropy: chunks cover all rows that count, and scra
   }
 }
 
+TEST_CASE(
+    "cuda linear_cross_entropy: a chunk in bf16 has twice the rows, and without gradients no "
+    "logits") {
+  LinearCrossEntropyArgs args;
+  const auto plan_of = [&](DType dtype, bool gradient) {
+    args.hidden = TensorView(nullptr, dtype, {2000, 64});
+    args.d_hidden = gradient ? TensorView(nullptr, DType::kF32, {2000, 64}) : TensorView();
+    args.weight = {nullptr, dtype, 151936, 64};
+    return cuda::PlanLinearCrossEntropy(args, 132);
+  };
+  CHECK(plan_of(DType::kF32, true).chunk == 256);
+  const auto plan = plan_of(DType::kBF16, true), alone = plan_of(DType::kBF16, false);
+  CHECK(plan.chunk == 512);
+  CHECK(plan.d_hidden - plan.logits == size_t{512} * 151936 * 2);
+  CHECK(alone.bytes < (size_t{16} << 20));
+}
+
 // A chunk of fewer rows has fewer tiles, so its products are split more.
 TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length of a chunk") {
   bool shorter_needs_more = false;
@@ -68,11 +86,11 @@ TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length
           for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
             CAPTURE(m);
             CHECK(needed(m) <= space);
-            const cuda::GemmProblem logits = plan.Logits(m, vocab);
-            const int64_t parts =
-                cuda::RowSumParts(cuda::PlanGemm("gemm", logits, multiprocessors), logits);
+            const int64_t columns =
+                cuda::PartColumns(cuda::PlanGemm("gemm", plan.Logits(m, vocab), multiprocessors));
             if (dtype == DType::kBF16)
-              CHECK(static_cast<size_t>(m * parts * 8) <= plan.product - plan.row_sums);
+              CHECK(static_cast<size_t>(m * CeilDiv(vocab, columns) * 12) <=
+                    plan.product - plan.parts);
             shorter_needs_more |= needed(m) > needed(plan.chunk);
           }
         }

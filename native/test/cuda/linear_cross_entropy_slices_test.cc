@@ -32,7 +32,7 @@ TEST_CASE("cuda linear_cross_entropy: slices of a quantized weight agree with th
     p.weight = matrix.values;
     p.labels.Set(1, -100);
     const bool halves = c.kept.activations == DType::kBF16;
-    const LinearCrossEntropyExpected expected(p, halves, halves ? 1 : 2);
+    const LinearCrossEntropyExpected expected(p, halves);
     OnPathsInTurn(
         [&](Context& context) {
           const FrozenWeight weight(Tested().backend, matrix.args, c.kept.activations, context);

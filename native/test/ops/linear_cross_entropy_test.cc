@@ -28,8 +28,7 @@ void CheckLinearCrossEntropy(const Problem& p) {
   CAPTURE(Text(p.hidden.shape()));
   CAPTURE(Text(p.weight.shape()));
   const bool halves = p.hidden.dtype() != DType::kF32;
-  const LinearCrossEntropyExpected expected(p, halves && Tested().tensor_cores,
-                                            Tested().tensor_cores ? 1 : 2);
+  const LinearCrossEntropyExpected expected(p, halves && Tested().tensor_cores);
   OnPathsInTurn(
       [&](Context& context) {
         Outputs out(p), alone(p);

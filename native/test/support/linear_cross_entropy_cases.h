@@ -52,8 +52,7 @@ struct LinearCrossEntropyExpected {
   double loss_bound = 0;
   std::vector<double> d_hidden_bounds, losses_bounds, entropies_bounds;
 
-  explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p, bool tensor_cores = false,
-                                      int roundings = 2)
+  explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p, bool tensor_cores = false)
       : out(p) {
     const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
     const FrozenWeight reference_weight(ReferenceBackend(), p.weight, *context);
@@ -65,7 +64,7 @@ struct LinearCrossEntropyExpected {
     const double dot_error = tensor_cores ? TensorCoreSumError(dim) : chain(dim);
     const double gradient_error =
         (tensor_cores ? TensorCoreError(vocab) : chain(vocab)) +
-        (p.hidden.dtype() == DType::kF32 ? 0 : roundings * UnitRoundoff(p.hidden.dtype()));
+        (p.hidden.dtype() == DType::kF32 ? 0 : 2 * UnitRoundoff(p.hidden.dtype()));
     loss_bound = 2 * kU * std::fabs(out.loss.at(0));
     d_hidden_bounds.assign(h.size(), 0.0);
     losses_bounds.assign(static_cast<size_t>(rows), 0.0);

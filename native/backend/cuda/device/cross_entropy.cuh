@@ -4,8 +4,7 @@
 //           that do not count
 //
 // Forward has a block per row, which it reads once (softmax.cuh), or a warp per row of parts that
-// the product of the logits left (gemm_row_sums.cuh). Backward has a block per 8192 columns of a
-// row.
+// the product of the logits left (gemm_logits.cuh). Backward has a block per 8192 columns of a row.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -50,34 +49,85 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
   p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
 }
 
-// lse and losses from the parts of rows: a lane takes every 32nd part.
+// Losses and entropies from the parts of rows that all count: a lane takes every 32nd part. What the
+// gradient needs takes the place of what is read: of the largest logit m of a part its factor
+// scale·exp(m − lse), and of the label's logit its gradient.
 struct RowLossParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
-  const FloatPair* parts;  // [rows, count]: the largest logit, Σ exp(logit − largest)
-  const float* logits;     // [rows, vocab]
-  int64_t rows, count, pitch;
-  const int32_t* labels;  // [rows], all of which count
-  double* losses;         // [rows]
-  float* lse;             // [rows]
+  RowPart* parts;       // [rows, count]
+  float* label_logits;  // [rows]
+  int64_t rows, count;
+  const int32_t* list;  // [rows], where each row of losses_to and entropies_to is
+  double* losses;       // [rows]
+  float* losses_to;     // or null, as is entropies_to
+  float* entropies_to;
+  float scale, cap;
 };
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowLossParams::kThreads, RowLossParams::kMinBlocks)
     RowLoss(const LORA_GRID_CONSTANT RowLossParams p) {
   const int64_t row = int64_t{BlockX()} * (RowLossParams::kThreads / 32) + WarpIndex();
   if (row >= p.rows) return;
-  const FloatPair* const parts = p.parts + row * p.count;
-  float largest = BitsToFloat(kMinusInfinityBits), sum = 0;
-  for (int64_t i = LaneIndex(); i < p.count; i += 32) largest = Max()(largest, parts[i].low);
-  largest = WarpReduce(largest, Max());
+  RowPart* const parts = p.parts + row * p.count;
+  float largest = BitsToFloat(kMinusInfinityBits), sum = 0, entropy = 0;
+  for (int64_t i = LaneIndex(); i < p.count; i += 32) largest = Max()(largest, parts[i].largest);
+  largest = WarpMax(largest);
   const float base = IsInfinite(largest) ? 0.0f : largest;
   for (int64_t i = LaneIndex(); i < p.count; i += 32)
-    sum += parts[i].high * Exp(parts[i].low - base);
+    sum += parts[i].sum * Exp(parts[i].largest - base);
   sum = WarpSum(sum);
-  if (LaneIndex() != 0) return;
   double lse = largest;
   if (!IsInfinite(largest)) lse += Log(static_cast<double>(sum));
-  p.lse[row] = static_cast<float>(lse);
-  p.losses[row] = lse - p.logits[row * p.pitch + p.labels[row]];
+  const float rounded = static_cast<float>(lse);
+  for (int64_t i = LaneIndex(); i < p.count; i += 32) {
+    const RowPart part = parts[i];
+    const float factor = Exp(part.largest - rounded);
+    // Σ p·(lse − l), whose terms are all positive.
+    if (factor != 0) entropy += factor * (part.sum * (rounded - part.largest) - part.weighted);
+    parts[i].largest = p.scale * factor;
+  }
+  entropy = WarpSum(entropy);
+  if (LaneIndex() != 0) return;
+  const float logit = p.label_logits[row];
+  const double loss = lse - logit;
+  p.label_logits[row] = p.scale * (Exp(logit - rounded) - 1) * SlopeOfCapped(logit, p.cap);
+  p.losses[row] = loss;
+  if (p.losses_to != nullptr) p.losses_to[p.list[row]] = static_cast<float>(loss);
+  if (p.entropies_to != nullptr) p.entropies_to[p.list[row]] = entropy;
+}
+
+// exponentials ← gradients of the logits: those of each part times its factor, and that of the
+// label, as RowLoss left them.
+template <class T>
+struct RowGradientParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4, kColumns = 8192;
+  const RowPart* parts;          // [rows, count], of `part_columns` columns each
+  const float* label_gradients;  // [rows]
+  const int32_t* labels;         // [rows], all of which count
+  int64_t count, vocab;
+  T* exponentials;  // [rows, vocab]
+  int64_t pitch;    // a multiple of 8, as part_columns
+  uint32_t part_columns;
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowGradientParams<T>::kThreads,
+                                    RowGradientParams<T>::kMinBlocks)
+    RowGradient(const LORA_GRID_CONSTANT RowGradientParams<T> p) {
+  using P = RowGradientParams<T>;
+  constexpr int kN = 8;
+  const int64_t row = BlockX(), begin = int64_t{BlockY()} * P::kColumns;
+  const int32_t label = p.labels[row];
+  T* values = p.exponentials + row * p.pitch;
+  for (int64_t i = begin + ThreadIndex() * kN; i < begin + P::kColumns && i < p.vocab;
+       i += P::kThreads * kN) {
+    const float factor = p.parts[row * p.count + static_cast<uint32_t>(i) / p.part_columns].largest;
+    float x[kN];
+    LoadOfRow(x, values, i, p.vocab, 0);
+    LORA_UNROLL
+    for (int j = 0; j < kN; ++j) x[j] = i + j == label ? p.label_gradients[row] : x[j] * factor;
+    StoreOfRow(values, i, p.vocab, x);
+  }
 }
 
 // What is said of each row. A block reads a row, where its entropy is wanted.
@@ -147,7 +197,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumLossesParams::kThreads, SumLossesParams::
   }
 }
 
-template <class T, class Gradient>
+template <class T>
 struct SoftmaxGradientParams {
   static constexpr int kThreads = 256, kMinBlocks = 4, kColumns = 8192;
   const T* logits;  // [rows, vocab]
@@ -158,15 +208,15 @@ struct SoftmaxGradientParams {
   int64_t g_step;         // 1 where g is [rows]
   float scale;            // of the gradient beside g
   float cap;              // of the logits, by whose slope the gradient is multiplied; 0: none
-  Gradient* dlogits;      // [rows, vocab]; may be the logits
+  T* dlogits;             // [rows, vocab]; may be the logits
   int64_t dlogits_pitch;
 };
 
-template <class T, class Gradient>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThreads),
-                                    (SoftmaxGradientParams<T, Gradient>::kMinBlocks))
-    SoftmaxGradient(const LORA_GRID_CONSTANT SoftmaxGradientParams<T, Gradient> p) {
-  using P = SoftmaxGradientParams<T, Gradient>;
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxGradientParams<T>::kThreads,
+                                    SoftmaxGradientParams<T>::kMinBlocks)
+    SoftmaxGradient(const LORA_GRID_CONSTANT SoftmaxGradientParams<T> p) {
+  using P = SoftmaxGradientParams<T>;
   constexpr int kN = 8;
   const int64_t row = BlockX();
   const int32_t label = p.labels[row];
@@ -174,7 +224,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThread
   const float lse = counts ? p.lse[row] : 0,
               g = p.g != nullptr ? p.g[row * p.g_step] * p.scale : p.scale;
   const T* logits = p.logits + row * p.pitch;
-  Gradient* dlogits = p.dlogits + row * p.dlogits_pitch;
+  T* dlogits = p.dlogits + row * p.dlogits_pitch;
   const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * P::kColumns;
   for (int64_t i = begin + ThreadIndex() * kN; i < begin + P::kColumns && i < p.vocab;
        i += P::kThreads * kN) {
@@ -183,9 +233,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThread
       LoadOfRow(x, logits, i, p.vocab, 0);
       LORA_UNROLL
       for (int j = 0; j < kN; ++j) {
-        const float part = p.cap != 0 ? x[j] / p.cap : 0;
-        x[j] = (Exp(x[j] - lse) - (i + j == label ? 1.0f : 0.0f)) * g;
-        if (p.cap != 0) x[j] *= Fma(-part, part, 1);
+        const float slope = SlopeOfCapped(x[j], p.cap);
+        x[j] = (Exp(x[j] - lse) - (i + j == label ? 1.0f : 0.0f)) * g * slope;
       }
     }
     StoreOfRow(dlogits, i, p.vocab, x);

@@ -64,30 +64,23 @@ struct EpilogueShared {
   static_assert(kPitch % 32 == 8);
   static constexpr int kSums = 2 * Tile::kN, kWarpSums = 16 * kPitch;  // floats
   static_assert((kSums + Tile::kThreads / 32 * kWarpSums) * sizeof(float) <= Tile::kSharedBytes);
+  // Of a row of the warp's, which so many consecutive lanes share.
+  static constexpr int kRuns = Tile::kWarpN / 4;
 };
 
-// Stores the warp's accumulators. `stages` is the block's shared memory.
-template <class T, class Tile>
-LORA_DEVICE void StoreAccumulators(const GemmEpilogue& p, const GemmPlace& place,
-                                   const GemmAccumulators<Tile>& acc, float* stages) {
-  if (IsPlain<T, Tile>(p, place)) {
-    StorePlain<T, Tile>(p, place, acc);
-    return;
-  }
+// Calls store(row, col, sums) with four sums of each row of the warp's tile, in one rolled loop.
+// All lanes call it together, with rows and columns outside of c, too. No thread reads the block's
+// shared memory `stages` any more when this is called.
+template <class Tile, class F>
+LORA_DEVICE void ForRuns(const GemmPlace& place, const GemmAccumulators<Tile>& acc, float* stages,
+                         const F& store) {
   using Shared = EpilogueShared<Tile>;
-  float *const factor = stages, *const bias = stages + Tile::kN;
-  SyncThreads();  // all threads have finished with the stages that these overwrite
-  for (int n = ThreadIndex(); n < Tile::kN; n += Tile::kThreads) {
-    factor[n] = FactorAt(p, place.n0 + n);
-    bias[n] = BiasAt(p, place.n0 + n);
-  }
-  SyncThreads();
   const int lane = LaneIndex();
   float* sums = stages + Shared::kSums + WarpIndex() * Shared::kWarpSums;
   float* own = sums + lane / 4 * Shared::kPitch + lane % 4 * 2;
-  constexpr int kRuns = Tile::kWarpN / 4, kRows = 32 / kRuns;  // of a row; at a time
-  const int first = lane / kRuns, at = lane % kRuns * 4, warp_n = WarpIndex() % 2 * Tile::kWarpN;
-  const int col = place.n0 + warp_n + at;
+  constexpr int kRows = 32 / Shared::kRuns;  // at a time
+  const int first = lane / Shared::kRuns, at = lane % Shared::kRuns * 4;
+  const int col = place.n0 + WarpIndex() % 2 * Tile::kWarpN + at;
   const int row0 = place.m0 + WarpIndex() / 2 * Tile::kWarpM;
   LORA_ROLL
   for (int tile = 0; tile < Tile::kRowTiles; ++tile) {
@@ -106,24 +99,45 @@ LORA_DEVICE void StoreAccumulators(const GemmEpilogue& p, const GemmPlace& place
     SyncWarp();
     LORA_ROLL
     for (int r = first; r < 16; r += kRows) {
-      const int64_t row = row0 + tile * 16 + r;
-      if (row >= p.m || col >= p.n) break;
-      // Read every time: registers for these would spill on sm_120.
       const Vec16 run = LoadShared16(sums + r * Shared::kPitch + at);
-      const Vec16 by = LoadShared16(factor + warp_n + at), add = LoadShared16(bias + warp_n + at);
       float v[4];
-      FourColumns four;
       LORA_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        v[j] = BitsToFloat(run.words[j]);
-        four.factor[j] = BitsToFloat(by.words[j]);
-        four.bias[j] = BitsToFloat(add.words[j]);
-      }
-      FinishFour(p, row, col, v, four);
-      StoreFour(p, row, col, v);
+      for (int j = 0; j < 4; ++j) v[j] = BitsToFloat(run.words[j]);
+      store(row0 + tile * 16 + r, col, v);
     }
     SyncWarp();  // before the next row tile overwrites the sums
   }
+}
+
+// Stores the warp's accumulators. `stages` is the block's shared memory.
+template <class T, class Tile>
+LORA_DEVICE void StoreAccumulators(const GemmEpilogue& p, const GemmPlace& place,
+                                   const GemmAccumulators<Tile>& acc, float* stages) {
+  if (IsPlain<T, Tile>(p, place)) {
+    StorePlain<T, Tile>(p, place, acc);
+    return;
+  }
+  float *const factor = stages, *const bias = stages + Tile::kN;
+  SyncThreads();  // all threads have finished with the stages that these overwrite
+  for (int n = ThreadIndex(); n < Tile::kN; n += Tile::kThreads) {
+    factor[n] = FactorAt(p, place.n0 + n);
+    bias[n] = BiasAt(p, place.n0 + n);
+  }
+  SyncThreads();
+  ForRuns<Tile>(place, acc, stages, [&](int64_t row, int col, float(&v)[4]) {
+    if (row >= p.m || col >= p.n) return;
+    // Read every time: registers for these would spill on sm_120.
+    const Vec16 by = LoadShared16(factor + col - place.n0),
+                add = LoadShared16(bias + col - place.n0);
+    FourColumns four;
+    LORA_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      four.factor[j] = BitsToFloat(by.words[j]);
+      four.bias[j] = BitsToFloat(add.words[j]);
+    }
+    FinishFour(p, row, col, v, four);
+    StoreFour(p, row, col, v);
+  });
 }
 
 }  // namespace lora::device

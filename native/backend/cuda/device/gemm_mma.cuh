@@ -12,16 +12,10 @@
 
 namespace lora::device {
 
-struct NothingMore {
-  template <class... Args>
-  LORA_DEVICE void operator()(const Args&...) const {}
-};
-
-// The body of all kernels. kDropped: segments may have dropout. store_more(p.out, place, acc) is
-// called when c is stored.
-template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class F = NothingMore>
-LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared,
-                            const F& store_more = {}) {
+// The body of all kernels. kDropped: segments may have dropout. store(p.out, place, acc, stages)
+// gets the sums, and the shared memory from which other threads may still read.
+template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class F>
+LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared, const F& store) {
   const GemmProduct& p = ProductOfBlock(params);
   const GemmPlace place = PlaceOf<Tile>(p);
   const int first = BlockZ() * p.blocks_per_split;
@@ -81,15 +75,23 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
     }
   }
   if (!waited) GridDependencyWait();
-  StoreAccumulators<T, Tile>(p.out, place, acc, reinterpret_cast<float*>(shared));
-  store_more(p.out, place, acc);
+  store(p.out, place, acc, reinterpret_cast<float*>(shared));
 }
+
+// For kernels that store c.
+template <class T, class Tile>
+struct StoreC {
+  LORA_DEVICE void operator()(const GemmEpilogue& p, const GemmPlace& place,
+                              const GemmAccumulators<Tile>& acc, float* stages) const {
+    StoreAccumulators<T, Tile>(p, place, acc, stages);
+  }
+};
 
 template <class T, class Tile, bool kTransA, bool kTransB>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     GemmMma(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  RunGemmMma<T, Tile, kTransA, kTransB, false>(params, shared);
+  RunGemmMma<T, Tile, kTransA, kTransB, false>(params, shared, StoreC<T, Tile>());
 }
 
 // The kernel for products with dropout in some segment: the gradient of x, whose operands are not
@@ -98,7 +100,7 @@ template <class T, class Tile>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kDroppedMinBlocks)
     GemmMmaDropped(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  RunGemmMma<T, Tile, false, false, true>(params, shared);
+  RunGemmMma<T, Tile, false, false, true>(params, shared, StoreC<T, Tile>());
 }
 
 }  // namespace lora::device

@@ -1,6 +1,6 @@
 // log Σ exp of a row of logits, by a block that reads the row once. Each thread keeps the largest
 // logit so far and the sum of exponentials relative to it, which it rescales when a larger logit
-// comes; the block combines the threads.
+// comes; the block combines the threads. And what a row's part is, from which others compute it.
 #pragma once
 
 #include "backend/cuda/device/reduce.cuh"
@@ -11,6 +11,18 @@ namespace lora::device {
 constexpr uint32_t kMinusInfinityBits = 0xff800000u;
 
 LORA_DEVICE bool IsInfinite(float f) { return (FloatToBits(f) & 0x7fffffffu) == 0x7f800000u; }
+
+// Some logits of a row: the largest m, Σ exp(l − m) and Σ exp(l − m)·(l − m).
+struct RowPart {
+  float largest, sum, weighted;
+};
+
+// The slope of cap·tanh(x / cap) where its value is `capped`, 1 without a cap.
+LORA_DEVICE float SlopeOfCapped(float capped, float cap) {
+  if (cap == 0) return 1;
+  const float part = capped / cap;
+  return Fma(-part, part, 1);
+}
 
 // All of the kThreads threads must call, and all get the result. `slots` are kThreads / 32 floats
 // in shared memory. The first vector begins at `begin`: at FirstVector(logits) all vectors are
