@@ -1,7 +1,6 @@
 /** The scratch of the loss on a GPU, which is computed from some rows of hidden states at a time. */
-import { loraError } from '../errors';
 import { cudaLossChunk } from '../native/constants';
-import { laid, upTo } from './gpu_memory';
+import { bytesFrom, laid, upTo } from './gpu_memory';
 
 /** What the loss is computed from. */
 export interface GpuLoss {
@@ -14,20 +13,8 @@ export interface GpuLoss {
   readonly expandedHead: boolean;
 }
 
-/** LORA_CUDA_LOSS_BYTES as native/core/runtime/memory_limit.cc reads it, or what holds without it. */
-export function lossBytes(text = process.env['LORA_CUDA_LOSS_BYTES']): number {
-  if (text === undefined || text === '') return cudaLossChunk.bytes;
-  const found = /^(\d+\.?\d*|\.\d+)(?:b|([kmgt])(b|ib)?)?$/i.exec(text.replace(/\s/g, ''));
-  if (found === null)
-    throw loraError(
-      'device',
-      'ERR_ARGUMENT',
-      `expected LORA_CUDA_LOSS_BYTES to be a size such as 2GiB but received "${text}"`,
-    );
-  const [, digits, unit, rest] = found;
-  const power = unit === undefined ? 0 : 'kmgt'.indexOf(unit.toLowerCase()) + 1;
-  return Math.floor(Number(digits) * (rest?.toLowerCase() === 'b' ? 1000 : 1024) ** power);
-}
+/** The bytes of logits that the loss holds at once. */
+export const lossBytes = (): number => bytesFrom('LORA_CUDA_LOSS_BYTES', cudaLossChunk.bytes);
 
 /**
  * Scratch of linear_cross_entropy with a gradient, as native/backend/cuda/linear_cross_entropy_plan.cc lays it out, but for the parts of products that are

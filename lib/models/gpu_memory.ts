@@ -1,4 +1,5 @@
 /** The blocks of a GPU's memory, without a GPU: what native/core/runtime/allocator.cc would have in use. */
+import { loraError } from '../errors';
 
 /** What memory is counted for. */
 export type GpuPart = 'adapters' | 'activations' | 'logits' | 'workspace';
@@ -29,6 +30,22 @@ export const upTo = (n: number, step: number): number => Math.ceil(n / step) * s
 /** Bytes of arrays that lie one after the other in the scratch of a call: see native/backend/cuda/scratch.h. */
 export const laid = (...arrays: readonly number[]): number =>
   arrays.reduce((sum, bytes) => sum + upTo(bytes, 256), 0);
+
+/** The bytes that an environment variable sets, as native/core/runtime/memory_limit.cc reads it, or what holds without it. */
+export function bytesFrom(name: string, otherwise: number): number {
+  const text = process.env[name];
+  if (text === undefined || text === '') return otherwise;
+  const found = /^(\d+\.?\d*|\.\d+)(?:b|([kmgt])(b|ib)?)?$/i.exec(text.replace(/\s/g, ''));
+  if (found === null)
+    throw loraError(
+      'device',
+      'ERR_ARGUMENT',
+      `expected ${name} to be a size such as 2GiB but received "${text}"`,
+    );
+  const [, digits, unit, rest] = found;
+  const power = unit === undefined ? 0 : 'kmgt'.indexOf(unit.toLowerCase()) + 1;
+  return Math.floor(Number(digits) * (rest?.toLowerCase() === 'b' ? 1000 : 1024) ** power);
+}
 
 /** Gives blocks, keeps those that are given back for later ones of nearly their size, and knows the most that were in use at once. */
 export class GpuMemory {

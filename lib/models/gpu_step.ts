@@ -2,8 +2,9 @@
  * The memory of a training step on a GPU, call by call: what lib/models/families/llama.ts and the backward functions of lib/ops allocate and give back, in
  * their order, with the scratch that the plans of native/backend/cuda ask for.
  */
+import { cudaExpansionBytes } from '../native/constants';
 import { lossScratch, type GpuLoss } from './gpu_loss';
-import { GpuMemory, laid, upTo, type GpuBlock, type GpuUse } from './gpu_memory';
+import { bytesFrom, GpuMemory, laid, upTo, type GpuBlock, type GpuUse } from './gpu_memory';
 
 /** A matrix that a layer multiplies with. */
 export interface GpuMatrix {
@@ -61,8 +62,25 @@ function gradientsIn(layer: GpuLayer, input: boolean) {
 }
 
 /**
+ * The values of the matrices that are expanded: beside each other, or where they are more than LORA_CUDA_EXPANSION_BYTES, one after the other in the place of the
+ * largest. Then the gradient of the input is a sum of products, in f32 where it is rounded.
+ */
+function expandedScratch(
+  { tokens, size }: Pick<GpuStep, 'tokens' | 'size'>,
+  matrices: readonly GpuMatrix[],
+  gradient: boolean,
+): number[] {
+  const bytes = matrices.map((each) => (each.expanded ? size * each.out * each.in : 0));
+  const largest = Math.max(0, ...bytes);
+  const inTurn = sum(bytes) > Math.max(largest, bytesFrom('LORA_CUDA_EXPANSION_BYTES', cudaExpansionBytes));
+  if (!inTurn) return bytes;
+  return [largest, gradient && size === 2 ? 4 * tokens * matrices[0]!.in : 0];
+}
+
+/**
  * Scratch of a call of lora_linear as native/backend/cuda/lora_linear.cu lays it out: matrices that are expanded; h or u, rounded, and the factor behind it, which
- * has as many columns as the matrices have on their `side`; with `floats`, u in f32; partial sums, as of products that are not split.
+ * has as many columns as the matrices have on their `side`, the inner one in the backward pass; with `floats`, u in f32; partial sums, as of products that are not
+ * split.
  */
 export function linearScratch(
   { tokens, size }: Pick<GpuStep, 'tokens' | 'size'>,
@@ -72,7 +90,7 @@ export function linearScratch(
 ): number {
   const adapted = matrices.filter(({ rank }) => rank > 0);
   return laid(
-    ...matrices.map((each) => (expands && each.expanded ? size * each.out * each.in : 0)),
+    ...(expands ? expandedScratch({ tokens, size }, matrices, side === 'in') : []),
     ...(expands ? adapted.map(({ rank }) => size * tokens * upTo(rank, 16)) : []),
     ...(expands && size === 2 ? adapted.map((each) => size * factorSize(each, side)) : []),
     ...(floats ? adapted.map(({ rank }) => 4 * tokens * rank) : []),

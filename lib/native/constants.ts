@@ -58,3 +58,6 @@ export const lossChunk = { bytes: 100663296, minRows: 16, maxRows: 512 } as cons
 
 /** On a GPU: how many rows of logits it keeps, of how many bytes, in multiples of so many rows; and the bytes of a quantized matrix that it expands at once. LORA_CUDA_LOSS_BYTES sets other bytes. */
 export const cudaLossChunk = { bytes: 167772160, minRows: 128, maxRows: 1024, rowStep: 64 } as const;
+
+/** On a GPU: the bytes of values that quantized matrices of a call have beside each other. LORA_CUDA_EXPANSION_BYTES sets others. */
+export const cudaExpansionBytes = 134217728;

@@ -22,10 +22,25 @@ const shape = {
 };
 const qwen3 = { architectures: ['Qwen3ForCausalLM'], model_type: 'qwen3' };
 
+type Environment = Partial<Record<'LORA_CUDA_LOSS_BYTES' | 'LORA_CUDA_EXPANSION_BYTES', string>>;
+
 interface Case {
   readonly config?: object;
-  readonly lossBytes?: string;
+  readonly env?: Environment;
   readonly options: MemoryOptions;
+}
+
+/** What f gives where these variables are set. */
+function within<T>(env: Environment, f: () => T): T {
+  const before = Object.keys(env).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, env);
+  try {
+    return f();
+  } finally {
+    for (const [name, value] of before)
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+  }
 }
 
 const models = new Map<string, Promise<string>>();
@@ -36,7 +51,7 @@ function modelOf(config: object): Promise<string> {
 }
 
 /** Trains a step under a limit; gives what went wrong. */
-function trained(dir: string, { options, lossBytes }: Case, limit: number): string {
+function trained(dir: string, { options, env }: Case, limit: number): string {
   const { dtype, quantize, batchSize = 1, length, gradientCheckpointing, optimizer, ...lora } = options;
   const { status, stderr, report } = runChild(
     `
@@ -47,7 +62,7 @@ function trained(dir: string, { options, lossBytes }: Case, limit: number): stri
     await new lora.Trainer({ model, data, maxSteps: 1, ...${JSON.stringify({ batchSize, gradientCheckpointing, optimizer })} }).run();
     report('trained');`,
     {
-      env: { LORA_CUDA_MEMORY_LIMIT: String(Math.round(limit)), LORA_CUDA_LOSS_BYTES: lossBytes ?? '' },
+      env: { LORA_CUDA_MEMORY_LIMIT: String(Math.round(limit)), ...env },
       timeout: 110_000,
     },
   );
@@ -100,11 +115,19 @@ const cases: readonly (readonly [what: string, Case])[] = [
     'a loss in chunks, and a head of its own that is expanded in slices',
     {
       config: { vocab_size: 2048, tie_word_embeddings: false },
-      lossBytes: '60 KiB',
+      env: { LORA_CUDA_LOSS_BYTES: '60 KiB' },
       options: {
         ...{ dtype: 'bf16', quantize: { format: 'nf4', embedding: true }, r: 4, length: 192 },
         gradientCheckpointing: true,
       },
+    },
+  ],
+  [
+    'gate and up that are expanded in turn',
+    {
+      config: { intermediate_size: 1536 },
+      env: { LORA_CUDA_EXPANSION_BYTES: '200KiB' },
+      options: { dtype: 'bf16', quantize: 'nf4', r: 4, length: 128 },
     },
   ],
 ];
@@ -129,12 +152,12 @@ describe.each([
     onGpu(what, async () => {
       const dir = await modelOf(one.config ?? {});
       const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as Record<string, unknown>;
-      const before = process.env['LORA_CUDA_LOSS_BYTES'];
-      if (one.lossBytes !== undefined) process.env['LORA_CUDA_LOSS_BYTES'] = one.lossBytes;
-      const { total, runtime } = estimateMemory(config, { ...one.options, device: 'cuda' });
-      if (before === undefined) delete process.env['LORA_CUDA_LOSS_BYTES'];
-      else process.env['LORA_CUDA_LOSS_BYTES'] = before;
-      const need = total - runtime;
+      const estimate = (): number => {
+        const { total, runtime } = estimateMemory(config, { ...one.options, device: 'cuda' });
+        return total - runtime;
+      };
+      const need = within(one.env ?? {}, estimate);
+      if (one.env) expect(need).toBeLessThan(estimate());
       expect([trained(dir, one, most * need), trained(dir, one, 0.98 * need)]).toEqual([
         'trained',
         'ERR_OUT_OF_MEMORY',
@@ -202,22 +225,18 @@ test.each<[what: string, options: MemoryOptions, received: RegExp, given?: objec
   );
 });
 
-test('a device or a LORA_CUDA_LOSS_BYTES that is none is ERR_ARGUMENT', () => {
+test('a device, or a variable with bytes, that is none is ERR_ARGUMENT', () => {
   expectThrow(
     () => estimateMemory(config, { device: 'gpu' as never }),
     'ERR_ARGUMENT',
     /^\[estimateMemory\] expected device to be 'cpu', 'cuda' but received 'gpu'/,
   );
-  process.env['LORA_CUDA_LOSS_BYTES'] = '7 gigs';
-  try {
+  for (const name of ['LORA_CUDA_LOSS_BYTES', 'LORA_CUDA_EXPANSION_BYTES'] as const)
     expectThrow(
-      () => estimateMemory(config, { device: 'cuda' }),
+      () => within({ [name]: '7 gigs' }, () => estimateMemory(config, { device: 'cuda', quantize: 'nf4' })),
       'ERR_ARGUMENT',
-      /^\[device\] expected LORA_CUDA_LOSS_BYTES to be a size such as 2GiB but received "7 gigs"$/,
+      new RegExp(`^\\[device\\] expected ${name} to be a size such as 2GiB but received "7 gigs"$`),
     );
-  } finally {
-    delete process.env['LORA_CUDA_LOSS_BYTES'];
-  }
 });
 
 test('sizes are read as the add-on reads them', () => {
@@ -229,7 +248,7 @@ test('sizes are read as the add-on reads them', () => {
     ['.5g', 2 ** 29],
     ['', 160 * 2 ** 20],
   ] as const)
-    expect(lossBytes(text)).toBe(bytes);
+    expect(within({ LORA_CUDA_LOSS_BYTES: text }, lossBytes)).toBe(bytes);
 });
 
 test('blocks are reused where they are at most a quarter larger, the smallest first', () => {
@@ -329,13 +348,16 @@ test('the table of the page is what is estimated', () => {
   expect(lines.length).toBeGreaterThan(5);
   for (const line of lines) {
     const [batch, how] = line.split(' | ').map((cell) => cell.replace(/^\| /, ''));
-    process.env['LORA_CUDA_LOSS_BYTES'] = /LORA_CUDA_LOSS_BYTES=(\w+)/.exec(how!)?.[1] ?? '';
-    const { total, weights, activations, logits } = estimateMemory(publishedModels['Llama-3.1-8B']!, {
-      ...{ dtype: 'bf16', quantize: 'nf4', device: 'cuda', r: 16, length: 512, batchSize: Number(batch) },
-      gradientCheckpointing: how!.includes('gradient checkpointing'),
-      optimizer: how!.includes('AdamW in 8 bits') ? 'adamw8bit' : 'adamw',
-    });
-    delete process.env['LORA_CUDA_LOSS_BYTES'];
+    const env: Environment = Object.fromEntries(
+      [...how!.matchAll(/(LORA_CUDA_\w+)=(\w+)/g)].map(([, name, bytes]) => [name, bytes]),
+    );
+    const { total, weights, activations, logits } = within(env, () =>
+      estimateMemory(publishedModels['Llama-3.1-8B']!, {
+        ...{ dtype: 'bf16', quantize: 'nf4', device: 'cuda', r: 16, length: 512, batchSize: Number(batch) },
+        gradientCheckpointing: how!.includes('gradient checkpointing'),
+        optimizer: how!.includes('AdamW in 8 bits') ? 'adamw8bit' : 'adamw',
+      }),
+    );
     const cells = [total, weights, activations, logits].map((bytes) => (bytes / 1e9).toFixed(2));
     expect(line).toBe(`| ${[batch, how, ...cells].join(' | ')} |`);
   }

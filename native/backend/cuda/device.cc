@@ -100,6 +100,7 @@ std::shared_ptr<Device> OpenDevice(const std::string& name) {
     if (id == name) {
       // These throw before seconds go into opening where a variable is no size.
       (void)BytesFromEnvironment("LORA_CUDA_LOSS_BYTES");
+      (void)BytesFromEnvironment("LORA_CUDA_EXPANSION_BYTES");
       CudaLimit& limit = LimitOf(ordinal);
       return std::make_shared<CudaDevice>(name, Gpu::Open(ordinal), limit);
     }

@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <bit>
 
 #include "backend/cuda/device/expand_blocks.cuh"
 #include "backend/cuda/expand.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scaled.h"
+#include "core/runtime/memory_limit.h"
 
 namespace lora::cuda {
 namespace {
@@ -81,14 +83,40 @@ void ExpandRange(const char* op, const PackedView& w, int64_t first, int64_t cou
   });
 }
 
+bool ExpandsInTurn(const std::vector<PackedView>& weights) {
+  // As it is when a process asks first, so that all its plans agree.
+  static const size_t most =
+      BytesFromEnvironment("LORA_CUDA_EXPANSION_BYTES").value_or(kExpansionBytes);
+  size_t bytes = 0, largest = 0;
+  for (const PackedView& w : weights) {
+    bytes += ExpandedBytes(w);
+    largest = std::max(largest, ExpandedBytes(w));
+  }
+  return bytes > most && bytes > largest;
+}
+
+Expansions::Expansions(const std::vector<PackedView>& weights, ScratchArena& arena)
+    : shares_(true) {
+  size_t largest = 0;
+  for (const PackedView& w : weights) largest = std::max(largest, ExpandedBytes(w));
+  shared_ = arena.TakeBytes(largest);
+}
+
 const void* Expansions::Add(const PackedView& w, ScratchArena& arena) {
-  if (!IsQuantized(w.format)) return w.data;
-  all_.push_back({w, arena.TakeBytes(ExpandedBytes(w))});
+  if (!IsQuantized(w.format)) {
+    all_.push_back({w, nullptr});
+    return w.data;
+  }
+  all_.push_back({w, shares_ ? shared_ : arena.TakeBytes(ExpandedBytes(w))});
   return all_.back().to;
 }
 
 void Expansions::Run(const char* op, Context& context) const {
-  for (const Expansion& expansion : all_) Expand(op, expansion.w, expansion.to, context);
+  for (size_t i = 0; i < all_.size(); ++i) RunOne(op, i, context);
+}
+
+void Expansions::RunOne(const char* op, size_t i, Context& context) const {
+  if (all_[i].to != nullptr) Expand(op, all_[i].w, all_[i].to, context);
 }
 
 }  // namespace lora::cuda

@@ -35,20 +35,36 @@ inline DType OperandDType(const PackedView& w) {
   return IsQuantized(w.format) ? w.dtype : StoredDType(w.format);
 }
 
+// The most bytes of values that the weights of a call of many rows have beside each other: gate and
+// up of a 7B model have more in bf16. LORA_CUDA_EXPANSION_BYTES sets others.
+inline constexpr size_t kExpansionBytes = size_t{128} << 20;
+
+// Tells whether weights are expanded one after the other, each right before the product that reads
+// it: where they have more values than that together.
+bool ExpandsInTurn(const std::vector<PackedView>& weights);
+
 // The weights of a call that are expanded. Each has its own scratch, because the products of a call
-// share launches, and the order of sums must be the one that they have for other formats.
+// share launches, or all have the same and are expanded in turn.
 class Expansions {
  public:
-  // Returns where products read w: in the arena, once Run() has expanded it, or as it is stored.
+  Expansions() = default;
+  // All of these, which are then added, share the place of the largest.
+  Expansions(const std::vector<PackedView>& weights, ScratchArena& arena);
+  // Returns where products read w: in the arena, once it has been expanded, or as it is stored.
   const void* Add(const PackedView& w, ScratchArena& arena);
+  // Expands all that have been added.
   void Run(const char* op, Context& context) const;
+  // Expands number i of them, over those before it where they share a place.
+  void RunOne(const char* op, size_t i, Context& context) const;
 
  private:
   struct Expansion {
     PackedView w;
-    void* to;
+    void* to;  // null where it is read as it is stored
   };
   std::vector<Expansion> all_;
+  bool shares_ = false;
+  void* shared_ = nullptr;
 };
 
 }  // namespace lora::cuda

@@ -6,9 +6,10 @@
 //                  of down are dropped as x was
 //             d_up = scale·gᵀ·h and d_down = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products,
-// quantized weights are expanded, unless few rows read them as they are (skinny.h). The f32
-// masters are cast to operands of tensor cores by the launch that computes h or u. The product may
-// start before that has ended, because only its last k-blocks wait for it.
+// quantized weights are expanded, unless few rows read them as they are (skinny.h). Where they are
+// large, they take turns in the same scratch, each before its own product, and dx is a sum of
+// products in f32. The f32 masters are cast to operands of tensor cores by the launch that computes
+// h or u. The product may start before that has ended, because only its last k-blocks wait for it.
 #include <algorithm>
 #include <utility>
 
@@ -75,8 +76,9 @@ class Forward {
       }
     }
     // The launch may overlap with the last one of h. Without h it must not, because the launch
-    // before it may write x.
-    const bool overlaps = !adapters_.empty();
+    // before it may write x. Nor must it overlap with an expansion of what it reads.
+    in_turn_ = !few_rows_ && ExpandsInTurn(weights_);
+    const bool overlaps = !adapters_.empty() && !in_turn_;
     for (GemmProblem& product : products_) product.programmatic = overlaps;
     decode_.programmatic = overlaps;
     down_plan_ = PlanLowRankDown(down_, multiprocessors);
@@ -89,12 +91,18 @@ class Forward {
   void Run(Scratch scratch, Context& context) {
     if (decode_.m == 0) return;
     Place(ScratchArena(scratch));
-    expansions_.Run(kOp, context);
+    if (!in_turn_) expansions_.Run(kOp, context);
     if (!adapters_.empty()) LowRankDown(down_, down_plan_, step_, context);
     if (few_rows_) {
       DecodeLinear(decode_, context);
-    } else {
+    } else if (!in_turn_) {
       GemmGroup(kOp, products_, products_plan_, step_, context);
+    } else {
+      for (size_t i = 0; i < products_.size(); ++i) {
+        expansions_.RunOne(kOp, i, context);
+        // By the plans of the group, so that sums have the order that they have there.
+        Gemm(kOp, products_[i], products_plan_.plans[i], step_, context);
+      }
     }
   }
 
@@ -110,7 +118,7 @@ class Forward {
   size_t Place(ScratchArena arena) {
     const int64_t m = decode_.m;
     down_.casts.clear();
-    expansions_ = {};
+    expansions_ = in_turn_ ? Expansions(weights_, arena) : Expansions();
     for (size_t i = 0; i < weights_.size(); ++i) {
       if (few_rows_ && decode_.branches[i].packed) continue;
       const void* const w = expansions_.Add(weights_[i], arena);
@@ -186,7 +194,7 @@ class Forward {
     products_.push_back(product);
   }
 
-  bool few_rows_ = false;
+  bool few_rows_ = false, in_turn_ = false;
   std::vector<PackedView> weights_;
   std::vector<Adapter> adapters_;
   LowRankDownArgs down_;
@@ -208,11 +216,12 @@ class Backward {
     const int64_t in = args.branches[0].weight.cols;
     up_.dtype = up_.t_dtype = gradients_.dtype = dtype;
     up_.by_columns = true;
-    dx_.m = args.dx ? m_ : 0;
-    dx_.n = in;
-    dx_.a_dtype = dx_.b_dtype = dx_.c_dtype = dtype;
-    dx_.c = args.dx.data;
-    dx_.c_pitch = in;
+    GemmProblem dx;
+    dx.m = args.dx ? m_ : 0;
+    dx.n = in;
+    dx.a_dtype = dx.b_dtype = dx.c_dtype = dtype;
+    dx.c = args.dx.data;
+    dx.c_pitch = in;
     std::vector<GemmSegment> late;
     std::vector<LowRankGradient> d_up;
     for (size_t i = 0; i < args.branches.size(); ++i) {
@@ -221,7 +230,7 @@ class Backward {
       const void* const g = args.g[i].data;
       if (args.dx) {
         weights_.push_back(branch.weight);
-        dx_.segments.push_back({g, nullptr, out, out, in, {}, false, OperandDType(branch.weight)});
+        dx.segments.push_back({g, nullptr, out, out, in, {}, false, OperandDType(branch.weight)});
       }
       if (args.d_up[i]) {
         d_up.push_back({g,
@@ -259,25 +268,42 @@ class Backward {
       adapters_.push_back(adapter);
       up_.problems.push_back({g, m_, out, out, {u}});
     }
-    first_late_ = dx_.segments.size();
-    dx_.segments.insert(dx_.segments.end(), late.begin(), late.end());
+    in_turn_ = ExpandsInTurn(weights_);
+    if (in_turn_) {
+      for (const GemmSegment& segment : dx.segments) {
+        dx_.push_back(dx);
+        dx_.back().segments = {segment};
+        dx_.back().c_dtype = DType::kF32;
+        dx_.back().addend_pitch = in;
+      }
+      dx_.back().c_dtype = dtype;  // rounded once, with all terms
+    } else {
+      dx_.push_back(dx);
+    }
+    first_late_ = dx_.back().segments.size();
+    dx_.back().segments.insert(dx_.back().segments.end(), late.begin(), late.end());
     // All d_down come first, because they read one x, and then all d_up.
     gradients_.gradients.insert(gradients_.gradients.end(), d_up.begin(), d_up.end());
-    dx_.programmatic = !late.empty();
+    dx_[0].programmatic = !late.empty() && !in_turn_;
     up_plan_ = PlanLowRankDown(up_, multiprocessors);
-    dx_plan_ = PlanGemm(kOp, dx_, multiprocessors);
     gradients_plan_ = PlanLowRankGradients(gradients_, multiprocessors);
-    step_bytes_ =
-        std::max({up_plan_.scratch_bytes, dx_plan_.scratch_bytes, gradients_plan_.scratch_bytes});
+    step_bytes_ = std::max(up_plan_.scratch_bytes, gradients_plan_.scratch_bytes);
+    for (const GemmProblem& product : dx_) {
+      dx_plans_.push_back(PlanGemm(kOp, product, multiprocessors));
+      step_bytes_ = std::max(step_bytes_, dx_plans_.back().scratch_bytes);
+    }
     scratch_bytes_ = Place(ScratchArena());
   }
   size_t scratch_bytes() const { return scratch_bytes_; }
 
   void Run(Scratch scratch, Context& context) {
     Place(ScratchArena(scratch));
-    expansions_.Run(kOp, context);
+    if (!in_turn_) expansions_.Run(kOp, context);
     if (!up_.problems.empty()) LowRankDown(up_, up_plan_, step_, context);
-    Gemm(kOp, dx_, dx_plan_, step_, context);
+    for (size_t i = 0; i < dx_.size(); ++i) {
+      if (in_turn_) expansions_.RunOne(kOp, i, context);
+      Gemm(kOp, dx_[i], dx_plans_[i], step_, context);
+    }
     if (!gradients_.gradients.empty())
       LowRankGradients(gradients_, gradients_plan_, step_, context);
   }
@@ -292,16 +318,20 @@ class Backward {
 
   size_t Place(ScratchArena arena) {
     up_.casts.clear();
-    expansions_ = {};
-    for (size_t i = 0; i < weights_.size(); ++i)
-      dx_.segments[i].b = expansions_.Add(weights_[i], arena);
+    expansions_ = in_turn_ ? Expansions(weights_, arena) : Expansions();
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      GemmSegment& segment = in_turn_ ? dx_[i].segments[0] : dx_[0].segments[i];
+      segment.b = expansions_.Add(weights_[i], arena);
+    }
+    if (in_turn_) PlaceSum(arena);
     for (size_t i = 0; i < adapters_.size(); ++i) {
       const Adapter& adapter = adapters_[i];
       LowRankDownTerm& u = up_.problems[i].terms[0];
       if (adapter.segment >= 0) {
         u.t = arena.TakeBytes(static_cast<size_t>(m_ * u.t_pitch) * SizeOf(up_.dtype));
         const Factor b = OperandOf(adapter.down, up_.dtype, arena, up_.casts);
-        GemmSegment& low_rank = dx_.segments[first_late_ + static_cast<size_t>(adapter.segment)];
+        GemmSegment& low_rank =
+            dx_.back().segments[first_late_ + static_cast<size_t>(adapter.segment)];
         low_rank.a = u.t;
         low_rank.b = b.data;
         low_rank.b_pitch = b.pitch;
@@ -315,15 +345,28 @@ class Backward {
     return arena.used();
   }
 
+  // Gives the terms of dx the place of their sum: dx itself where it is of f32.
+  void PlaceSum(ScratchArena& arena) {
+    const GemmProblem& last = dx_.back();
+    float* const sum = last.c_dtype == DType::kF32 ? static_cast<float*>(last.c)
+                                                   : arena.Take<float>(last.m * last.n);
+    for (size_t i = 0; i < dx_.size(); ++i) {
+      if (i > 0) dx_[i].addend = sum;
+      if (i + 1 < dx_.size()) dx_[i].c = sum;
+    }
+  }
+
   int64_t m_ = 0;
+  bool in_turn_ = false;
   std::vector<PackedView> weights_;  // of the first segments of dx
   std::vector<Adapter> adapters_;
   LowRankDownArgs up_;
-  GemmProblem dx_;  // of size 0 where it is not wanted
+  // The terms of dx, in the order of the weights, or all in one; of size 0 where it is not wanted.
+  std::vector<GemmProblem> dx_;
   size_t first_late_ = 0;
   LowRankGradientsArgs gradients_;
   LowRankPlan up_plan_, gradients_plan_;
-  GemmPlan dx_plan_;
+  std::vector<GemmPlan> dx_plans_;
   size_t step_bytes_ = 0, scratch_bytes_ = 0;
   Expansions expansions_;
   Scratch step_;

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "backend/cpu/logits/cross_entropy_rows.h"
+#include "backend/cuda/expand.h"
 #include "backend/cuda/linear_cross_entropy_plan.h"
 #include "core/maths/dynamic_code.h"
 #include "core/maths/quantize_blocks.h"
@@ -98,7 +99,13 @@ std::string FileText() {
           "LORA_CUDA_LOSS_BYTES sets other bytes. */\n"
           "export const cudaLossChunk = { bytes: "
        << Cuda::kLossBytes << ", minRows: " << Cuda::kMinChunk << ", maxRows: " << Cuda::kMaxChunk
-       << ", rowStep: " << Cuda::kRowStep << " } as const;\n";
+       << ", rowStep: " << Cuda::kRowStep
+       << " } as const;\n"
+          "\n/** On a GPU: the bytes of values that quantized matrices of a call have beside each "
+          "other. "
+          "LORA_CUDA_EXPANSION_BYTES sets others. */\n"
+          "export const cudaExpansionBytes = "
+       << cuda::kExpansionBytes << ";\n";
   return text.str();
 }
 
