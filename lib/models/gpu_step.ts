@@ -2,7 +2,8 @@
  * The memory of a training step on a GPU, call by call: what lib/models/families/llama.ts and the backward functions of lib/ops allocate and give back, in
  * their order, with the scratch that the plans of native/backend/cuda ask for.
  */
-import { cudaExpansionBytes } from '../native/constants';
+import type { PackedFormat } from '../tensor/frozen_weight';
+import { cudaCodedRows, cudaExpansionBytes } from '../native/constants';
 import { lossScratch, type GpuLoss } from './gpu_loss';
 import { bytesFrom, GpuMemory, laid, upTo, type GpuBlock, type GpuUse } from './gpu_memory';
 
@@ -12,8 +13,8 @@ export interface GpuMatrix {
   readonly in: number;
   /** Of its adapter; 0: it has none. */
   readonly rank: number;
-  /** Whether it is quantized: a call expands it before it multiplies. */
-  readonly expanded: boolean;
+  /** In which it is quantized. */
+  readonly format: PackedFormat | undefined;
 }
 
 /** The matrices of a block of Llama's kind. */
@@ -61,16 +62,26 @@ function gradientsIn(layer: GpuLayer, input: boolean) {
   return { input, attention, middle, gated: middle || isAdapted(gateUp) };
 }
 
+/** Whether the product of y reads the codes of a matrix, as native/backend/cuda/lora_linear.cu does. */
+const multipliesCodes = (
+  { tokens, size }: Pick<GpuStep, 'tokens' | 'size'>,
+  { format, in: inside }: GpuMatrix,
+): boolean =>
+  (format === 'nf4' || format === 'fp4') && size === 2 && tokens <= cudaCodedRows && inside % 64 === 0;
+
 /**
  * The values of the matrices that are expanded: beside each other, or where they are more than LORA_CUDA_EXPANSION_BYTES, one after the other in the place of the
  * largest. Then the gradient of the input is a sum of products, in f32 where it is rounded.
  */
 function expandedScratch(
-  { tokens, size }: Pick<GpuStep, 'tokens' | 'size'>,
+  step: Pick<GpuStep, 'tokens' | 'size'>,
   matrices: readonly GpuMatrix[],
   gradient: boolean,
 ): number[] {
-  const bytes = matrices.map((each) => (each.expanded ? size * each.out * each.in : 0));
+  const { tokens, size } = step;
+  const isExpanded = (each: GpuMatrix): boolean =>
+    each.format !== undefined && (gradient || !multipliesCodes(step, each));
+  const bytes = matrices.map((each) => (isExpanded(each) ? size * each.out * each.in : 0));
   const largest = Math.max(0, ...bytes);
   const inTurn = sum(bytes) > Math.max(largest, bytesFrom('LORA_CUDA_EXPANSION_BYTES', cudaExpansionBytes));
   if (!inTurn) return bytes;

@@ -88,7 +88,7 @@ export function gpuParts(op: string, config: ModelConfig, adapter: AdapterSizes,
   const matrices = new Map<string, GpuMatrix>();
   for (const { path, out, in: inside } of linearModules(config)) {
     const rank = adapter.targets.get(path)?.r ?? 0;
-    matrices.set(path, { out, in: inside, rank, expanded: quantized?.has(path) ?? false });
+    matrices.set(path, { out, in: inside, rank, format: quantized?.get(path) });
   }
   const { hiddenSize, vocabSize, numAttentionHeads: heads, qkNorm } = config as LlamaConfig;
   const shapes = attentionLayers(config);

@@ -61,3 +61,6 @@ export const cudaLossChunk = { bytes: 167772160, minRows: 128, maxRows: 1024, ro
 
 /** On a GPU: the bytes of values that quantized matrices of a call have beside each other. LORA_CUDA_EXPANSION_BYTES sets others. */
 export const cudaExpansionBytes = 134217728;
+
+/** On a GPU: the most rows of a product that reads codes of 4 bits, and expands them as it loads them. */
+export const cudaCodedRows = 512;

@@ -59,7 +59,7 @@ onGpu('without a limit, or with one beyond it, the memory of the device is the l
 });
 
 onGpu('a limit that is no size is said when the device is opened', async () => {
-  for (const name of ['LORA_CUDA_MEMORY_LIMIT', 'LORA_CUDA_LOSS_BYTES']) {
+  for (const name of ['LORA_CUDA_MEMORY_LIMIT', 'LORA_CUDA_LOSS_BYTES', 'LORA_CUDA_EXPANSION_BYTES']) {
     const { status, stderr } = runChild(`${helpers} full(1);`, { env: { [name]: '7 gigs' } });
     expect([status, stderr]).toEqual([
       1,

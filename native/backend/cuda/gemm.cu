@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/device/gemm_coded.cuh"
 #include "backend/cuda/device/gemm_fma.cuh"
 #include "backend/cuda/device/gemm_logits.cuh"
 #include "backend/cuda/device/gemm_mma.cuh"
@@ -67,6 +68,7 @@ struct Group {
   std::vector<device::GemmProduct> products;
   bool trans_a = false, trans_b = false;
   std::optional<device::LogitsOut> logits;
+  std::optional<device::CodedSegments> coded;
 };
 
 device::LogitsOut LogitsOf(const GemmLogits& p) {
@@ -98,6 +100,11 @@ void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
   for (size_t i = 0; i < launch.count; ++i) {
     const GemmSegment& s = p.segments[plan.segments[launch.first + i]];
     const DType b_dtype = s.b_stored.value_or(p.b_dtype);
+    if (s.b_scales != nullptr) {
+      if (!group.coded) group.coded.emplace();
+      group.coded->scales[group.segments.size()] = s.b_scales;
+      std::copy_n(p.codes, kCodes, group.coded->codes);
+    }
     group.segments.push_back(
         {s.a, s.b, s.a_pitch, s.b_pitch, MaskOf(s.dropout), static_cast<int>(s.k),
          AlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch) == 16,
@@ -113,6 +120,7 @@ void LaunchTiles(const char* op, Context& context, const device::LaunchShape& sh
                  const Group& group) {
   Params params{};
   if constexpr (requires { params.to; }) params.to = *group.logits;
+  if constexpr (requires { params.coded; }) params.coded = *group.coded;
   std::ranges::copy(group.segments, params.segment);
   std::ranges::copy(group.products, params.product);
   params.count = static_cast<int>(group.products.size());
@@ -165,6 +173,18 @@ void LaunchLogits(const char* op, Context& context, int tile, const device::Laun
   }
 }
 
+void LaunchCoded(const char* op, Context& context, int tile, const device::LaunchShape& shape,
+                 const Group& group) {
+  using device::BF16, device::GemmTile128, device::GemmTile64, device::GemmCodedParams;
+  if (tile == 128) {
+    LaunchTiles<GemmTile128, device::GemmMmaCoded<BF16, GemmTile128>, GemmCodedParams<GemmTile128>>(
+        op, context, shape, group);
+  } else {
+    LaunchTiles<GemmTile64, device::GemmMmaCoded<BF16, GemmTile64>, GemmCodedParams<GemmTile64>>(
+        op, context, shape, group);
+  }
+}
+
 template <class T>
 void LaunchMma(const char* op, Context& context, int tile, const device::LaunchShape& shape,
                const Group& group) {
@@ -185,6 +205,8 @@ void LaunchKernel(const char* op, Context& context, const GemmPlan& plan, DType 
   using device::FmaTile128, device::FmaTile64;
   if (group.logits) {
     LaunchLogits(op, context, plan.tile, shape, group);
+  } else if (group.coded) {
+    LaunchCoded(op, context, plan.tile, shape, group);
   } else if (plan.tensor_cores) {
     if (dtype == DType::kBF16) {
       LaunchMma<device::BF16>(op, context, plan.tile, shape, group);

@@ -11,6 +11,11 @@
 
 namespace lora::cuda {
 
+// The most rows of c for which expanding codes in the product pays. Every 128 rows expand them again,
+// which by count takes a GeForce no time beside the products; larger GPUs multiply 512 rows about as
+// fast with an expansion of all of b before them.
+inline constexpr int64_t kMaxCodedRows = 512;
+
 // One pair of factors. A list of them is a product of matrices that are concatenated along k:
 // [a0 | a1]·[b0 ; b1].
 struct GemmSegment {
@@ -26,6 +31,9 @@ struct GemmSegment {
   // The dtype in which b is stored, where it is another than the b_dtype of the problem: 16 bits of
   // an f32 operand (a frozen weight). Its values, the plan and the result are those of b in f32.
   std::optional<DType> b_stored{};
+  // Set where b has codes of 4 bits, with these scales (device/gemm_coded.cuh). That is for the first
+  // segment of a problem, of a k that is a multiple of 64, with rows at multiples of 16 bytes.
+  const float* b_scales = nullptr;
 };
 
 // What a product of logits leaves (device/gemm_logits.cuh).
@@ -59,6 +67,8 @@ struct GemmProblem {
   // an operand that all batches share. Batches need one segment and no addend.
   int64_t batches = 1;
   int64_t a_batch = 0, b_batch = 0, c_batch = 0;
+  // What the codes stand for, [16], where a segment has b_scales. This is for c = a·bᵀ in bf16.
+  const float* codes = nullptr;
   // Where set, c gets exponentials of logits in place of alpha·a·bᵀ. This is for bf16, and for
   // products to which nothing is added; they are not split.
   std::optional<GemmLogits> logits{};

@@ -109,9 +109,21 @@ void CheckLogits(const char* op, const GemmProblem& p) {
     Throw("ERR_UNSUPPORTED", op, "no kernel leaves what a loss needs of this product");
 }
 
+void CheckCodes(const char* op, const GemmProblem& p) {
+  for (const GemmSegment& s : p.segments) {
+    if (s.b_scales == nullptr) continue;
+    const bool fits = &s == p.segments.data() && s.k % 64 == 0 && !s.dropout.active();
+    if (!fits || !p.codes || p.a_dtype != DType::kBF16 || p.b_dtype != DType::kBF16 || p.trans_a ||
+        !p.trans_b || p.batches != 1 || p.logits)
+      Throw("ERR_UNSUPPORTED", op, "no kernel reads the codes of this product");
+  }
+}
+
 bool IsEmpty(const GemmProblem& p) { return p.m == 0 || p.n == 0 || p.batches == 0; }
 
-void CheckSizes(const char* op, const GemmProblem& p) {
+void Check(const char* op, const GemmProblem& p) {
+  CheckLogits(op, p);
+  CheckCodes(op, p);
   int64_t k = 0;
   for (const GemmSegment& s : p.segments) k = std::max(k, s.k);
   if (p.m > kMaxSide || p.n > kMaxSide || k > kMaxSide) {
@@ -161,8 +173,7 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
 }  // namespace
 
 GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
-  CheckSizes(op, p);
-  CheckLogits(op, p);
+  Check(op, p);
   const Choice best = IsEmpty(p) ? Choice() : Choose(p, multiprocessors);
   return LayOut(op, p, best.tile, best.splits);
 }
@@ -174,7 +185,7 @@ GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& prob
   double apart = 0;
   size_t members = 0, segments = 0, most = 0;  // most: segments of one product
   for (const GemmProblem& p : problems) {
-    CheckSizes(op, p);
+    Check(op, p);
     if (IsEmpty(p)) continue;
     ++members;
     most = std::max(most, NonEmpty(p).size());

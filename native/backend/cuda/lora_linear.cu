@@ -6,7 +6,8 @@
 //                  of down are dropped as x was
 //             d_up = scale·gᵀ·h and d_down = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products,
-// quantized weights are expanded, unless few rows read them as they are (skinny.h). Where they are
+// quantized weights are expanded, unless few rows read them as they are (skinny.h), or the product
+// of y expands codes of 4 bits as it loads them (device/gemm_coded.cuh). Where they are
 // large, they take turns in the same scratch, each before its own product, and dx is a sum of
 // products in f32. The f32 masters are cast to operands of tensor cores by the launch that computes
 // h or u. The product may start before that has ended, because only its last k-blocks wait for it.
@@ -22,11 +23,18 @@
 #include "backend/cuda/skinny.h"
 #include "core/error.h"
 #include "core/maths/ceil_div.h"
+#include "core/maths/row_major.h"
 
 namespace lora::cuda {
 namespace {
 
 constexpr const char* kOp = "lora_linear";
+
+// Whether the product of y for m rows reads the codes of w and expands them as it loads them.
+bool MultipliesCodes(const PackedView& w, int64_t m) {
+  return TraitsOf(w.format).codes != nullptr && w.dtype == DType::kBF16 && m <= kMaxCodedRows &&
+         w.cols % kBlockValues == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
+}
 
 // A matrix as an operand of the products.
 struct Factor {
@@ -63,13 +71,13 @@ class Forward {
     decode_.k = k;
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const LoraBranch& branch = args.branches[i];
-      weights_.push_back(branch.weight);
       float* const h = args.h[i] ? Data<float>(args.h[i]) : nullptr;
       if (branch.up) {
         adapters_.push_back({i, branch.up, h == nullptr});
         down_.problems[0].terms.push_back(TermOf(branch, h));
       }
       if (few_rows_) {
+        weights_.push_back(branch.weight);
         AddDecode(branch, args.y[i], h);
       } else {
         AddProduct(branch, args.x, args.y[i]);
@@ -180,6 +188,17 @@ class Forward {
     product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
     product.trans_b = true;
     product.segments = {{x.data, nullptr, k, k, k, {}, false, OperandDType(branch.weight)}};
+    PackedView weight = branch.weight;
+    const CodeTable* const codes = TraitsOf(weight.format).codes;
+    if (MultipliesCodes(weight, product.m) && (codes_ == nullptr || codes_ == codes)) {
+      codes_ = codes;  // which a launch has one of
+      product.codes = codes->values;
+      product.segments[0].b_scales =
+          reinterpret_cast<const float*>(static_cast<const std::byte*>(weight.data) +
+                                         ScalesAt(weight.format, weight.rows, weight.cols));
+      weight.format = WeightFormat::kBF16;  // so that it is not expanded
+    }
+    weights_.push_back(weight);
     if (branch.up) {
       const int64_t rank = branch.up.dim(1);
       product.segments.push_back({nullptr, nullptr, rank, PaddedRank(rank), 0, {}, true});
@@ -195,6 +214,7 @@ class Forward {
   }
 
   bool few_rows_ = false, in_turn_ = false;
+  const CodeTable* codes_ = nullptr;  // of the weights whose codes are multiplied
   std::vector<PackedView> weights_;
   std::vector<Adapter> adapters_;
   LowRankDownArgs down_;

@@ -105,7 +105,13 @@ std::string FileText() {
           "other. "
           "LORA_CUDA_EXPANSION_BYTES sets others. */\n"
           "export const cudaExpansionBytes = "
-       << cuda::kExpansionBytes << ";\n";
+       << cuda::kExpansionBytes
+       << ";\n"
+          "\n/** On a GPU: the most rows of a product that reads codes of 4 bits, and expands them "
+          "as it "
+          "loads them. */\n"
+          "export const cudaCodedRows = "
+       << cuda::kMaxCodedRows << ";\n";
   return text.str();
 }
 

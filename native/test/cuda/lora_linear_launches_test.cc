@@ -139,8 +139,9 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
 
 // Where the weight is expanded, scratch has its values.
 TEST_CASE(
-    "cuda lora_linear expands formats with scales for more than 64 rows, for f32, and for odd "
-    "rows") {
+    "cuda lora_linear expands formats with scales for more than 512 rows, for f32, and for rows "
+    "that "
+    "are no whole blocks") {
   constexpr int64_t kOut = 40;
   struct Case {
     DType dtype;
@@ -152,6 +153,10 @@ TEST_CASE(
                                               {DType::kBF16, 17, 352, false},
                                               {DType::kBF16, 64, 352, false},
                                               {DType::kBF16, 65, 352, true},
+                                              {DType::kBF16, 65, 384, false},
+                                              {DType::kBF16, 512, 1024, false},
+                                              {DType::kBF16, 513, 1024, true},
+                                              {DType::kF32, 65, 384, true},
                                               {DType::kBF16, 1, 172, true},
                                               {DType::kF32, 16, 352, true}}) {
     CAPTURE(NameOf(dtype));

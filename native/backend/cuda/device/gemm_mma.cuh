@@ -12,10 +12,12 @@
 
 namespace lora::device {
 
-// The body of all kernels. kDropped: segments may have dropout. store(p.out, place, acc, stages)
-// gets the sums, and the shared memory from which other threads may still read.
-template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class F>
-LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared, const F& store) {
+// The body of all kernels. kDropped: segments may have dropout. `walk` copies the operands.
+// store(p.out, place, acc, stages) gets the sums, and the shared memory from which other threads
+// may still read.
+template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class Walk, class F>
+LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared, Walk& walk,
+                            const F& store) {
   const GemmProduct& p = ProductOfBlock(params);
   const GemmPlace place = PlaceOf<Tile>(p);
   const int first = BlockZ() * p.blocks_per_split;
@@ -32,7 +34,6 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
   }
 
   GemmCursor use_at = SeekBlock(params, p, first);
-  GemmWalk<Tile, kTransA, kTransB> walk;
   walk.Start(params, p, place, use_at);
   const FragmentPlaces<Tile, kTransA, kTransB> fragments;
   bool waited = false;
@@ -44,6 +45,7 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
   for (int turn = 1 - Tile::kStages; turn < count; ++turn) {
     if (turn >= 0) {
       CopyAsyncWait<Tile::kStages - 2>();
+      walk.Arrived(first + turn, shared + use);
       // All copies to this stage have arrived, and all threads have finished with the stage that is
       // filled next.
       SyncThreads();
@@ -76,6 +78,12 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
   }
   if (!waited) GridDependencyWait();
   store(p.out, place, acc, reinterpret_cast<float*>(shared));
+}
+
+template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class F>
+LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared, const F& store) {
+  GemmWalk<Tile, kTransA, kTransB> walk;
+  RunGemmMma<T, Tile, kTransA, kTransB, kDropped>(params, shared, walk, store);
 }
 
 // For kernels that store c.

@@ -75,6 +75,9 @@ struct GemmWalk {
     }
     if (--blocks == 0 && more) Start(params, p, place, {segment + kGemmSegment, 0});
   }
+  // Called when this thread's copies of a block of the product have arrived, before others read
+  // them.
+  LORA_DEVICE void Arrived(int, unsigned char*) const {}
 };
 
 }  // namespace lora::device
