@@ -203,6 +203,9 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
   LinearCase nf4 = one, nf4_tokens = token, f32 = one;
   nf4.format = nf4_tokens.format = WeightFormat::kNF4;
   nf4_tokens.m = 40;
+  // Gate and up of an 8B model, whose values are expanded in turn.
+  LinearCase nf4_wide{1024, 4096, {14336, 14336}, 16, WeightFormat::kNF4}, nf4_short = nf4_wide;
+  nf4_short.m = 512;
   f32.dtype = DType::kF32;
   f32.format = WeightFormat::kF32;
   Memory memory;
@@ -260,6 +263,15 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 62976 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
+      {"forward, nf4 of 512 rows", ListOf(Forward(nf4_short)),
+       "Skinny<SkinnyForm::kDown, BF16>, 576 of 128, 76800 B\n"
+       "GemmMmaCoded<BF16, GemmTile<128, 128, 3, 2> >, 896 of 128, 49216 B, programmatic\n"},
+      {"forward, nf4, in turn", ListOf(Forward(nf4_wide)),
+       "Skinny<SkinnyForm::kDown, BF16>, 576 of 128, 76800 B\n"
+       "Expand<BF16>, 28672 of 256, 64 B\n"
+       "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 896 of 128, 49152 B\n"
+       "Expand<BF16>, 28672 of 256, 64 B\n"
+       "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 896 of 128, 49152 B\n"},
       {"forward, on a device of less shared memory", ListOf(Forward(one), k5090),
        "Skinny<SkinnyForm::kDown, BF16>, 320 of 128, 41984 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
@@ -272,6 +284,13 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "Skinny<SkinnyForm::kUp, BF16>, 384 of 128, 64512 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, programmatic\n"
        "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 59392 B\n"},
+      {"backward, nf4, in turn", ListOf(Backward(nf4_wide)),
+       "Skinny<SkinnyForm::kUp, BF16>, 336 of 128, 64512 B\n"
+       "Expand<BF16>, 28672 of 256, 64 B\n"
+       "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 256 of 128, 49152 B\n"
+       "Expand<BF16>, 28672 of 256, 64 B\n"
+       "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 256 of 128, 49152 B\n"
+       "Skinny<SkinnyForm::kGradient, BF16>, 256 of 128, 76800 B\n"},
       {"backward, dx that keeps u", ListOf(FirstPart(one)),
        "Skinny<SkinnyForm::kUp, BF16>, 256 of 128, 64512 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, "
