@@ -48,13 +48,13 @@ void StoreRowValues(const char* op, const LogitRows& rows, const RowValues& valu
 void RowLoss(const char* op, const RowParts& parts, int64_t rows, float scale, float cap,
              double* losses, const RowValues& values, Context& context);
 
-// exponentials [rows, vocab] bf16 ← scale·(exp(logits − lse) − onehot(label))·slope, of rows that all
-// count.
+// exponentials [rows, vocab] bf16 ← scale·(exp(logits − lse) − onehot(label))·slope, of rows that
+// all count.
 void RowGradient(const char* op, const RowParts& parts, const LogitRows& exponentials,
                  Context& context);
 
-// dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count, in the dtype of
-// the logits.
+// dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count, in the dtype
+// of the logits.
 struct LogitGradients {
   const float* g = nullptr;  // [1], or null: 1
   int64_t g_step = 0;        // 1: g is [rows]

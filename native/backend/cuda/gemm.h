@@ -11,9 +11,9 @@
 
 namespace lora::cuda {
 
-// The most rows of c for which expanding codes in the product pays. Every 128 rows expand them again,
-// which by count takes a GeForce no time beside the products; larger GPUs multiply 512 rows about as
-// fast with an expansion of all of b before them.
+// The most rows of c for which expanding codes in the product pays. Every 128 rows expand them
+// again, which by count takes a GeForce no time beside the products; larger GPUs multiply 512 rows
+// about as fast with an expansion of all of b before them.
 inline constexpr int64_t kMaxCodedRows = 512;
 
 // One pair of factors. A list of them is a product of matrices that are concatenated along k:
@@ -31,8 +31,9 @@ struct GemmSegment {
   // The dtype in which b is stored, where it is another than the b_dtype of the problem: 16 bits of
   // an f32 operand (a frozen weight). Its values, the plan and the result are those of b in f32.
   std::optional<DType> b_stored{};
-  // Set where b has codes of 4 bits, with these scales (device/gemm_coded.cuh). That is for the first
-  // segment of a problem, of a k that is a multiple of 64, with rows at multiples of 16 bytes.
+  // Set where b has codes of 4 bits, with these scales (device/gemm_coded.cuh). That is for the
+  // first segment of a problem, of a k that is a multiple of 64, with rows at multiples of 16
+  // bytes.
   const float* b_scales = nullptr;
 };
 

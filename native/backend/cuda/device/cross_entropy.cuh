@@ -49,8 +49,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
   p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
 }
 
-// Losses and entropies from the parts of rows that all count: a lane takes every 32nd part. What the
-// gradient needs takes the place of what is read: of the largest logit m of a part its factor
+// Losses and entropies from the parts of rows that all count: a lane takes every 32nd part. What
+// the gradient needs takes the place of what is read: of the largest logit m of a part its factor
 // scale·exp(m − lse), and of the label's logit its gradient.
 struct RowLossParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;

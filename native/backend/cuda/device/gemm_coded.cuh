@@ -1,6 +1,7 @@
 // A product whose b holds codes of 4 bits with a scale for 64 values: W of a format such as NF4,
-// [n, k] row-major, with k a multiple of 64. Its blocks of k are copied as codes and expanded in the
-// stage, to the bits that expand.cuh would write, so c has the bits of a W that was expanded before.
+// [n, k] row-major, with k a multiple of 64. Its blocks of k are copied as codes and expanded in
+// the stage, to the bits that expand.cuh would write, so c has the bits of a W that was expanded
+// before.
 //
 // A thread copies the codes of 32 values of a row of W (16 with tiles of 64), and their scale, to
 // where these values go: copies into its own bytes need no barrier. Before the stage's barrier it
