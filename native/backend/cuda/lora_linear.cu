@@ -7,10 +7,10 @@
 //             d_up = scale·gᵀ·h and d_down = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products,
 // quantized weights are expanded, unless few rows read them as they are (skinny.h), or the product
-// of y expands codes of 4 bits as it loads them (device/gemm_coded.cuh). Where they are
-// large, they take turns in the same scratch, each before its own product, and dx is a sum of
-// products in f32. The f32 masters are cast to operands of tensor cores by the launch that computes
-// h or u. The product may start before that has ended, because only its last k-blocks wait for it.
+// of y expands codes of 4 bits as it loads them (device/gemm_coded.cuh). Where they are large, they
+// take turns in the same scratch, each before its own product, and dx is a sum of products in f32.
+// The f32 masters are cast to operands of tensor cores by the launch that computes h or u. The
+// product may start before that has ended, because only its last k-blocks wait for it.
 #include <algorithm>
 #include <utility>
 
