@@ -43,7 +43,8 @@ export const jsonl: Target = {
 };
 
 /** Low ones, so that small inputs reach them. */
-const bounds = { maxRows: 2000, maxLineBytes: 2 ** 16, maxUnzippedBytes: 2 ** 18 };
+const bounds = { maxLineBytes: 2 ** 16, maxUnzippedBytes: 2 ** 18 };
+const rowBounds = { ...bounds, maxRows: 2000 };
 
 /** A list of objects in a JSON file, or objects one after the other. */
 export const jsonFile: Target = {
@@ -59,7 +60,7 @@ export const jsonFile: Target = {
   run(input, dir) {
     const path = join(dir, 'data.json');
     writeFileSync(path, input);
-    return load(path, bounds);
+    return load(path, rowBounds);
   },
 };
 
@@ -82,7 +83,7 @@ export const csv: Target = {
   run(input, dir) {
     const path = join(dir, 'data.csv');
     writeFileSync(path, input);
-    return load(path, bounds);
+    return load(path, rowBounds);
   },
 };
 
@@ -99,7 +100,7 @@ function member(content: Uint8Array, dice: Dice): Uint8Array {
   return Buffer.concat([zipped.subarray(0, 10), Buffer.from(added), zipped.subarray(10)]);
 }
 
-/** What a file gives, or the error that says why it gives nothing. */
+/** What a file gives, or the error that says why it gives nothing. All of it is read: `maxRows` would end before what is damaged. */
 async function outcome(path: string): Promise<string | LoRAError> {
   try {
     return JSON.stringify([...(await load(path, bounds))]);

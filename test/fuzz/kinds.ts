@@ -1,9 +1,15 @@
 /** How many inputs of each kind were accepted: a kind whose inputs are nearly all refused tests its checks alone. */
 
-/** Of all inputs of a kind. A quarter of them are whole, and chance leaves fewer of some tens. */
+/** Of all inputs of a kind: a quarter of them are whole. */
 const leastAccepted = 0.1;
 /** Fewer inputs say nothing. */
 const fewest = 50;
+/** So many standard deviations below that are chance: where a quarter of 50 are accepted, one run in 100000 has fewer. */
+const deviations = 1.5;
+
+const isBlind = (accepted: number, inputs: number): boolean =>
+  inputs >= fewest &&
+  accepted < leastAccepted * inputs - deviations * Math.sqrt(leastAccepted * (1 - leastAccepted) * inputs);
 
 export class Kinds {
   readonly #neverAccepted: readonly string[];
@@ -29,7 +35,7 @@ export class Kinds {
   blind(): string | undefined {
     const blind = [...this.#counts].filter(
       ([kind, { inputs, refused }]) =>
-        inputs >= fewest && inputs - refused < leastAccepted * inputs && !this.#neverAccepted.includes(kind),
+        isBlind(inputs - refused, inputs) && !this.#neverAccepted.includes(kind),
     );
     if (blind.length === 0) return undefined;
     const list = blind.map(([kind, { inputs, refused }]) => `${kind} (${inputs - refused} of ${inputs})`);

@@ -127,6 +127,7 @@ describe('the check itself finds', () => {
       kinds.count('seldom', i % 20 > 0);
       kinds.count('never', true);
       if (i < 10) kinds.count('few', true);
+      if (i < 50) kinds.count('chance', i % 20 > 0);
     }
     expect(kinds.blind()).toBe('accepts too few inputs of seldom (5 of 100)');
     expect(kinds.counts()['often']).toEqual({ inputs: 100, refused: 50 });
