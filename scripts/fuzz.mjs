@@ -201,7 +201,7 @@ async function portions(name) {
   return all;
 }
 
-let failed = 0;
+const failures = [];
 const queue = [...names];
 async function worker() {
   for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
@@ -215,12 +215,14 @@ async function worker() {
           console.log(`  ${kind.padEnd(24)} ${inputs} inputs, ${refused} refused`);
       continue;
     }
-    failed++;
     const path = await read(name, seed, String(result.index), 'save', join(root, 'build/fuzz'));
     console.log(`${name.padEnd(16)} FAILED at ${result.index}: ${result.fault}\n${' '.repeat(17)}${path}`);
+    failures.push(`${name}:${result.index} ${result.fault.split('\n')[0]}`);
   }
 }
 await Promise.all(Array.from({ length: jobs }, worker));
 rmSync(folder, { recursive: true, force: true });
-console.log(`seed ${seed}: ${names.length - failed} targets passed, ${failed} failed`);
-process.exitCode = failed > 0 ? 1 : 0;
+console.log(`seed ${seed}: ${names.length - failures.length} targets passed, ${failures.length} failed`);
+// Again, since the end of a log may be all that its reader has.
+for (const failure of failures) console.log(failure);
+process.exitCode = failures.length > 0 ? 1 : 0;
