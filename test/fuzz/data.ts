@@ -43,7 +43,7 @@ export const jsonl: Target = {
 };
 
 /** Low ones, so that small inputs reach them. */
-const bounds = { maxLineBytes: 2 ** 16, maxUnzippedBytes: 2 ** 18 };
+const bounds = { maxLineBytes: 2 ** 14, maxUnzippedBytes: 2 ** 16 };
 const rowBounds = { ...bounds, maxRows: 2000 };
 
 /** A list of objects in a JSON file, or objects one after the other. */
@@ -135,7 +135,7 @@ export const gzip: Target = {
   make(dice) {
     const lines = dice.flag() ? goodRows(dice) : damagedRows(dice);
     const bulk = dice.pick(['\n', ' ', `${goodRow}\n`]);
-    const bulkBytes = dice.once(40) ? 2 ** (12 + dice.below(9)) : 0;
+    const bulkBytes = dice.once(40) ? 2 ** (10 + dice.below(9)) : 0;
     const whole = bytes(`${lines.join('\n')}\n${bulk.repeat(bulkBytes / bulk.length)}`);
     const members: Uint8Array[] = [];
     for (let at = 0; at < whole.length;) {

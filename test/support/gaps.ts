@@ -6,6 +6,12 @@ export function cpuMilliseconds(): number {
   return (user + system) / 1000;
 }
 
+/**
+ * Milliseconds of CPU time that work with an end never takes. It takes tens or hundreds of them on a quiet machine, and several times as
+ * many on a busy one, where caches are shared and the collector's threads count, too; work without an end takes minutes.
+ */
+export const endlessMilliseconds = 10_000;
+
 /** The longest time that a timer of a millisecond waits while `run` is under way, and what `run` gives. */
 export async function longestGap<T>(run: () => Promise<T>): Promise<{ gap: number; result: T }> {
   let last = cpuMilliseconds();

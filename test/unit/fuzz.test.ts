@@ -84,12 +84,19 @@ describe('the check itself finds', () => {
     expect(await check(() => Promise.reject(undefined))).toBe("threw 'nothing'");
   });
 
-  test('what takes more than a second', async () => {
-    const spin = (): void => {
+  test('what takes too long each time', async () => {
+    let runs = 0;
+    const spin = (slowRuns: number) => (): void => {
       const begin = cpuMilliseconds();
-      while (cpuMilliseconds() - begin < 1100);
+      if (++runs <= slowRuns) while (cpuMilliseconds() - begin < 250);
     };
-    expect(await check(spin)).toMatch(/^took \d+ ms$/);
+    expect(await checkRun(spin(2), 0, 200)).toBeUndefined();
+    expect(runs).toBe(3);
+    expect(await checkRun(spin(Infinity), 0, 200)).toMatch(/^took \d+ ms$/);
+    expect(runs).toBe(6);
+    // A run that is soon done is the only one.
+    expect(await checkRun(spin(0), 0)).toBeUndefined();
+    expect(runs).toBe(7);
   });
 
   // The peak is that of a process. Earlier tests of a jest worker have raised its peak, which hides what comes later.
