@@ -13,7 +13,6 @@ import { Kinds } from '../fuzz/kinds';
 import { Dice } from '../fuzz/random';
 import { bytes } from '../fuzz/seeds';
 import { freshFolder, targets } from '../fuzz/targets';
-import { cpuMilliseconds } from '../support/gaps';
 import { temporaryFolder } from '../support/temporary';
 
 const dir = temporaryFolder();
@@ -84,19 +83,32 @@ describe('the check itself finds', () => {
     expect(await check(() => Promise.reject(undefined))).toBe("threw 'nothing'");
   });
 
-  test('what takes too long each time', async () => {
+  test('what takes more than a second of CPU time in each of three runs', async () => {
+    let now = 0;
+    const clock = jest.spyOn(process, 'cpuUsage').mockImplementation((before = { user: 0, system: 0 }) => ({
+      user: now * 900 - before.user,
+      system: now * 100 - before.system,
+    }));
     let runs = 0;
-    const spin = (slowRuns: number) => (): void => {
-      const begin = cpuMilliseconds();
-      if (++runs <= slowRuns) while (cpuMilliseconds() - begin < 250);
+    let thrown: Error = new LoRAError('ERR_FILE', 'x');
+    const taking = (...milliseconds: readonly number[]): Promise<unknown> => {
+      runs = 0;
+      return check(() => {
+        now += milliseconds[runs++]!;
+        if (runs === 1) throw thrown;
+      });
     };
-    expect(await checkRun(spin(2), 0, 200)).toBeUndefined();
-    expect(runs).toBe(3);
-    expect(await checkRun(spin(Infinity), 0, 200)).toMatch(/^took \d+ ms$/);
-    expect(runs).toBe(6);
-    // A run that is soon done is the only one.
-    expect(await checkRun(spin(0), 0)).toBeUndefined();
-    expect(runs).toBe(7);
+    try {
+      expect(await taking(1001, 1003, 1002)).toBe('took 1002 ms');
+      expect(await taking(1001, 1001, 1000)).toBeUndefined();
+      expect(await taking(1001, 1000)).toBeUndefined();
+      expect(runs).toBe(2);
+      expect(await taking(1000)).toBe(thrown);
+      thrown = new TypeError('x');
+      expect(await taking(1001, 1)).toMatch(/^threw TypeError: x/);
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   // The peak is that of a process. Earlier tests of a jest worker have raised its peak, which hides what comes later.
