@@ -7,7 +7,8 @@
 //   --list        the targets
 //   --sanitize    with an add-on that has ASan and UBSan, which is built first in build/sanitize-node
 //   --kinds       how many inputs of each kind were accepted, where a target has kinds: the functions of the binding
-// A crash, an error that is not a LoRAError, more than 1 s or 256 MiB fails; the input is kept in build/fuzz.
+// A crash, an error that is not a LoRAError, more than 256 MiB, or more than 1 s of CPU time in each of three runs fails; the input
+// is kept in build/fuzz.
 // What found something stands in test/fuzz/corpus and is read by test/unit/fuzz.test.ts.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, existsSync } from 'node:fs';
