@@ -1,7 +1,7 @@
 /** OpenAI's API over a model whose answers are known, and over one that draws. */
 import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
-import { createServer, request as httpRequest, type ClientRequest } from 'node:http';
+import { createServer, request as httpRequest, type ClientRequest, type Server } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { CausalLM, createOpenAIHandler, type GenerateOptions } from '../../lib/index';
@@ -713,33 +713,25 @@ describe('connections', () => {
     first.destroy();
     expect((await Promise.all([second, third])).map((answer) => answer.status).sort()).toEqual([200, 429]);
   });
-
-  test('close() answers what came before, and nothing after', async () => {
-    const { port, url, post, handler } = await serve(endless);
-    const first = await begun({ port }, chat, { ...long, max_tokens: 300 });
-    let ended = false;
-    const closed = handler.close().then(() => (ended = true));
-    const { status, body, headers } = await post(chat, hi);
-    expect(ended).toBe(false);
-    expect([status, body['error'].code]).toEqual([503, 'closing']);
-    expect(headers.get('connection')).toBe('close'); // which the server waits for otherwise
-    expect((await fetch(`${url}/health`)).status).toBe(503);
-    let text = '';
-    for await (const piece of first.setEncoding('utf8')) text += piece;
-    expect(text).toMatch(/"finish_reason":"length".*\n\ndata: \[DONE\]\n\n$/);
-    await closed;
-    await handler.close();
-  });
 });
 
 describe('a reader that stops', () => {
   /** Few events fill the buffers of a Unix socket. */
   const wordy = { ...hi, stream: true, logprobs: true, top_logprobs: 20, max_tokens: 300 };
 
+  const open: Server[] = [];
+  afterEach(() => {
+    for (const server of open.splice(0)) {
+      server.close();
+      server.closeAllConnections();
+    }
+  });
+
   async function stoppedReader(options: OpenAIHandlerOptions) {
     const { handler, post, url } = await serve(endless, options);
     const path = join(folder, `${performance.now()}.sock`);
     const server = createServer(handler).listen(path);
+    open.push(server);
     await once(server, 'listening');
     const response = await begun({ port: 0 }, chat, wordy, { socketPath: path });
     response.pause();
@@ -747,11 +739,11 @@ describe('a reader that stops', () => {
       const { running } = (await (await fetch(`${url}/health`)).json()) as { running: number };
       return running === 0;
     });
-    return { post, response, end: () => server.close() };
+    return { handler, url, post, response };
   }
 
   test('holds back nobody but itself, and gets all of its text when it goes on', async () => {
-    const { post, response, end } = await stoppedReader({ maxRunning: 1 });
+    const { post, response } = await stoppedReader({ maxRunning: 1 });
     const { tokens } = endless.engineStats();
     expect((await post(chat, { ...hi, max_tokens: 3 })).status).toBe(200);
     // Nothing is made that nobody reads: the engine is two tokens ahead of a reader.
@@ -761,17 +753,32 @@ describe('a reader that stops', () => {
     const events = eventsOf(text);
     const pieces = events.map(({ choices }) => (choices[0].delta.content as string | undefined) ?? '');
     expect(pieces.join('')).toMatch(/^Ab{299}$/);
-    end();
+  });
+
+  // An answer of which nobody has read the end is under way for as long as the test needs.
+  test('is waited for by close(), which answers what came before, and nothing after', async () => {
+    const { handler, url, post, response } = await stoppedReader({});
+    let ended = false;
+    const closed = handler.close().then(() => (ended = true));
+    const { status, body, headers } = await post(chat, hi);
+    expect([status, body['error'].code]).toEqual([503, 'closing']);
+    expect(headers.get('connection')).toBe('close'); // which the server waits for otherwise
+    expect((await fetch(`${url}/health`)).status).toBe(503);
+    expect(ended).toBe(false);
+    let text = '';
+    for await (const piece of response.setEncoding('utf8')) text += piece;
+    expect(text).toMatch(/"finish_reason":"length".*\n\ndata: \[DONE\]\n\n$/);
+    await closed;
+    await handler.close();
   });
 
   test('is left after a while', async () => {
-    const { response, end } = await stoppedReader({ stallTimeoutMs: 100 });
+    const { response } = await stoppedReader({ stallTimeoutMs: 100 });
     await until(() => endless.engineStats().running === 0);
     const closed = new Promise((resolve) => response.on('close', resolve));
     response.resume();
     await closed;
     expect(response.complete).toBe(false);
-    end();
   });
 });
 
